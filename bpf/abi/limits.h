@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every limit of the enforcer, said once: name, number, why, and what happens
+ * at the edge. `protocg probe` prints this list.
+ */
+#ifndef PG_ABI_LIMITS_H
+#define PG_ABI_LIMITS_H
+
+/* L(NAME, number, "why this number", "what happens past it") */
+#define PG_LIMITS(L)                                                                                                   \
+	L(CONNECTIONS, 16384, "one state of about 4 KiB each, made when the connection is established",                \
+	  "a further connection is reset with the cause too_large")                                                    \
+	L(STREAMS, 65536, "live RPCs over all connections, about 0.5 KiB each, made when the RPC begins",              \
+	  "a further RPC resets its connection with the cause too_large")                                              \
+	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
+	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \
+	  "a longer block resets its connection with the cause too_large")                                             \
+	L(HEADER_FIELDS, 1024, "fields in one header block",                                                           \
+	  "more fields reset the connection with the cause too_large")                                                 \
+	L(DYNAMIC_ENTRIES, 128, "HPACK's default table of 4096 bytes holds at most 4096/32 entries",                   \
+	  "a larger table that fills up with more entries resets its connection with the cause too_large")             \
+	L(DYNAMIC_TABLE_BYTES, 65536, "the largest dynamic table size update that is followed",                        \
+	  "a larger update resets its connection with the cause too_large")                                            \
+	L(MESSAGE_DEPTH, 16, "open sub-messages and groups while a message is read",                                   \
+	  "a deeper message is denied as too_large where a rule reads its fields")                                     \
+	L(FIELD_PATH, 8, "names in request.a.b.c", "a longer path is a compile error")                                 \
+	L(SCOPE_WORDS, 16, "64-bit words of predicate results in one scope: 1,024 predicates",                         \
+	  "more predicates on one method's messages, or on metadata and peer together, are a compile error")           \
+	L(FIELD_AUTOMATA, 4, "automata that run over one string field at the same time",                               \
+	  "predicates that need more are a compile error")                                                             \
+	L(METADATA_AUTOMATA, 2, "automata that run over one metadata value at the same time",                          \
+	  "predicates that need more are a compile error")                                                             \
+	L(METADATA_KEYS, 256, "metadata keys that one policy reads", "more keys are a compile error")                  \
+	L(AUTOMATON_BYTES, 65536, "table of one `matches` pattern", "a larger automaton is a compile error")           \
+	L(UNION_BYTES, 4194304, "table of all predicates of one field together", "a larger one is a compile error")    \
+	L(METHODS, 65536, "methods and prefixes that rules name or protos describe", "more are a compile error")       \
+	L(RULES, 16384, "rules in one policy", "more are a compile error")                                             \
+	L(CLAUSE_TESTS, 4096, "tests of one method's rules in disjunctive normal form",                                \
+	  "conditions that expand to more are a compile error")                                                        \
+	L(PEER_TESTS, 256, "address blocks and addresses that rules compare peer.ip with",                             \
+	  "more are a compile error")                                                                                  \
+	L(HELD_SEGMENTS, 256, "segments of one connection that wait for a hole to fill",                               \
+	  "further ones are dropped, and TCP sends them again")                                                        \
+	L(HELD_LARGE, 256, "slots of 64 KiB for waiting segments, shared by all connections: 16 MiB",                  \
+	  "a segment that finds none is dropped, and TCP sends it again")                                              \
+	L(HELD_SMALL, 4096, "slots of 2 KiB for waiting segments, shared by all connections: 8 MiB",                   \
+	  "a segment that finds none takes a large slot, or is dropped, and TCP sends it again")                       \
+	L(HELD_BYTES, 65536, "the longest segment that is held", "a longer one ahead of a hole is dropped")            \
+	L(PATH_TEXTS, 1024, "paths that no rule names, kept for events; the least recently used goes first",           \
+	  "the event then says nothing of the method")                                                                 \
+	L(EVENT_BYTES, 4194304, "ring buffer from the kernel to the agent",                                            \
+	  "events that find no room are lost, counted and said; verdicts are not affected")
+
+#define PG_LIMIT_ENUM(name, number, why, edge) PG_MAX_##name = number,
+enum pg_limit { PG_LIMITS(PG_LIMIT_ENUM) };
+
+#endif

@@ -1,0 +1,6 @@
+//! protocg enforces gRPC policies in the kernel, per cgroup.
+//!
+//! ARCHITECTURE.md shows how the parts hang together.
+
+pub mod abi;
+pub mod skel;
