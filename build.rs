@@ -8,7 +8,7 @@ use libbpf_cargo::SkeletonBuilder;
 
 const OBJECT: &str = "bpf/protocg.bpf.c";
 const ENGINE: &str = "bpf/host/engine.c";
-const ABI: &str = "bpf/abi/abi.h";
+const ABI: &str = "bpf/host/engine.h";
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
@@ -16,6 +16,7 @@ fn main() -> Result<()> {
 
     bindgen::Builder::default()
         .header(ABI)
+        .clang_arg("-Ibpf")
         .allowlist_item("(?i)pg_.*")
         .prepend_enum_name(false)
         .default_enum_style(bindgen::EnumVariation::Consts)

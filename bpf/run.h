@@ -58,6 +58,15 @@ static __always_inline void pg_chunk(struct pg_work *w, u32 source, u32 slot, u3
 	w->window_size = 0;
 }
 
+/* The chunk again, from `pos` on. */
+static __always_inline void pg_chunk_rewind(struct pg_work *w, u32 pos, u32 end)
+{
+	w->pos = pos;
+	w->end = end;
+	w->window_at = 0;
+	w->window_size = 0;
+}
+
 struct pg_run {
 	struct __sk_buff *skb;
 	struct pg_conn *c;

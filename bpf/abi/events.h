@@ -68,16 +68,23 @@ struct pg_event {
 };
 PG_SIZE(struct pg_event, 120);
 
-/* The agent's reply, registered before it is sent, by connection cookie. */
+/*
+ * The agent's reply to a denied caller, registered by socket cookie before it is sent. The egress hook looks for its
+ * first bytes, the mark, in what the server sends: they may pass between two frames and nowhere else.
+ */
 #define PG_REPLY_BYTES 1024
+#define PG_REPLY_MARK 64
 struct pg_reply {
-	u32 length;
-	u32 matched; /* how many of its bytes the egress hook has seen in a row */
-	u32 done;    /* enum pg_event_type + 1 that answered it, 0 until then */
+	u32 length; /* bytes of the reply, for the agent's own use */
+	u32 mark; /* bytes of the mark, 1..PG_REPLY_MARK */
+	u32 matched; /* how many of them the bytes sent so far end with; the kernel's */
+	u32 between; /* 1: the match began between two frames; the kernel's */
+	u32 done; /* enum pg_event_type of the answer, 0 until then; the kernel's */
 	u32 reserved;
+	u8 failure[PG_REPLY_MARK]; /* Knuth-Morris-Pratt: longest proper border of the mark's first i + 1 bytes */
 	u8 bytes[PG_REPLY_BYTES];
 };
-PG_SIZE(struct pg_reply, 16 + PG_REPLY_BYTES);
+PG_SIZE(struct pg_reply, 24 + PG_REPLY_MARK + PG_REPLY_BYTES);
 
 /* Text of a path that no exact rule names. */
 struct pg_text_key {
