@@ -3,4 +3,6 @@
 //! ARCHITECTURE.md shows how the parts hang together.
 
 pub mod abi;
+pub mod cli;
+pub mod policy;
 pub mod skel;

@@ -1,0 +1,3 @@
+//! The verbs of `protocg`, a file each.
+
+pub mod check;
