@@ -71,7 +71,9 @@ impl<'t> Connection<'t> {
         };
         // SAFETY: `t` is copied; the arrays that it points to live as long as `tables`, which outlives `Self`.
         let host = unsafe { abi::pg_host_new(&raw const t, remote.octets().as_ptr(), port) };
-        let Some(host) = NonNull::new(host) else { std::alloc::handle_alloc_error(std::alloc::Layout::new::<abi::pg_conn>()) };
+        let Some(host) = NonNull::new(host) else {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<abi::pg_conn>())
+        };
         Self { host, tables: std::marker::PhantomData }
     }
 

@@ -4,5 +4,6 @@
 
 pub mod abi;
 pub mod cli;
+pub mod engine;
 pub mod policy;
 pub mod skel;

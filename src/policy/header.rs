@@ -244,9 +244,10 @@ fn fixed(names: &BTreeMap<Vec<u8>, Ends>, automata: &BTreeMap<&str, Vec<Automato
     for (entry, (name, value)) in out.iter_mut().skip(1).zip(STATIC) {
         let id = names.get(name.as_bytes()).map_or(abi::PG_NAME_OTHER, |ends| ends.exact - 1);
         entry.name = u16::try_from(id).unwrap_or(0);
-        entry.size = u32::try_from(name.len() + value.len() + 32).unwrap_or(0);
+        entry.name_size = u16::try_from(name.len()).unwrap_or(0);
+        entry.value_size = u16::try_from(value.len()).unwrap_or(0);
         if name == ":path" {
-            entry.flags = u16::try_from(abi::PG_ENTRY_BAD | (abi::PG_R_PATH << 8)).unwrap_or(1);
+            entry.reason = u16::try_from(abi::PG_R_PATH).unwrap_or(1);
         }
         let mut finals = automata.get(name).into_iter().flatten().map(|automaton| automaton.run(value.as_bytes()));
         entry.out0 = finals.next().unwrap_or(0);
