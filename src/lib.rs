@@ -3,4 +3,10 @@
 //! ARCHITECTURE.md shows how the parts hang together.
 
 pub mod abi;
+pub mod agent;
+pub mod cgroup;
+pub mod cli;
+pub mod kernel;
+pub mod names;
+pub mod policy;
 pub mod skel;
