@@ -1,6 +1,7 @@
 //! Builds the BPF object and its skeleton, the same engine for the host, and the Rust view of the ABI headers.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -8,6 +9,8 @@ use libbpf_cargo::SkeletonBuilder;
 
 const OBJECT: &str = "bpf/protocg.bpf.c";
 const ENGINE: &str = "bpf/host/engine.c";
+const PROBE: &str = "bpf/probe.bpf.c";
+const NAMES: &str = "bpf/host/names.c";
 const ABI: &str = "bpf/host/engine.h";
 
 fn main() -> Result<()> {
@@ -27,6 +30,9 @@ fn main() -> Result<()> {
         .context("cannot read the ABI headers")?
         .write_to_file(out.join("abi.rs"))?;
 
+    println!("cargo:rustc-env=PROTOCG_SOURCES={:016x}", hash_of(Path::new("bpf"), FNV_OFFSET)?);
+    cc::Build::new().file(NAMES).include("bpf").warnings(true).extra_warnings(true).compile("protocg_names");
+
     if Path::new(ENGINE).exists() {
         cc::Build::new()
             .file(ENGINE)
@@ -36,18 +42,43 @@ fn main() -> Result<()> {
             .opt_level(2)
             .compile("protocg_engine");
     }
-    if Path::new(OBJECT).exists() {
-        let mut args = vec!["-Ibpf".to_owned(), "-Wall".to_owned(), "-Werror".to_owned(), "-mcpu=v3".to_owned()];
-        if let Some(include) = multiarch_include() {
-            args.push(format!("-I{}", include.display()));
-        }
-        SkeletonBuilder::new()
-            .source(OBJECT)
-            .clang_args(args)
-            .build_and_generate(out.join("protocg.skel.rs"))
-            .with_context(|| format!("cannot build {OBJECT}; clang and libelf's headers are needed"))?;
-    }
+    skeleton(OBJECT, &out.join("protocg.skel.rs"))?;
+    skeleton(PROBE, &out.join("probe.skel.rs"))?;
     Ok(())
+}
+
+/// Builds one BPF object and the Rust skeleton that embeds it.
+fn skeleton(source: &str, into: &Path) -> Result<()> {
+    let mut args = vec!["-Ibpf".to_owned(), "-Wall".to_owned(), "-Werror".to_owned(), "-mcpu=v3".to_owned()];
+    if let Some(include) = multiarch_include() {
+        args.push(format!("-I{}", include.display()));
+    }
+    SkeletonBuilder::new()
+        .source(source)
+        .clang_args(args)
+        .build_and_generate(into)
+        .with_context(|| format!("cannot build {source}; clang and libelf's headers are needed"))
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// A hash of every file below `path`: the next agent adopts pinned programs only if they were built from the same.
+fn hash_of(path: &Path, mut hash: u64) -> Result<u64> {
+    let bytes = if path.is_dir() {
+        let mut entries = fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
+        entries.sort();
+        for entry in entries {
+            hash = hash_of(&entry, hash)?;
+        }
+        Vec::new()
+    } else {
+        fs::read(path)?
+    };
+    for byte in path.as_os_str().as_encoded_bytes().iter().chain(&bytes) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
+    }
+    Ok(hash)
 }
 
 /// Debian keeps `asm/types.h` in a folder named after the machine, which clang's BPF target does not search.

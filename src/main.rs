@@ -1,1 +1,5 @@
-fn main() {}
+//! The `protocg` program.
+
+fn main() -> std::process::ExitCode {
+    protocg::cli::main()
+}

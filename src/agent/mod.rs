@@ -1,0 +1,211 @@
+//! The agent: listens to the kernel, answers denied callers, prints.
+//!
+//! It decides nothing. While it is slow or gone the same is denied, only less politely.
+
+pub mod core;
+pub mod diag;
+pub mod drain;
+pub mod events;
+pub mod foreign;
+pub mod limit;
+pub mod output;
+pub mod reply;
+pub mod sockets;
+pub mod sweep;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{RingBuffer, RingBufferBuilder};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use self::core::Core;
+use self::drain::Dying;
+use self::events::{Lost, Record};
+use self::reply::Denial;
+use self::sweep::Sweeper;
+use crate::abi;
+use crate::kernel::load;
+
+const TICK: Duration = Duration::from_millis(250);
+const FOREIGN: Duration = Duration::from_secs(10);
+/// Events handled before other tasks get a turn.
+const TURN: usize = 512;
+/// How long connections that are being answered may take when the agent stops.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// How the agent's loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End<T> {
+    /// It was asked to.
+    Stopped(T),
+    /// The last cgroup was removed.
+    NoCgroup,
+}
+
+/// The ring buffer's read end.
+pub struct Ring {
+    buffer: RingBuffer<'static>,
+    events: Rc<RefCell<Vec<abi::pg_event>>>,
+    readable: AsyncFd<OwnedFd>,
+}
+
+impl Ring {
+    /// Opens it. Needs a runtime.
+    pub fn open(core: &Core) -> anyhow::Result<Self> {
+        let events = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&events);
+        let mut builder = RingBufferBuilder::new();
+        builder.add(&core.shared.events, move |bytes: &[u8]| {
+            sink.borrow_mut().extend(load::read::<abi::pg_event>(bytes));
+            0
+        })?;
+        let buffer = builder.build()?;
+        // SAFETY: the ring buffer lives, and so does its epoll descriptor, until the copy is made.
+        let epoll = unsafe { BorrowedFd::borrow_raw(buffer.epoll_fd()) }.try_clone_to_owned()?;
+        // SAFETY: an owned descriptor stays the same open file until it is dropped.
+        let readable = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
+        Ok(Self { buffer, events, readable })
+    }
+
+    /// Waits for events and takes at most a turn's worth.
+    async fn next(&self) -> Vec<abi::pg_event> {
+        loop {
+            let Ok(mut ready) = self.readable.readable().await else {
+                // Without readiness the tick below still reads.
+                return std::future::pending().await;
+            };
+            let events = self.take();
+            if events.len() < TURN {
+                ready.clear_ready();
+            }
+            if !events.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    fn take(&self) -> Vec<abi::pg_event> {
+        self.buffer.consume_raw_n(TURN);
+        self.events.take()
+    }
+}
+
+/// Works until `stop` is done or no cgroup is left.
+pub async fn work<T>(
+    core: &Rc<Core>,
+    ring: &Ring,
+    known_foreign: HashSet<u64>,
+    stop: impl Future<Output = T>,
+) -> End<T> {
+    let mut stop = std::pin::pin!(stop);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweeper = Sweeper::new();
+    let mut foreign = known_foreign;
+    let mut foreign_due = Instant::now() + FOREIGN;
+    loop {
+        tokio::select! {
+            done = &mut stop => return End::Stopped(done),
+            events = ring.next() => {
+                events.iter().for_each(|event| handle(core, event));
+                tokio::task::yield_now().await;
+            }
+            _ = tick.tick() => {
+                ring.take().iter().for_each(|event| handle(core, event));
+                report_losses(core, sweeper.tick(core), false);
+                if !still_there(core) {
+                    return End::NoCgroup;
+                }
+                if Instant::now() >= foreign_due {
+                    foreign_due = Instant::now() + FOREIGN;
+                    let now = foreign::find(core);
+                    for socket in now.iter().filter(|s| !foreign.contains(&s.cookie)) {
+                        core.warn("foreign_socket", socket.text.clone());
+                    }
+                    foreign = now.into_iter().map(|s| s.cookie).collect();
+                }
+            }
+        }
+    }
+}
+
+/// The last things: answers under way, connections that must not outlive enforcement, counts.
+pub async fn wind_up(core: &Rc<Core>, ring: &Ring) {
+    let bound = Instant::now() + LAST_ANSWERS;
+    loop {
+        ring.take().iter().for_each(|event| handle(core, event));
+        if core.dying_count() == 0 || Instant::now() >= bound {
+            break;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    sweep::cut_all(core);
+    report_losses(core, 0, true);
+}
+
+fn handle(core: &Rc<Core>, event: &abi::pg_event) {
+    match event.type_ {
+        abi::PG_EV_DECISION | abi::PG_EV_CONNECTION => {
+            print(core, event);
+            if event.verdict == abi::PG_V_DENY {
+                core.begin_end(Dying { event: *event, denial: denial(core, event) });
+            }
+        }
+        later => core.signal(event.cookie, later),
+    }
+}
+
+/// What the caller is told: only a server's connection is answered on, and only about an RPC.
+fn denial(core: &Core, event: &abi::pg_event) -> Option<Denial> {
+    if event.type_ != abi::PG_EV_DECISION || u32::from(event.role) != abi::PG_ROLE_SERVER || event.stream == 0 {
+        return None;
+    }
+    let (status, message) = events::answer(&core.policy, event);
+    let (stream, delivered, response) = (event.stream, event.delivered, event.response);
+    Some(Denial { stream, delivered, response, status, message })
+}
+
+fn print(core: &Core, event: &abi::pg_event) {
+    if !core.limiter.borrow_mut().admit(events::kind(event), Instant::now()) {
+        return;
+    }
+    let exact = core.policy.methods.get(event.method as usize).filter(|m| m.exact).and_then(|m| m.path.clone());
+    let path = exact.or_else(|| (event.text != 0).then(|| core.shared.text(event.conn, event.text)).flatten());
+    let cgroup = events::cgroup_name(core.cgroup_path(event.cgroup).as_deref());
+    let said = Box::new(events::decision(&core.policy, event, path.as_deref(), &cgroup));
+    core.say(&if event.type_ == abi::PG_EV_DECISION { Record::Decision(said) } else { Record::Connection(said) });
+}
+
+fn report_losses(core: &Core, kernel: u64, all: bool) {
+    let mut sums: HashMap<(&'static str, String), u64> = HashMap::new();
+    for ((verdict, rule, reason, _), count) in core.limiter.borrow_mut().summaries(Instant::now(), all) {
+        *sums.entry((events::verdict(verdict), events::decided_by(&core.policy, rule, reason))).or_default() += count;
+    }
+    for ((verdict, by), count) in sums {
+        let (verdict, by) = (Some(verdict), Some(by));
+        core.say(&Record::Lost(Lost { time: events::now(), at: "storm", count, verdict, by }));
+    }
+    for (at, count) in [("kernel", kernel), ("output", core.output.take_lost())] {
+        if count > 0 {
+            core.say(&Record::Lost(Lost { time: events::now(), at, count, verdict: None, by: None }));
+        }
+    }
+}
+
+/// Stops enforcing where the cgroup was removed. Says whether any is left.
+fn still_there(core: &Core) -> bool {
+    let gone: Vec<_> = core.attachments.borrow_mut().extract_if(.., |a| a.cgroup.is_gone()).collect();
+    for attachment in gone {
+        let path = attachment.cgroup.path.display().to_string();
+        attachment.end();
+        core.warn("cgroup_removed", format!("cgroup `{path}` was removed; nothing is left to enforce there"));
+    }
+    !core.attachments.borrow().is_empty()
+}

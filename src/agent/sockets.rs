@@ -1,0 +1,195 @@
+//! The sockets of other processes, by cookie.
+//!
+//! A denied connection's socket is looked for in the file descriptors of the cgroup's processes. What was seen is
+//! remembered: a socket's inode says its cookie, and a descriptor that was never looked at is looked at first, so a
+//! new connection is found without asking about old ones.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Remembered sockets are forgotten all at once past this many.
+const MAX_REMEMBERED: usize = 1 << 17;
+
+/// A cache of who has which socket.
+#[derive(Default)]
+pub struct Sockets {
+    seen: HashMap<u32, HashSet<RawFd>>,
+    cookies: HashMap<u64, u64>,
+    last: Option<u32>,
+}
+
+impl Sockets {
+    /// A copy of the descriptor of the socket with this cookie, if one of `pids` has it.
+    pub fn find(&mut self, cookie: u64, pids: &[u32]) -> Option<OwnedFd> {
+        if self.cookies.len() > MAX_REMEMBERED {
+            self.cookies.clear();
+        }
+        self.seen.retain(|pid, _| pids.contains(pid));
+        let last = self.last.filter(|pid| pids.contains(pid));
+        let order: Vec<u32> = last.into_iter().chain(pids.iter().copied().filter(|&pid| Some(pid) != last)).collect();
+        for new_only in [true, false] {
+            for &pid in &order {
+                if let Some(fd) = self.find_in(cookie, pid, new_only) {
+                    self.last = Some(pid);
+                    return Some(fd);
+                }
+            }
+        }
+        None
+    }
+
+    fn find_in(&mut self, cookie: u64, pid: u32, new_only: bool) -> Option<OwnedFd> {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let present: HashSet<RawFd> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+        let seen = self.seen.insert(pid, present.clone()).unwrap_or_default();
+        let mut pidfd = None;
+        for fd in present {
+            if new_only && seen.contains(&fd) {
+                continue;
+            }
+            let Some(inode) = socket_inode(pid, fd) else { continue };
+            if self.cookies.get(&inode).is_some_and(|&known| known != cookie) {
+                continue;
+            }
+            if pidfd.is_none() {
+                pidfd = pidfd_open(pid).ok();
+            }
+            let Ok(copy) = pidfd_getfd(pidfd.as_ref()?, fd) else { continue };
+            let Some(found) = cookie_of(&copy) else { continue };
+            self.cookies.insert(inode, found);
+            if found == cookie {
+                return Some(copy);
+            }
+        }
+        None
+    }
+}
+
+/// The inodes of all sockets that `pids` have open, with one owner each.
+pub fn inodes(pids: &[u32]) -> HashMap<u64, u32> {
+    let mut found = HashMap::new();
+    for &pid in pids {
+        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for fd in entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()) {
+            if let Some(inode) = socket_inode(pid, fd) {
+                found.entry(inode).or_insert(pid);
+            }
+        }
+    }
+    found
+}
+
+fn socket_inode(pid: u32, fd: RawFd) -> Option<u64> {
+    let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: two numbers go in, a descriptor or -1 comes back.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+fn pidfd_getfd(pidfd: &OwnedFd, fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: three numbers go in, a descriptor or -1 comes back.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
+}
+
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    match RawFd::try_from(result) {
+        // SAFETY: the call made the descriptor for us, and nobody else knows it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn cookie_of(socket: &OwnedFd) -> Option<u64> {
+    option(socket, libc::SOL_SOCKET, libc::SO_COOKIE, 0)
+}
+
+/// How many bytes TCP has sent on it, retransmissions included.
+pub fn bytes_sent(socket: &OwnedFd) -> Option<u64> {
+    /// `tcpi_bytes_sent` in struct tcp_info.
+    const BYTES_SENT: usize = 200;
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_SENT)
+}
+
+/// Reads eight bytes of a socket option's value.
+fn option(socket: &OwnedFd, level: i32, name: i32, offset: usize) -> Option<u64> {
+    let mut value = [0_u8; 512];
+    let mut length = if offset == 0 { 8 } else { 512 };
+    // SAFETY: `value` has room for `length` bytes, and the kernel writes no more than that.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    if result != 0 || (length as usize) < offset + 8 {
+        return None;
+    }
+    Some(u64::from_ne_bytes(value.get(offset..offset + 8)?.try_into().ok()?))
+}
+
+/// Bytes in the send queue that have not been sent, or (`acknowledged`) not been acknowledged.
+pub fn queued(socket: &OwnedFd, acknowledged: bool) -> Option<i32> {
+    const SIOCOUTQ: libc::c_ulong = 0x5411;
+    const SIOCOUTQNSD: libc::c_ulong = 0x894b;
+    let mut count = 0_i32;
+    let request = if acknowledged { SIOCOUTQ } else { SIOCOUTQNSD };
+    // SAFETY: both requests write one int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut count) };
+    (result == 0).then_some(count)
+}
+
+/// Queues `bytes` without waiting; says how many were taken.
+pub fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` is readable for its length.
+    let sent = unsafe {
+        libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Ends both directions: FIN after what is queued, end of file for the owner.
+pub fn shutdown(socket: &OwnedFd) {
+    let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+}
+
+/// Takes the connection apart at once: connect(AF_UNSPEC) makes TCP send RST.
+pub fn abort(socket: &OwnedFd) -> io::Result<()> {
+    let unspecified = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let length = size_of_val(&unspecified) as libc::socklen_t;
+    // SAFETY: the address is as long as `length` says.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const unspecified, length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The cookie of a socket of this process.
+pub fn cookie(socket: BorrowedFd<'_>) -> Option<u64> {
+    cookie_of(&socket.try_clone_to_owned().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_socket_is_found_by_cookie_answered_on_and_aborted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let mut sockets = Sockets::default();
+        let pids = [std::process::id()];
+        let copy = sockets.find(cookie(server.as_fd()).unwrap(), &pids).expect("found");
+        assert_eq!(bytes_sent(&copy), Some(0));
+        assert_eq!(send(&copy, b"hello").unwrap(), 5);
+        let mut buffer = [0; 5];
+        client.read_exact(&mut buffer).unwrap();
+        assert_eq!((&buffer, queued(&copy, false)), (b"hello", Some(0)));
+        assert_eq!(bytes_sent(&copy), Some(5));
+        abort(&copy).unwrap();
+        assert_eq!(client.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(sockets.find(u64::MAX, &pids).is_none());
+    }
+}

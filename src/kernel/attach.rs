@@ -1,0 +1,231 @@
+//! Programs on cgroups: attached anew, adopted from pins, or exchanged for those that are pinned there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::load::{self, Loaded, Shared};
+use super::pin::{self, Pins};
+use super::sys::{self, Hook};
+use super::{KernelError, log};
+use crate::cgroup::Cgroup;
+use crate::policy::Policy;
+
+/// Where locks and notes about pins are kept.
+pub const RUN_DIR: &str = "/run/protocg";
+
+/// How enforcement came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// New programs, where there were none.
+    Fresh,
+    /// The pinned programs go on, with all that they know.
+    Adopted,
+    /// New programs took the place of pinned ones; they know no connection yet.
+    Exchanged,
+}
+
+/// A cgroup under enforcement. Dropping it ends that, unless it is pinned.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Where.
+    pub cgroup: Cgroup,
+    links: Vec<(Hook, OwnedFd)>,
+    _lock: Lock,
+}
+
+/// All of an agent's enforcement.
+#[derive(Debug)]
+pub struct Enforcer {
+    /// The maps.
+    pub shared: Shared,
+    /// The cgroups.
+    pub attachments: Vec<Attachment>,
+    /// How it came about.
+    pub origin: Origin,
+    /// Whether it outlives the agent.
+    pub pinned: bool,
+}
+
+/// Enforces `policy` on each of `cgroups`.
+pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool) -> Result<Enforcer, KernelError> {
+    let mut places = Vec::new();
+    for cgroup in cgroups {
+        let lock = Lock::take(&cgroup)?;
+        let pins = pin::find(cgroup.id);
+        if pins.is_none() {
+            refuse_unknown(&cgroup)?;
+        }
+        places.push((cgroup, lock, pins));
+    }
+    let some_pinned = places.iter().any(|(_, _, pins)| pins.is_some());
+    if places.iter().all(|(_, _, pins)| pins.is_some()) && same_enforcement(&places, policy) {
+        return adopt(places);
+    }
+    if pin {
+        pin::root()?;
+    }
+
+    let loaded = load::load(&policy.tables)?;
+    let mut attachments = Vec::new();
+    for (cgroup, lock, pins) in places {
+        let links = match &pins {
+            Some(pins) => exchange(&cgroup, pins, &loaded)?,
+            None => attach(&cgroup, &loaded)?,
+        };
+        // What was pinned stays pinned: a policy is not weakened by leaving out a flag.
+        if pin || pins.is_some() {
+            pin::write(&cgroup, &links, &loaded.shared, &policy.name)?;
+        }
+        attachments.push(Attachment { cgroup, links, _lock: lock });
+    }
+    let origin = if some_pinned { Origin::Exchanged } else { Origin::Fresh };
+    Ok(Enforcer { shared: loaded.shared, attachments, origin, pinned: pin || some_pinned })
+}
+
+type Place = (Cgroup, Lock, Option<Pins>);
+
+/// Whether the pinned programs are these very ones, under this very policy, with one set of maps.
+fn same_enforcement(places: &[Place], policy: &Policy) -> bool {
+    let mut map = None;
+    places.iter().all(|(_, _, pins)| {
+        let Some(pins) = pins else { return false };
+        let same_map = map.is_none_or(|id| id == pins.events_id);
+        map = Some(pins.events_id);
+        same_map && pins.same_build && pins.config.as_deref() == Some(load::config_bytes(&policy.tables))
+    })
+}
+
+fn adopt(places: Vec<Place>) -> Result<Enforcer, KernelError> {
+    let mut shared = None;
+    let mut attachments = Vec::new();
+    for (cgroup, lock, pins) in places {
+        let Some(pins) = pins else { continue };
+        shared = Some(pins.shared);
+        attachments.push(Attachment { cgroup, links: pins.links, _lock: lock });
+    }
+    let shared = shared.ok_or_else(|| KernelError::failed("adopt pins", io::Error::other("there are none")))?;
+    Ok(Enforcer { shared, attachments, origin: Origin::Adopted, pinned: true })
+}
+
+fn attach(cgroup: &Cgroup, loaded: &Loaded) -> Result<Vec<(Hook, OwnedFd)>, KernelError> {
+    let mut links = Vec::new();
+    for hook in Hook::ALL {
+        let what = || format!("attach `{}` to cgroup `{}`", hook.program(), cgroup.path.display());
+        let program = loaded.program(hook).ok_or_else(|| KernelError::failed(what(), io::Error::other("missing")))?;
+        let link =
+            sys::link_create(program.as_fd(), cgroup.as_fd(), hook).map_err(|e| KernelError::failed(what(), e))?;
+        links.push((hook, link));
+    }
+    Ok(links)
+}
+
+/// Puts new programs into the pinned links: at every moment one of the two enforces.
+fn exchange(cgroup: &Cgroup, pins: &Pins, loaded: &Loaded) -> Result<Vec<(Hook, OwnedFd)>, KernelError> {
+    let mut links = Vec::new();
+    pin::forget(cgroup.id);
+    for (hook, link) in &pins.links {
+        let what = || format!("exchange `{}` on cgroup `{}`", hook.program(), cgroup.path.display());
+        let program = loaded.program(*hook).ok_or_else(|| KernelError::failed(what(), io::Error::other("missing")))?;
+        sys::link_update(link.as_fd(), program.as_fd()).map_err(|e| KernelError::failed(what(), e))?;
+        links.push((*hook, link.try_clone().map_err(|e| KernelError::failed(what(), e))?));
+    }
+    Ok(links)
+}
+
+impl Attachment {
+    /// Ends enforcement here, pinned or not.
+    pub fn end(self) {
+        for (_, link) in &self.links {
+            let _ = sys::link_detach(link.as_fd());
+        }
+        pin::remove(self.cgroup.id);
+    }
+}
+
+/// Programs of ours that no pin explains belong to an agent of another mount namespace, or of an older kind.
+fn refuse_unknown(cgroup: &Cgroup) -> Result<(), KernelError> {
+    for hook in Hook::ALL {
+        let ids = sys::attached(cgroup.as_fd(), hook).unwrap_or_default();
+        if ids.iter().any(|&id| sys::program_name(id).is_ok_and(|name| name == hook.program())) {
+            return Err(KernelError::Busy {
+                cgroup: cgroup.path.clone(),
+                who: String::new(),
+                help: format!(
+                    "its agent is not one that uses {RUN_DIR} here; `bpftool cgroup show` lists its programs"
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// One agent a cgroup: a lock that ends with the process, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    file: Option<Flock<File>>,
+}
+
+impl Lock {
+    /// Takes the cgroup's lock, or says who has it.
+    pub fn take(cgroup: &Cgroup) -> Result<Self, KernelError> {
+        Self::take_id(cgroup.id, &cgroup.path)
+    }
+
+    /// Takes the lock of a cgroup that may be gone.
+    pub fn take_id(id: u64, cgroup: &Path) -> Result<Self, KernelError> {
+        let fail = |e: io::Error| KernelError::failed(format!("lock `{RUN_DIR}/{id}.lock`"), e);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(RUN_DIR).map_err(fail)?;
+        let path = Path::new(RUN_DIR).join(format!("{id}.lock"));
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(fail)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut file) => {
+                    // The last holder may have removed the name in between.
+                    let same = fs::metadata(&path).is_ok_and(|m| file.metadata().is_ok_and(|f| f.ino() == m.ino()));
+                    if !same {
+                        continue;
+                    }
+                    let _ = file.set_len(0);
+                    let _ = write!(file, "{}", std::process::id());
+                    return Ok(Self { path, file: Some(file) });
+                }
+                Err((mut file, _)) => {
+                    let mut pid = String::new();
+                    let _ = file.rewind();
+                    let _ = file.read_to_string(&mut pid);
+                    return Err(KernelError::Busy {
+                        cgroup: cgroup.to_owned(),
+                        who: if pid.is_empty() { String::new() } else { format!(" (pid {pid})") },
+                        help: "stop it first; enforcement that it pinned goes on meanwhile".to_owned(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        self.file.take();
+        let _ = fs::remove_dir(RUN_DIR);
+    }
+}
+
+/// Drops what libbpf said so far: a later refusal must not quote it.
+pub fn quiet() {
+    log::take();
+}

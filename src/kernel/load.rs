@@ -1,0 +1,325 @@
+//! Compiled tables to loaded programs.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use plain::Plain;
+
+use super::sys::Hook;
+use super::{KernelError, io_error, log};
+use crate::abi;
+use crate::policy::Tables;
+use crate::skel::ProtocgSkelBuilder;
+
+/// The maps that the agent and the programs share while they run.
+#[derive(Debug)]
+pub struct Shared {
+    /// Connections by cookie.
+    pub conns: MapHandle,
+    /// Live RPCs.
+    pub streams: MapHandle,
+    /// Paths that no exact rule names.
+    pub texts: MapHandle,
+    /// Ring buffer to the agent.
+    pub events: MapHandle,
+    /// The agent's registered replies.
+    pub replies: MapHandle,
+    /// Counters by CPU.
+    pub counters: MapHandle,
+    /// The policy's numbers.
+    pub rodata: MapHandle,
+}
+
+impl Shared {
+    /// Each map with the name that it is pinned under.
+    pub fn named(&self) -> [(&'static str, &MapHandle); 7] {
+        [
+            ("conns", &self.conns),
+            ("streams", &self.streams),
+            ("texts", &self.texts),
+            ("events", &self.events),
+            ("replies", &self.replies),
+            ("counters", &self.counters),
+            ("rodata", &self.rodata),
+        ]
+    }
+}
+
+/// Programs that the kernel has accepted, with their maps. They run nowhere yet.
+#[derive(Debug)]
+pub struct Loaded {
+    programs: Vec<(Hook, OwnedFd)>,
+    /// The maps.
+    pub shared: Shared,
+}
+
+impl Loaded {
+    /// The program for `hook`.
+    pub fn program(&self, hook: Hook) -> Option<&OwnedFd> {
+        self.programs.iter().find(|(h, _)| *h == hook).map(|(_, fd)| fd)
+    }
+
+    /// The verifier's count of instructions for each program, where the kernel says it.
+    pub fn verified(&self) -> Vec<(&'static str, u32)> {
+        self.programs
+            .iter()
+            .filter_map(|(hook, fd)| Some((hook.program(), super::sys::verified_instructions(fd.as_fd()).ok()?)))
+            .collect()
+    }
+}
+
+/// Loads the programs under these tables.
+pub fn load(tables: &Tables) -> Result<Loaded, KernelError> {
+    if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err(KernelError::NoBtf);
+    }
+    log::capture();
+    let mut object = MaybeUninit::uninit();
+    let fail = |what: &str, e: &libbpf_rs::Error| KernelError::failed(what, io_error(e));
+    let mut open = ProtocgSkelBuilder::default().open(&mut object).map_err(|e| fail("open the programs", &e))?;
+
+    macro_rules! each_table {
+        ($do:ident, $maps:expr) => {
+            $do(&mut $maps.t_trie, &tables.trie)?;
+            $do(&mut $maps.t_method, &tables.methods)?;
+            $do(&mut $maps.t_rule, &tables.rules)?;
+            $do(&mut $maps.t_test, &tables.tests)?;
+            $do(&mut $maps.t_op, &tables.ops)?;
+            $do(&mut $maps.t_node, &tables.nodes)?;
+            $do(&mut $maps.t_field, &tables.fields)?;
+            $do(&mut $maps.t_bound, &tables.bounds)?;
+            $do(&mut $maps.t_automaton, &tables.automata)?;
+            $do(&mut $maps.t_trans, &tables.trans)?;
+            $do(&mut $maps.t_classes, &tables.classes)?;
+            $do(&mut $maps.t_out, &tables.outs)?;
+            $do(&mut $maps.t_key, &tables.keys)?;
+            $do(&mut $maps.t_peer, &tables.peers)?;
+        };
+    }
+
+    each_table!(size, open.maps);
+    if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+        let into = bytes_of_mut(&mut rodata.config);
+        let from = bytes_of(std::slice::from_ref(&tables.config));
+        if into.len() != from.len() {
+            return Err(KernelError::failed("set the policy's numbers", io::Error::other("its size differs")));
+        }
+        into.copy_from_slice(from);
+    }
+
+    let mut skel = open.load().map_err(|e| refused(&e))?;
+    each_table!(fill, skel.maps);
+    free_slots(&skel.maps.free_small, abi::PG_MAX_HELD_SMALL)?;
+    free_slots(&skel.maps.free_large, abi::PG_MAX_HELD_LARGE)?;
+
+    let handle = |map: &libbpf_rs::MapMut<'_>| MapHandle::try_from(map).map_err(|e| fail("keep a map", &e));
+    let keep = |fd: &libbpf_rs::ProgramMut<'_>| {
+        fd.as_fd().try_clone_to_owned().map_err(|e| KernelError::failed("keep a program", e))
+    };
+    let shared = Shared {
+        conns: handle(&skel.maps.conns)?,
+        streams: handle(&skel.maps.streams)?,
+        texts: handle(&skel.maps.texts)?,
+        events: handle(&skel.maps.events)?,
+        replies: handle(&skel.maps.replies)?,
+        counters: handle(&skel.maps.counters)?,
+        rodata: handle(&skel.maps.rodata)?,
+    };
+    let programs = vec![
+        (Hook::SockOps, keep(&skel.progs.pg_sockops)?),
+        (Hook::Egress, keep(&skel.progs.pg_egress)?),
+        (Hook::Ingress, keep(&skel.progs.pg_ingress)?),
+    ];
+    log::take();
+    Ok(Loaded { programs, shared })
+}
+
+fn refused(error: &libbpf_rs::Error) -> KernelError {
+    match log::refusal(&log::take()) {
+        Some((program, reason)) => KernelError::Refused { program, reason },
+        None => KernelError::failed("load the programs", io_error(error)),
+    }
+}
+
+fn size<T>(map: &mut libbpf_rs::OpenMapMut<'_>, rows: &[T]) -> Result<(), KernelError> {
+    let name = map_name(map.name());
+    let what = || format!("size the table `{name}`");
+    let count = u32::try_from(rows.len()).map_err(|e| KernelError::failed(what(), io::Error::other(e)))?;
+    if map.value_size() as usize != size_of::<T>() {
+        return Err(KernelError::failed(what(), io::Error::other("rows have another size than the programs expect")));
+    }
+    map.set_max_entries(count.max(1)).map_err(|e| KernelError::failed(what(), io_error(&e)))
+}
+
+/// One call a table: tables of half a million rows are filled in a tenth of a second.
+fn fill<T>(map: &mut libbpf_rs::MapMut<'_>, rows: &[T]) -> Result<(), KernelError> {
+    let what = || format!("fill the table `{}`", map_name(map.name()));
+    let count = u32::try_from(rows.len()).map_err(|e| KernelError::failed(what(), io::Error::other(e)))?;
+    if count > 0 {
+        let keys: Vec<u32> = (0..count).collect();
+        map.update_batch(bytes_of(&keys), bytes_of(rows), count, MapFlags::ANY, MapFlags::ANY)
+            .map_err(|e| KernelError::failed(what(), io_error(&e)))?;
+    }
+    let handle = MapHandle::try_from(&*map).map_err(|e| KernelError::failed(what(), io_error(&e)))?;
+    handle.freeze().map_err(|e| KernelError::failed(what(), io_error(&e)))
+}
+
+/// For each prefix of the mark, the length of its longest proper border (Knuth, Morris, Pratt).
+fn borders(mark: &[u8]) -> [u8; abi::PG_REPLY_MARK as usize] {
+    let mut out = [0u8; abi::PG_REPLY_MARK as usize];
+    let mut length = 0u8;
+    for (i, byte) in mark.iter().enumerate().skip(1) {
+        while length > 0 && mark.get(usize::from(length)) != Some(byte) {
+            length = out.get(usize::from(length) - 1).copied().unwrap_or(0);
+        }
+        if mark.get(usize::from(length)) == Some(byte) {
+            length += 1;
+        }
+        if let Some(border) = out.get_mut(i) {
+            *border = length;
+        }
+    }
+    out
+}
+
+/// All slots for waiting segments are free at first.
+fn free_slots(queue: &libbpf_rs::MapMut<'_>, slots: u32) -> Result<(), KernelError> {
+    (0..slots).try_for_each(|slot| {
+        queue
+            .update(&[], &slot.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|e| KernelError::failed(format!("fill `{}`", map_name(queue.name())), io_error(&e)))
+    })
+}
+
+fn map_name(name: &std::ffi::OsStr) -> String {
+    name.to_string_lossy().into_owned()
+}
+
+/// The ABI's rows as the bytes that the kernel reads.
+fn bytes_of<T>(rows: &[T]) -> &[u8] {
+    // SAFETY: the ABI's structures are C structures of integers without padding (their sizes are asserted in
+    // bpf/abi), so each of their bytes is initialised.
+    unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), size_of_val(rows)) }
+}
+
+fn bytes_of_mut<T>(row: &mut T) -> &mut [u8] {
+    // SAFETY: as above; and any bytes make a valid value of a structure of integers.
+    unsafe { std::slice::from_raw_parts_mut((&raw mut *row).cast(), size_of::<T>()) }
+}
+
+// SAFETY: C structures of integers: any bytes are a valid value.
+unsafe impl Plain for abi::pg_event {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_conn {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_reply {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_stream_key {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_text_key {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_text {}
+
+impl Shared {
+    /// The connection behind a socket cookie.
+    pub fn conn(&self, cookie: u64) -> Option<Box<abi::pg_conn>> {
+        let value = self.conns.lookup(&cookie.to_ne_bytes(), MapFlags::ANY).ok()??;
+        Some(Box::new(read(&value)?))
+    }
+
+    /// Cookies of all connections.
+    pub fn cookies(&self) -> Vec<u64> {
+        self.conns.keys().filter_map(|key| Some(u64::from_ne_bytes(key.try_into().ok()?))).collect()
+    }
+
+    /// Keys of all live RPCs, with the connection's id.
+    pub fn stream_keys(&self) -> Vec<(Vec<u8>, u64)> {
+        let conn = |key: &[u8]| read::<abi::pg_stream_key>(key).map(|k| k.conn);
+        self.streams.keys().filter_map(|key| conn(&key).map(|conn| (key, conn))).collect()
+    }
+
+    /// Forgets an RPC.
+    pub fn delete_stream(&self, key: &[u8]) {
+        let _ = self.streams.delete(key);
+    }
+
+    /// The text of a path that no exact rule names.
+    pub fn text(&self, conn: u64, text: u32) -> Option<String> {
+        let key = abi::pg_text_key { conn, text, reserved: 0 };
+        let value = self.texts.lookup(bytes_of(std::slice::from_ref(&key)), MapFlags::ANY).ok()??;
+        let text: abi::pg_text = read(&value)?;
+        let bytes = text.bytes.get(..text.length as usize)?;
+        Some(String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// Lets these bytes, and no others, pass once to the client of this connection.
+    pub fn register(&self, cookie: u64, bytes: &[u8]) -> io::Result<()> {
+        let mark = bytes.get(..abi::PG_REPLY_MARK as usize).unwrap_or(bytes);
+        let mut reply = abi::pg_reply {
+            length: u32::try_from(bytes.len()).map_err(io::Error::other)?,
+            mark: u32::try_from(mark.len()).map_err(io::Error::other)?,
+            matched: 0,
+            between: 0,
+            done: 0,
+            reserved: 0,
+            failure: borders(mark),
+            bytes: [0; abi::PG_REPLY_BYTES as usize],
+        };
+        reply.bytes.get_mut(..bytes.len()).ok_or_else(|| io::Error::other("reply too long"))?.copy_from_slice(bytes);
+        self.replies
+            .update(&cookie.to_ne_bytes(), bytes_of(std::slice::from_ref(&reply)), MapFlags::ANY)
+            .map_err(|e| io_error(&e))
+    }
+
+    /// What the egress hook has made of the registered reply: an event type, once it is known.
+    pub fn answered(&self, cookie: u64) -> Option<u32> {
+        let value = self.replies.lookup(&cookie.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let reply: abi::pg_reply = read(&value)?;
+        (reply.done != 0).then_some(reply.done)
+    }
+
+    /// Takes a registered reply back.
+    pub fn unregister(&self, cookie: u64) {
+        let _ = self.replies.delete(&cookie.to_ne_bytes());
+    }
+
+    /// A counter, summed over the CPUs.
+    pub fn count(&self, counter: u32) -> u64 {
+        let values = self.counters.lookup_percpu(&counter.to_ne_bytes(), MapFlags::ANY).ok().flatten();
+        let number = |v: Vec<u8>| v.try_into().map(u64::from_ne_bytes).unwrap_or(0);
+        values.unwrap_or_default().into_iter().map(number).sum()
+    }
+
+    /// The policy's numbers that the programs run under.
+    pub fn config(&self) -> Option<Vec<u8>> {
+        self.rodata.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok()?
+    }
+}
+
+/// The bytes of a policy's numbers, to be compared with those of pinned programs.
+pub fn config_bytes(tables: &Tables) -> &[u8] {
+    bytes_of(std::slice::from_ref(&tables.config))
+}
+
+/// Reads one of the ABI's structures from the bytes that the kernel gave.
+pub fn read<T: Plain + Copy>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: there are enough bytes, and any bytes are a valid value of a `Plain` type.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borders_of_a_mark() {
+        assert_eq!(borders(b"aabaaab")[..7], [0, 1, 0, 1, 2, 2, 3]);
+        assert_eq!(borders(&[0, 0, 60, 1, 5, 0, 0, 0, 5])[..9], [0, 1, 0, 0, 0, 1, 2, 2, 0]);
+    }
+}

@@ -1,0 +1,190 @@
+//! Enforcement that outlives the agent: links and maps by name in bpffs.
+//!
+//! One folder a cgroup, named by the cgroup's id, holds everything that the next agent needs: `link_*` and `map_*`.
+//! Cgroups that share programs pin the same maps each. A note beside the locks says which policy it is and which
+//! sources the programs were built from; it is written last and removed first, so pins without it are never adopted.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::MapHandle;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use serde::{Deserialize, Serialize};
+
+use super::KernelError;
+use super::attach::RUN_DIR;
+use super::load::Shared;
+use super::sys::{self, Hook};
+use crate::cgroup::Cgroup;
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// A hash of the sources that this binary's programs were built from.
+const SOURCES: &str = env!("PROTOCG_SOURCES");
+
+/// What is pinned for a cgroup.
+#[derive(Debug)]
+pub struct Pins {
+    /// Its links.
+    pub links: Vec<(Hook, OwnedFd)>,
+    /// Its maps.
+    pub shared: Shared,
+    /// Id of the ring buffer: equal for cgroups that share programs.
+    pub events_id: u32,
+    /// Whether the programs were built from this binary's sources.
+    pub same_build: bool,
+    /// The policy's numbers that they run under.
+    pub config: Option<Vec<u8>>,
+}
+
+/// The note about a cgroup's pins.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Note {
+    /// The cgroup's path.
+    pub cgroup: PathBuf,
+    /// The policy's name.
+    pub policy: String,
+    sources: String,
+}
+
+/// The folder for pins; mounts bpffs if it is not there yet.
+pub fn root() -> Result<PathBuf, KernelError> {
+    let base = Path::new(BPFFS);
+    let fail = |e: io::Error| KernelError::NoBpffs(base.to_owned(), e);
+    if !is_bpffs(base) {
+        mount(Some("bpf"), base, Some("bpf"), MsFlags::empty(), Some("mode=0700")).map_err(|e| fail(e.into()))?;
+    }
+    let dir = base.join("protocg");
+    fs::create_dir_all(&dir).map_err(fail)?;
+    Ok(dir)
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn dir_of(id: u64) -> PathBuf {
+    Path::new(BPFFS).join("protocg").join(id.to_string())
+}
+
+fn note_of(id: u64) -> PathBuf {
+    Path::new(RUN_DIR).join(format!("{id}.json"))
+}
+
+/// Ids of the cgroups that something is pinned for.
+pub fn list() -> Vec<u64> {
+    let entries = fs::read_dir(Path::new(BPFFS).join("protocg"));
+    entries.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The note about a cgroup's pins.
+pub fn note(id: u64) -> Option<Note> {
+    serde_json::from_slice(&fs::read(note_of(id)).ok()?).ok()
+}
+
+/// Opens what is pinned for a cgroup. Pins that an agent left unfinished are removed.
+pub fn find(id: u64) -> Option<Pins> {
+    let dir = dir_of(id);
+    if !dir.is_dir() {
+        return None;
+    }
+    let found = open(&dir, id);
+    if found.is_none() {
+        remove(id);
+    }
+    found
+}
+
+fn open(dir: &Path, id: u64) -> Option<Pins> {
+    let map = |name: &str| MapHandle::from_pinned_path(dir.join(format!("map_{name}"))).ok();
+    let links: Vec<_> =
+        Hook::ALL.into_iter().filter_map(|hook| Some((hook, sys::get(&dir.join(link_name(hook))).ok()?))).collect();
+    if links.len() != Hook::ALL.len() {
+        return None;
+    }
+    let shared = Shared {
+        conns: map("conns")?,
+        streams: map("streams")?,
+        texts: map("texts")?,
+        events: map("events")?,
+        replies: map("replies")?,
+        counters: map("counters")?,
+        rodata: map("rodata")?,
+    };
+    let events_id = sys::map_id(&shared.events).ok()?;
+    let same_build = note(id).is_some_and(|note| note.sources == SOURCES);
+    let config = shared.config();
+    Some(Pins { links, shared, events_id, same_build, config })
+}
+
+fn link_name(hook: Hook) -> String {
+    format!("link_{}", hook.program())
+}
+
+/// Pins links and maps of a cgroup; links that are pinned already stay as they are.
+pub fn write(cgroup: &Cgroup, links: &[(Hook, OwnedFd)], shared: &Shared, policy: &str) -> Result<(), KernelError> {
+    root()?;
+    let dir = dir_of(cgroup.id);
+    let result = write_all(&dir, cgroup, links, shared, policy);
+    result.map_err(|e| {
+        remove(cgroup.id);
+        KernelError::failed(format!("pin to `{}`", dir.display()), e)
+    })
+}
+
+fn write_all(dir: &Path, cgroup: &Cgroup, links: &[(Hook, OwnedFd)], shared: &Shared, policy: &str) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    for (name, map) in shared.named() {
+        let path = dir.join(format!("map_{name}"));
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => sys::pin(map.as_fd(), &path)?,
+        }
+    }
+    for (hook, link) in links {
+        let path = dir.join(link_name(*hook));
+        if !path.exists() {
+            sys::pin(link.as_fd(), &path)?;
+        }
+    }
+    let note = Note { cgroup: cgroup.path.clone(), policy: policy.to_owned(), sources: SOURCES.to_owned() };
+    fs::write(note_of(cgroup.id), serde_json::to_vec(&note)?)
+}
+
+/// Removes the note: what is pinned is about to change.
+pub fn forget(id: u64) {
+    let _ = fs::remove_file(note_of(id));
+}
+
+/// Removes every name of a cgroup's pins.
+pub fn remove(id: u64) {
+    forget(id);
+    let dir = dir_of(id);
+    for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(entry.path());
+    }
+    let _ = fs::remove_dir(&dir);
+    // The last one takes the folders with it.
+    if let Some(parent) = dir.parent() {
+        let _ = fs::remove_dir(parent);
+    }
+    let _ = fs::remove_dir(RUN_DIR);
+}
+
+/// Ends pinned enforcement on a cgroup. Says whether there was any.
+pub fn detach(id: u64) -> bool {
+    let dir = dir_of(id);
+    if !dir.is_dir() {
+        return false;
+    }
+    for hook in Hook::ALL {
+        if let Ok(link) = sys::get(&dir.join(link_name(hook))) {
+            let _ = sys::link_detach(link.as_fd());
+        }
+    }
+    remove(id);
+    true
+}

@@ -1,0 +1,138 @@
+//! The few bpf(2) calls that libbpf-rs offers only together with its own object model.
+
+use std::ffi::{CString, c_int};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use libbpf_rs::libbpf_sys;
+
+/// Where a program is attached to a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// `cgroup_skb/ingress`
+    Ingress,
+    /// `cgroup_skb/egress`
+    Egress,
+    /// `sockops`
+    SockOps,
+}
+
+impl Hook {
+    /// All of them, in the order in which they are attached and exchanged: connections are known before their
+    /// segments are judged.
+    pub const ALL: [Self; 3] = [Self::SockOps, Self::Egress, Self::Ingress];
+
+    /// The program for it.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Ingress => "pg_ingress",
+            Self::Egress => "pg_egress",
+            Self::SockOps => "pg_sockops",
+        }
+    }
+
+    const fn attach_type(self) -> libbpf_sys::bpf_attach_type {
+        match self {
+            Self::Ingress => libbpf_sys::BPF_CGROUP_INET_INGRESS,
+            Self::Egress => libbpf_sys::BPF_CGROUP_INET_EGRESS,
+            Self::SockOps => libbpf_sys::BPF_CGROUP_SOCK_OPS,
+        }
+    }
+}
+
+/// Attaches a program to a cgroup for as long as the returned link lives. Other programs there keep running.
+pub fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<OwnedFd> {
+    // SAFETY: both descriptors are open; no options are given.
+    owned(unsafe {
+        libbpf_sys::bpf_link_create(program.as_raw_fd(), cgroup.as_raw_fd(), hook.attach_type(), std::ptr::null())
+    })
+}
+
+/// Exchanges the program of a link at one stroke.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both descriptors are open; no options are given.
+    done(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) })
+}
+
+/// Takes a link's program off its cgroup, whoever else holds the link.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open.
+    done(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) })
+}
+
+/// Gives a program, map or link a name in bpffs.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the descriptor is open, the path ends with a zero byte.
+    done(unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), path.as_ptr()) })
+}
+
+/// Opens what is pinned at `path`.
+pub fn get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path ends with a zero byte.
+    owned(unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) })
+}
+
+/// Ids of the programs that are attached to exactly this cgroup.
+pub fn attached(cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; 64]; // BPF_CGROUP_MAX_PROGS
+    let mut count: u32 = 64;
+    let mut flags = 0;
+    // SAFETY: `ids` has room for `count` numbers, and the kernel writes no more than that.
+    done(unsafe {
+        libbpf_sys::bpf_prog_query(
+            cgroup.as_raw_fd(),
+            hook.attach_type(),
+            0,
+            &raw mut flags,
+            ids.as_mut_ptr(),
+            &raw mut count,
+        )
+    })?;
+    ids.truncate(count as usize);
+    Ok(ids)
+}
+
+/// The name of the program with this id.
+pub fn program_name(id: u32) -> io::Result<String> {
+    let fd = libbpf_rs::Program::fd_from_id(id).map_err(|e| super::io_error(&e))?;
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    // SAFETY: `info` is as long as `length` says and all zero, so the kernel fills in nothing by pointer.
+    done(unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd.as_raw_fd(), (&raw mut info).cast(), &raw mut length) })?;
+    let bytes: Vec<u8> = info.name.iter().map(|&c| c.cast_unsigned()).take_while(|&c| c != 0).collect();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// How many instructions the verifier looked at when it loaded the program; kernels from 5.16 say so.
+pub fn verified_instructions(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    // SAFETY: `info` is as long as `length` says and all zero, so the kernel fills in nothing by pointer.
+    done(unsafe { libbpf_sys::bpf_obj_get_info_by_fd(program.as_raw_fd(), (&raw mut info).cast(), &raw mut length) })?;
+    Ok(info.verified_insns)
+}
+
+/// The id of a map.
+pub fn map_id(map: &impl AsFd) -> io::Result<u32> {
+    let mut info = libbpf_sys::bpf_map_info::default();
+    let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    // SAFETY: `info` is as long as `length` says.
+    done(unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(map.as_fd().as_raw_fd(), (&raw mut info).cast(), &raw mut length)
+    })?;
+    Ok(info.id)
+}
+
+fn owned(result: c_int) -> io::Result<OwnedFd> {
+    done(result)?;
+    // SAFETY: the call made the descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+fn done(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
