@@ -72,11 +72,12 @@ impl Places {
         Places { whole: when.span(), content, text: when.get_ref().clone() }
     }
 
-    /// Characters `start..end` of the condition as bytes of the policy.
+    /// Bytes `start..end` of the condition as bytes of the policy.
     fn span(&self, start: usize, end: usize) -> Range<usize> {
         let Some(content) = self.content else { return self.whole.clone() };
-        let byte = |index| self.text.char_indices().nth(index).map_or(self.text.len(), |(byte, _)| byte);
-        content + byte(start)..content + byte(end.max(start + 1))
+        let start = self.text.floor_char_boundary(start.min(self.text.len()));
+        let end = self.text.ceil_char_boundary(end.max(start + 1).min(self.text.len()));
+        content + start..content + end
     }
 
     /// A line and column (from 1) as a span.
@@ -87,9 +88,10 @@ impl Places {
         if line == 0 {
             return self.whole.clone();
         }
-        let before: usize = self.text.split_inclusive('\n').take(line - 1).map(|line| line.chars().count()).sum();
-        let start = before + column.saturating_sub(1);
-        self.span(start, start + 1)
+        let before: usize = self.text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+        let rest = self.text.get(before..).unwrap_or_default();
+        let within = rest.char_indices().nth(column.saturating_sub(1)).map_or(rest.len(), |(byte, _)| byte);
+        self.span(before + within, before + within + 1)
     }
 }
 
@@ -102,7 +104,7 @@ impl Condition {
                 Fault::at(places.whole, "`when` is empty").help("leave it out for a rule without condition"),
             ]);
         }
-        match Parser::new().parse_with_source_info(when.get_ref()) {
+        match Parser::new().enable_ident_escape_syntax(true).parse_with_source_info(when.get_ref()) {
             Ok((expr, info)) => Ok(Condition { expr, info, places }),
             Err(errors) => {
                 let fault = |error: &cel::ParseError| {
@@ -133,14 +135,12 @@ impl Condition {
     fn extent(&self, expr: &IdedExpr) -> (usize, usize) {
         let (start, stop) = self.info.offset_for(expr.id).map_or((0, 0), |(a, b)| (a as usize, b as usize + 1));
         match &expr.expr {
-            Expr::Select(select) if !select.test => {
-                (self.extent(&select.operand).0, stop + select.field.chars().count())
-            }
+            Expr::Select(select) if !select.test => (self.extent(&select.operand).0, stop + select.field.len()),
             Expr::Select(select) => (start.saturating_sub(3), self.extent(&select.operand).1 + select.field.len() + 2),
             Expr::Call(call) => {
                 let parts = call.target.iter().map(|target| &**target).chain(&call.args).map(|part| self.extent(part));
                 let (mut low, mut high) = parts.fold((start, stop), |(low, high), (a, b)| (low.min(a), high.max(b)));
-                let name = call.func_name.chars().count();
+                let name = call.func_name.len();
                 let operator = call.func_name.contains(['_', '@']);
                 if !operator {
                     high += 1; // the closing parenthesis
