@@ -75,8 +75,9 @@ impl Places {
     /// Bytes `start..end` of the condition as bytes of the policy.
     fn span(&self, start: usize, end: usize) -> Range<usize> {
         let Some(content) = self.content else { return self.whole.clone() };
-        let start = self.text.floor_char_boundary(start.min(self.text.len()));
-        let end = self.text.ceil_char_boundary(end.max(start + 1).min(self.text.len()));
+        let boundary = |at: usize| (at..=self.text.len()).find(|at| self.text.is_char_boundary(*at));
+        let start = boundary(start).unwrap_or(self.text.len());
+        let end = boundary(end.max(start + 1)).unwrap_or(self.text.len());
         content + start..content + end
     }
 
@@ -103,6 +104,11 @@ impl Condition {
             return Err(vec![
                 Fault::at(places.whole, "`when` is empty").help("leave it out for a rule without condition"),
             ]);
+        }
+        if longest_stretch(when.get_ref()) > STRETCH {
+            let message =
+                format!("a part of the condition has more than {STRETCH} words and signs without `&&`, `||` or `,`");
+            return Err(vec![Fault::at(places.whole, message).help("split the rule: rules of one kind are OR-ed")]);
         }
         match Parser::new().enable_ident_escape_syntax(true).parse_with_source_info(when.get_ref()) {
             Ok((expr, info)) => Ok(Condition { expr, info, places }),
@@ -162,6 +168,36 @@ impl Condition {
         let (start, end) = self.extent(expr);
         Fault::at(self.places.span(start, end), message)
     }
+}
+
+/// The most words and signs between `&&`, `||` and `,`: the parser's stack grows with them. It bounds the depth of
+/// nested expressions itself.
+const STRETCH: usize = 256;
+
+fn longest_stretch(text: &str) -> usize {
+    let (mut longest, mut length, mut in_word) = (0, 0, false);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let word = c.is_alphanumeric() || c == '_';
+        match c {
+            '&' | '|' | ',' => length = 0,
+            '"' | '\'' => {
+                length += 1;
+                while let Some(inner) = chars.next() {
+                    match inner {
+                        '\\' => drop(chars.next()),
+                        end if end == c => break,
+                        _ => {}
+                    }
+                }
+            }
+            c if c.is_whitespace() || (word && in_word) => {}
+            _ => length += 1,
+        }
+        in_word = word;
+        longest = longest.max(length);
+    }
+    longest
 }
 
 fn reads(expr: &IdedExpr, variable: &str) -> bool {

@@ -1,6 +1,6 @@
 //! The policy compiler, from outside: its tables against slow oracles, its texts, and what it refuses.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::should_implement_trait, reason = "tests")]
 
 mod differential;
 mod eval;

@@ -174,7 +174,7 @@ fn a_caret_stands_under_the_word_that_is_wrong() {
     let problem = error.problems().next().unwrap();
     let span = problem.fault().span.clone().unwrap();
     assert_eq!(&text[span], "request.nope");
-    assert_eq!(problem.position(), Some((8, 28)));
+    assert_eq!(problem.position(), Some((8, 29)));
     let wrong = text.replace("request.nope == 1", "request.n == 3000000000");
     let error = folder.compile(&wrong).unwrap_err();
     assert_eq!(&wrong[error.problems().next().unwrap().fault().span.clone().unwrap()], "3000000000");
@@ -240,4 +240,20 @@ fn files_that_are_no_policy_are_refused() {
 fn several_faults_are_reported_at_once() {
     let got = refusal(&with_rules("[[deny]]\nname = \"a\"\nstatus = \"OK\"\n[[deny]]\nname = \"a\"\nmessage = \"\"\n"));
     assert_eq!(got.lines().count(), 3, "{got}");
+}
+
+#[test]
+fn conditions_as_deep_as_an_attacker_likes_are_refused_and_do_not_overflow_the_stack() {
+    let rule = |when: &str| with_rules(&format!("[[deny]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\nwhen = '{when}'\n"));
+    for when in [
+        format!("request{}", ".a".repeat(20_000)),
+        format!("{}request.f{}", "(".repeat(20_000), ")".repeat(20_000)),
+        format!("{}request.f", "!(".repeat(20_000)),
+        format!("request.n == {}1", "-".repeat(20_001)),
+        format!("request.f{}", " ? request.f : request.f".repeat(2_000)),
+        format!("request.f{}", "[0]".repeat(20_000)),
+        format!("request.n{} == 1", " + 1".repeat(20_000)),
+    ] {
+        assert!(!refusal(&rule(&when)).is_empty());
+    }
 }
