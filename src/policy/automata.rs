@@ -499,7 +499,7 @@ fn pattern_machine(hirs: &[(usize, &Hir)], speaks: Speaks, limit: usize) -> Opti
                 .start_kind(if anchored { StartKind::Anchored } else { StartKind::Unanchored })
                 .accelerate(false)
                 .dfa_size_limit(Some(limit.saturating_add(1 << 16)))
-                .determinize_size_limit(Some(64 << 20)),
+                .determinize_size_limit(Some(24 << 20)),
         )
         .build_from_nfa(&nfa)
         .ok()?;
@@ -540,4 +540,96 @@ fn pattern_machine(hirs: &[(usize, &Hir)], speaks: Speaks, limit: usize) -> Opti
         }
     }
     Some(machine.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What automata side by side say of a value.
+    fn verdict(built: &[Automaton], value: &[u8]) -> Tests {
+        let mut found = Tests::new();
+        for automaton in built {
+            let mut state = automaton.start;
+            for byte in value {
+                state = automaton.trans[state as usize + usize::from(automaton.classes[usize::from(*byte)])];
+                let row = (state >> automaton.stride_log2) as usize;
+                assert_eq!(state >= automaton.first_out, !automaton.enter[row].is_empty());
+                found.extend(&automaton.enter[row]);
+            }
+            found.extend(&automaton.end[(state >> automaton.stride_log2) as usize]);
+        }
+        merge(found, None)
+    }
+
+    fn agrees(tests: &[Text], speaks: Speaks, most: usize) -> usize {
+        let built = build(tests, speaks, most).unwrap();
+        assert!(built.len() <= most);
+        let mut seed = 7u64;
+        for _ in 0..400 {
+            let mut value = Vec::new();
+            for _ in 0..seed % 23 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                value.push(b"aab\nbxa\x00"[(seed >> 60) as usize / 2]);
+            }
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let want: Tests = (0..tests.len()).filter(|i| holds(&tests[*i], &value)).collect();
+            assert_eq!(verdict(&built, &value), want, "{value:?}");
+        }
+        built.len()
+    }
+
+    fn matching(patterns: &[&str]) -> Vec<Text> {
+        patterns.iter().map(|pattern| Text::Matches((*pattern).to_owned())).collect()
+    }
+
+    fn literals() -> Vec<Text> {
+        let mut tests = vec![
+            Text::In(vec![b"".to_vec(), b"ab".to_vec(), b"aab".to_vec()]),
+            Text::In(vec![b"ab".to_vec()]),
+            Text::Prefix(b"a".to_vec()),
+            Text::Prefix(b"aab".to_vec()),
+        ];
+        for text in [&b"ab"[..], b"ba", b"bab", b"aa\n", b"x", b"\x00"] {
+            tests.push(Text::Suffix(text.to_vec()));
+            tests.push(Text::Contains(text.to_vec()));
+        }
+        tests
+    }
+
+    #[test]
+    fn literals_share_one_automaton() {
+        assert_eq!(agrees(&literals(), Speaks::OnTheWay, 4), 1);
+        assert_eq!(agrees(&literals(), Speaks::AtTheEnd, 2), 2);
+    }
+
+    #[test]
+    fn patterns_say_what_they_match_and_when() {
+        let patterns = ["^a", "b$", "a\nb", "(?m)^b", "^$", r"\bx\b", "(a|b)x.*a$", "^(aa?b?)*$", "a[^a]a", "x?$"];
+        assert_eq!(agrees(&matching(&patterns), Speaks::OnTheWay, 4), 1);
+        assert_eq!(agrees(&matching(&patterns), Speaks::AtTheEnd, 2), 1);
+        let sizes = Text::Size(Ranges::of(2, 4).union(&Ranges::of(9, u64::MAX)));
+        assert_eq!(agrees(&[sizes, Text::In(vec![b"a".to_vec()])], Speaks::AtTheEnd, 2), 2);
+    }
+
+    #[test]
+    fn patterns_whose_union_is_too_large_get_automata_of_their_own() {
+        let patterns = ["a[ab]{7}$", "b[ax]{7}$", "x[abx]{6}$", "a[ax]{6}$", "[ab]x[ab]{6}$", "b[abx]{7}$"];
+        assert!(agrees(&matching(&patterns), Speaks::OnTheWay, 4) <= 4);
+    }
+
+    #[test]
+    fn every_byte_may_be_a_literal() {
+        let all: Vec<u8> = (0..=255).collect();
+        let tests = [Text::Contains(all.clone()), Text::Suffix(vec![255]), Text::In(vec![all.clone()])];
+        let built = build(&tests, Speaks::OnTheWay, 4).unwrap();
+        assert_eq!(verdict(&built, &all), [0, 1, 2]);
+        assert_eq!(verdict(&built, &all[1..]), [1]);
+    }
+
+    #[test]
+    fn a_pattern_that_is_too_large_is_named() {
+        let error = build(&matching(&["a", "(a|b|é)[ab]{40}c.{60}"]), Speaks::OnTheWay, 4).unwrap_err();
+        assert_eq!(error.test, Some(1));
+    }
 }

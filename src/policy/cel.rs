@@ -72,11 +72,13 @@ impl Places {
         Places { whole: when.span(), content, text: when.get_ref().clone() }
     }
 
-    /// Characters `start..end` of the condition as bytes of the policy.
+    /// Bytes `start..end` of the condition as bytes of the policy.
     fn span(&self, start: usize, end: usize) -> Range<usize> {
         let Some(content) = self.content else { return self.whole.clone() };
-        let byte = |index| self.text.char_indices().nth(index).map_or(self.text.len(), |(byte, _)| byte);
-        content + byte(start)..content + byte(end.max(start + 1))
+        let boundary = |at: usize| (at..=self.text.len()).find(|at| self.text.is_char_boundary(*at));
+        let start = boundary(start).unwrap_or(self.text.len());
+        let end = boundary(end.max(start + 1)).unwrap_or(self.text.len());
+        content + start..content + end
     }
 
     /// A line and column (from 1) as a span.
@@ -87,9 +89,10 @@ impl Places {
         if line == 0 {
             return self.whole.clone();
         }
-        let before: usize = self.text.split_inclusive('\n').take(line - 1).map(|line| line.chars().count()).sum();
-        let start = before + column.saturating_sub(1);
-        self.span(start, start + 1)
+        let before: usize = self.text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+        let rest = self.text.get(before..).unwrap_or_default();
+        let within = rest.char_indices().nth(column.saturating_sub(1)).map_or(rest.len(), |(byte, _)| byte);
+        self.span(before + within, before + within + 1)
     }
 }
 
@@ -102,7 +105,12 @@ impl Condition {
                 Fault::at(places.whole, "`when` is empty").help("leave it out for a rule without condition"),
             ]);
         }
-        match Parser::new().parse_with_source_info(when.get_ref()) {
+        if longest_stretch(when.get_ref()) > STRETCH {
+            let message =
+                format!("a part of the condition has more than {STRETCH} words and signs without `&&`, `||` or `,`");
+            return Err(vec![Fault::at(places.whole, message).help("split the rule: rules of one kind are OR-ed")]);
+        }
+        match Parser::new().enable_ident_escape_syntax(true).parse_with_source_info(when.get_ref()) {
             Ok((expr, info)) => Ok(Condition { expr, info, places }),
             Err(errors) => {
                 let fault = |error: &cel::ParseError| {
@@ -133,14 +141,12 @@ impl Condition {
     fn extent(&self, expr: &IdedExpr) -> (usize, usize) {
         let (start, stop) = self.info.offset_for(expr.id).map_or((0, 0), |(a, b)| (a as usize, b as usize + 1));
         match &expr.expr {
-            Expr::Select(select) if !select.test => {
-                (self.extent(&select.operand).0, stop + select.field.chars().count())
-            }
+            Expr::Select(select) if !select.test => (self.extent(&select.operand).0, stop + select.field.len()),
             Expr::Select(select) => (start.saturating_sub(3), self.extent(&select.operand).1 + select.field.len() + 2),
             Expr::Call(call) => {
                 let parts = call.target.iter().map(|target| &**target).chain(&call.args).map(|part| self.extent(part));
                 let (mut low, mut high) = parts.fold((start, stop), |(low, high), (a, b)| (low.min(a), high.max(b)));
-                let name = call.func_name.chars().count();
+                let name = call.func_name.len();
                 let operator = call.func_name.contains(['_', '@']);
                 if !operator {
                     high += 1; // the closing parenthesis
@@ -162,6 +168,36 @@ impl Condition {
         let (start, end) = self.extent(expr);
         Fault::at(self.places.span(start, end), message)
     }
+}
+
+/// The most words and signs between `&&`, `||` and `,`: the parser's stack grows with them. It bounds the depth of
+/// nested expressions itself.
+const STRETCH: usize = 256;
+
+fn longest_stretch(text: &str) -> usize {
+    let (mut longest, mut length, mut in_word) = (0, 0, false);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let word = c.is_alphanumeric() || c == '_';
+        match c {
+            '&' | '|' | ',' => length = 0,
+            '"' | '\'' => {
+                length += 1;
+                while let Some(inner) = chars.next() {
+                    match inner {
+                        '\\' => drop(chars.next()),
+                        end if end == c => break,
+                        _ => {}
+                    }
+                }
+            }
+            c if c.is_whitespace() || (word && in_word) => {}
+            _ => length += 1,
+        }
+        in_word = word;
+        longest = longest.max(length);
+    }
+    longest
 }
 
 fn reads(expr: &IdedExpr, variable: &str) -> bool {

@@ -103,14 +103,17 @@ fn compile_sources(sources: &[&Spanned<String>], file: &File, base: &Path) -> Re
         };
         Fault::at(place.span(), format!("cannot compile `{}`: {error:?}", place.get_ref())).help(help)
     };
-    let mut compiler = protox::Compiler::new(roots).map_err(|error| whole(error, first))?;
+    let mut compiler = protox::Compiler::new(&roots).map_err(|error| whole(error, first))?;
     for source in sources {
         let beside = base.join(source.get_ref());
         let path = if beside.exists() {
             check_file(&beside, source)?;
             beside
-        } else {
+        } else if roots.iter().any(|root| root.join(source.get_ref()).exists()) {
             PathBuf::from(source.get_ref()) // a name in an include root
+        } else {
+            let message = format!("`{}` is neither in the policy's folder nor in an import root", source.get_ref());
+            return Err(Fault::at(source.span(), message));
         };
         compiler.open_file(path).map_err(|error| whole(error, source))?;
     }
