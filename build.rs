@@ -11,7 +11,7 @@ const OBJECT: &str = "bpf/protocg.bpf.c";
 const ENGINE: &str = "bpf/host/engine.c";
 const PROBE: &str = "bpf/probe.bpf.c";
 const NAMES: &str = "bpf/host/names.c";
-const ABI: &str = "bpf/abi/abi.h";
+const ABI: &str = "bpf/host/engine.h";
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
@@ -19,6 +19,7 @@ fn main() -> Result<()> {
 
     bindgen::Builder::default()
         .header(ABI)
+        .clang_arg("-Ibpf")
         .allowlist_item("(?i)pg_.*")
         .prepend_enum_name(false)
         .default_enum_style(bindgen::EnumVariation::Consts)

@@ -10,5 +10,35 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define IPPROTO_TCP 6
+
+/* Only the members that are read; libbpf finds where they are in the running kernel. */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct tcp_sock {
+	__u32 rcv_nxt;
+	__u32 rcv_wup;
+	__u32 rcv_wnd;
+	_Bool is_mptcp;
+};
+
+struct sk_buff {
+	unsigned int len;
+	unsigned int data_len;
+	unsigned int end;
+	unsigned char *head;
+};
+
+struct skb_shared_info {
+	__u8 flags;
+};
+
+#pragma clang attribute pop
+
+#define SKBFL_SHARED_FRAG 2 /* include/linux/skbuff.h: BIT(1) */
+
+/* Kernel 6.2; weak, for older ones. */
+extern void *bpf_cast_to_kern_ctx(void *obj) __ksym __weak;
+extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "bpf.h"
 #include "abi/abi.h"
+#include "source/work.h"
 
 /* ---- read-only data, set before loading ---- */
 
@@ -18,12 +19,12 @@ const volatile struct pg_config config = {};
 
 /* ---- tables ---- */
 
-#define TABLE(name, type_)                                                                                             \
-	struct {                                                                                                       \
-		__uint(type, BPF_MAP_TYPE_ARRAY);                                                                      \
-		__uint(max_entries, 1);                                                                                \
-		__type(key, u32);                                                                                      \
-		__type(value, type_);                                                                                  \
+#define TABLE(name, type_)                        \
+	struct {                                  \
+		__uint(type, BPF_MAP_TYPE_ARRAY); \
+		__uint(max_entries, 1);           \
+		__type(key, u32);                 \
+		__type(value, type_);             \
 	} name SEC(".maps")
 
 TABLE(t_trie, struct pg_trie);
@@ -67,6 +68,77 @@ struct {
 	__type(value, struct pg_text);
 } texts SEC(".maps");
 
+/* Segments ahead of a hole: which, by socket cookie, and their bytes. The loader fills the two queues with the slots'
+ * numbers; a slot belongs to whoever took it from there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PG_MAX_CONNECTIONS);
+	__type(key, u64);
+	__type(value, struct pg_held);
+} held SEC(".maps");
+
+struct pg_small {
+	u8 bytes[PG_HELD_SMALL_BYTES];
+};
+struct pg_large {
+	u8 bytes[PG_MAX_HELD_BYTES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PG_MAX_HELD_SMALL);
+	__type(key, u32);
+	__type(value, struct pg_small);
+} held_small SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PG_MAX_HELD_LARGE);
+	__type(key, u32);
+	__type(value, struct pg_large);
+} held_large SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, PG_MAX_HELD_SMALL);
+	__type(value, u32);
+} free_small SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, PG_MAX_HELD_LARGE);
+	__type(value, u32);
+} free_large SEC(".maps");
+
+/* Connections without state that were reported once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, u32);
+} strangers SEC(".maps");
+
+/* ---- scratch ---- */
+
+#define SCRATCH(name, type_, kind)      \
+	struct {                        \
+		__uint(type, kind);     \
+		__uint(max_entries, 1); \
+		__type(key, u32);       \
+		__type(value, type_);   \
+	} name SEC(".maps")
+
+SCRATCH(work_scratch, struct pg_work, BPF_MAP_TYPE_PERCPU_ARRAY);
+SCRATCH(response_scratch, struct pg_work, BPF_MAP_TYPE_PERCPU_ARRAY);
+SCRATCH(text_scratch, struct pg_text, BPF_MAP_TYPE_PERCPU_ARRAY);
+SCRATCH(event_scratch, struct pg_event, BPF_MAP_TYPE_PERCPU_ARRAY);
+SCRATCH(stash, struct pg_stash, BPF_MAP_TYPE_PERCPU_ARRAY);
+SCRATCH(blank_stream, struct pg_stream, BPF_MAP_TYPE_ARRAY); /* all zeros: what a new entry is copied from */
+SCRATCH(blank_conn, struct pg_conn, BPF_MAP_TYPE_ARRAY);
+SCRATCH(blank_held, struct pg_held, BPF_MAP_TYPE_ARRAY);
+SCRATCH(next_conn, u64, BPF_MAP_TYPE_PERCPU_ARRAY);
+
 /* ---- shared with the agent ---- */
 
 struct {
@@ -90,5 +162,13 @@ struct {
 	__type(key, u32);
 	__type(value, u64);
 } counters SEC(".maps");
+
+/* dropped segments, by enum pg_reason */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PG_R_COUNT);
+	__type(key, u32);
+	__type(value, u64);
+} drops SEC(".maps");
 
 #endif

@@ -59,16 +59,6 @@ SEC("cgroup_skb/ingress") int pr_ring(struct __sk_buff *skb)
 }
 
 /* Whether a segment's pages can still be written by its sender: only struct sk_buff says it. */
-struct skb_shared_info {
-	u8 flags;
-} __attribute__((preserve_access_index));
-struct sk_buff {
-	unsigned int end;
-	unsigned char *head;
-} __attribute__((preserve_access_index));
-
-void *bpf_cast_to_kern_ctx(void *context) __ksym;
-
 SEC("cgroup_skb/ingress") int pr_frozen(struct __sk_buff *skb)
 {
 	struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);

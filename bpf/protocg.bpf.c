@@ -1,23 +1,117 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#include "maps.h"
+/*
+ * Architecture:
+ *
+ *   pg_sockops   a connection is established, or closes ──► its state is made, or goes
+ *   pg_ingress   a packet for a socket in the cgroup    ──► servers: the client's side is judged
+ *   pg_egress    a packet of a socket in the cgroup     ──► servers: their side is followed; clients: theirs is judged
+ *
+ * A hook finds the connection and takes its lock; hooks/ know what passing and dropping mean there, run.h runs the
+ * engine (pipeline.h) over the bytes. Nothing here parses beyond TCP.
+ */
+#include "hooks/request.h"
+#include "hooks/response.h"
+
+#define PG_TCP_LISTEN 10
+#define PG_TCP_SYN_RECV 3
+#define PG_TCP_CLOSE 7
+
+/* The TCP socket on a policy port that a packet belongs to. */
+static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != IPPROTO_TCP)
+		return 0;
+	if (!pg_policy_port(config.direction == PG_INGRESS ? sk->src_port : bpf_ntohs(sk->dst_port)))
+		return 0;
+	return sk;
+}
 
 SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 {
-	(void)skb;
-	return config.generation ? 1 : 1;
+	struct pg_segment g = {};
+	struct bpf_sock *sk;
+	struct pg_conn *c;
+	u64 cookie;
+	int verdict;
+
+	if (config.direction != PG_INGRESS)
+		return PG_PASS;
+	sk = pg_policy_socket(skb);
+	if (!sk)
+		return PG_PASS;
+	if (!pg_segment_read(skb, &g))
+		return pg_drop(PG_R_HEADERS_UNREADABLE);
+	if (sk->state == PG_TCP_LISTEN)
+		return pg_listener_segment(skb, &g, sk);
+	if (!g.length && !(g.flags & (PG_TCP_FIN | PG_TCP_URG)))
+		return PG_PASS;
+	if (g.flags & PG_TCP_RST && !(g.flags & PG_TCP_URG))
+		return PG_PASS; /* TCP reads no data from a reset (RFC 9293, section 3.10.7.4) */
+	if (g.flags & PG_TCP_SYN)
+		return pg_drop(PG_R_SYN_DATA);
+	cookie = bpf_get_socket_cookie(skb);
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (!c)
+		return sk->state == PG_TCP_SYN_RECV ? PG_DROP : pg_stranger(skb, sk, cookie, g.length);
+	if (!pg_lock(&c->lock))
+		return pg_drop(PG_R_LOCK);
+	verdict = c->cookie == cookie ? pg_server_segment(skb, sk, c, &g) : PG_DROP;
+	pg_unlock(&c->lock);
+	return verdict;
 }
 
 SEC("cgroup_skb/egress") int pg_egress(struct __sk_buff *skb)
 {
-	(void)skb;
-	return 1;
+	struct pg_segment g = {};
+	struct bpf_sock *sk;
+	struct pg_conn *c;
+	u64 cookie;
+	int verdict;
+
+	sk = pg_policy_socket(skb);
+	if (!sk)
+		return PG_PASS;
+	if (!pg_segment_read(skb, &g))
+		return config.direction == PG_INGRESS ? PG_PASS : pg_drop(PG_R_HEADERS_UNREADABLE);
+	if (config.direction == PG_EGRESS && g.length && g.flags & PG_TCP_SYN)
+		return pg_drop(PG_R_SYN_DATA);
+	if (!g.length && !(g.flags & PG_TCP_URG))
+		return PG_PASS;
+	cookie = bpf_get_socket_cookie(skb);
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (config.direction == PG_INGRESS)
+		return c ? pg_server_response(skb, c, &g) : PG_PASS;
+	if (!c)
+		return pg_stranger(skb, sk, cookie, g.length);
+	if (!pg_lock(&c->lock))
+		return pg_drop(PG_R_LOCK);
+	verdict = c->cookie == cookie ? pg_client_segment(skb, c, &g) : PG_DROP;
+	pg_unlock(&c->lock);
+	return verdict;
 }
 
 SEC("sockops") int pg_sockops(struct bpf_sock_ops *ops)
 {
-	(void)ops;
+	switch (ops->op) {
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		if (config.direction == PG_INGRESS && pg_policy_port(ops->local_port))
+			pg_conn_open(ops, PG_ROLE_SERVER);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		if (config.direction == PG_EGRESS && pg_policy_port(bpf_ntohl(ops->remote_port)))
+			pg_conn_open(ops, PG_ROLE_CLIENT);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ops->args[1] == PG_TCP_CLOSE)
+			pg_conn_close(bpf_get_socket_cookie(ops));
+		break;
+	}
 	return 1;
 }
-
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -6,6 +6,7 @@ pub mod abi;
 pub mod agent;
 pub mod cgroup;
 pub mod cli;
+pub mod engine;
 pub mod kernel;
 pub mod names;
 pub mod policy;

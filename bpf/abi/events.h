@@ -8,31 +8,32 @@
 #include "reasons.h"
 
 enum pg_event_type {
-	PG_EV_DECISION, /* an RPC, or one of its messages, was decided */
-	PG_EV_CONNECTION, /* a whole connection was denied, cut or found undecidable */
-	PG_EV_INJECTED, /* the agent's reply passed at a frame boundary */
+	PG_EV_DECISION,	     /* an RPC, or one of its messages, was decided */
+	PG_EV_CONNECTION,    /* a whole connection was denied, cut or found undecidable */
+	PG_EV_INJECTED,	     /* the agent's reply passed at a frame boundary */
 	PG_EV_INJECT_FAILED, /* the agent's reply stood inside a frame: it was held back */
-	PG_EV_DRAINED, /* a denied connection has no delivered RPC left to answer */
+	PG_EV_DRAINED,	     /* a denied connection has no delivered RPC left to answer */
 };
 
 enum pg_verdict { PG_V_ALLOW, PG_V_DENY, PG_V_AUDIT_DENY };
 enum pg_role { PG_ROLE_SERVER, PG_ROLE_CLIENT };
 
 /* K(NAME, "name", "what it counts") */
-#define PG_COUNTS(K)                                                                                                   \
-	K(SEGMENTS, "segments", "segments with payload, from the client")                                              \
-	K(BYTES, "bytes", "payload bytes judged")                                                                      \
-	K(MESSAGES, "messages", "gRPC messages judged")                                                                \
-	K(RPCS, "rpcs", "RPCs judged")                                                                                 \
-	K(ALLOWED, "allowed", "RPCs admitted on their header block")                                                   \
-	K(DENIED, "denied", "RPCs and messages denied")                                                                \
-	K(AUDIT_DENIED, "audit_denied", "RPCs and messages that audit mode let pass")                                  \
-	K(HELD, "held", "segments kept until a hole before them filled")                                               \
-	K(HELD_FULL, "held_full", "segments dropped for want of room to keep them")                                    \
-	K(OVERLAPS, "overlaps", "segments dropped because they overlap bytes that TCP has not accepted")               \
-	K(OUT_OF_WINDOW, "out_of_window", "segments dropped because TCP would refuse them")                            \
-	K(DEAD, "dead", "segments dropped on connections that were denied")                                            \
-	K(EVENTS_LOST, "events_lost", "events that found the ring buffer full")                                        \
+#define PG_COUNTS(K)                                                                                     \
+	K(SEGMENTS, "segments", "segments with payload, from the client")                                \
+	K(BYTES, "bytes", "payload bytes judged")                                                        \
+	K(MESSAGES, "messages", "gRPC messages judged")                                                  \
+	K(RPCS, "rpcs", "RPCs judged")                                                                   \
+	K(ALLOWED, "allowed", "RPCs admitted on their header block")                                     \
+	K(DENIED, "denied", "RPCs and messages denied")                                                  \
+	K(AUDIT_DENIED, "audit_denied", "RPCs and messages that audit mode let pass")                    \
+	K(HELD, "held", "segments kept until a hole before them filled")                                 \
+	K(HELD_FULL, "held_full", "segments dropped for want of room to keep them")                      \
+	K(OVERLAPS, "overlaps", "segments dropped because they overlap bytes that TCP has not accepted") \
+	K(OUT_OF_WINDOW, "out_of_window", "segments dropped because TCP would refuse them")              \
+	K(DEAD, "dead", "segments dropped on connections that were denied")                              \
+	K(STASH_LOST, "stash_lost", "data on a handshake's last ACK that its connection did not take")   \
+	K(EVENTS_LOST, "events_lost", "events that found the ring buffer full")                          \
 	K(HELPER_FAILED, "helper_failed", "calls into the kernel that failed where none should")
 
 #define PG_COUNT_ENUM(name, text, help) PG_N_##name,
@@ -42,24 +43,24 @@ enum pg_counter { PG_COUNTS(PG_COUNT_ENUM) PG_COUNTERS };
 #define PG_NO_METHOD 0xffffffffu
 
 struct pg_event {
-	u64 time_ns; /* CLOCK_MONOTONIC */
-	u64 cookie; /* of the socket in the cgroup */
-	u64 cgroup; /* id of the socket's cgroup */
-	u64 conn; /* the connection's id: the key of its streams */
-	u32 type; /* enum pg_event_type */
-	u32 verdict; /* enum pg_verdict */
-	u32 reason; /* enum pg_reason; PG_R_NONE: a rule or the default decided */
-	u32 rule; /* index in the rule table; PG_NO_RULE: the default, or the reason */
-	u32 status; /* gRPC status of a denial */
-	u32 method; /* index in the method table; PG_NO_METHOD: none known */
-	u32 text; /* id of the path's text for paths that no exact rule names; 0: none */
-	u32 stream; /* HTTP/2 stream; 0: the connection */
-	u32 message; /* index of the message in its stream, from 1; 0: the header block */
+	u64 time_ns;   /* CLOCK_MONOTONIC */
+	u64 cookie;    /* of the socket in the cgroup */
+	u64 cgroup;    /* id of the socket's cgroup */
+	u64 conn;      /* the connection's id: the key of its streams */
+	u32 type;      /* enum pg_event_type */
+	u32 verdict;   /* enum pg_verdict */
+	u32 reason;    /* enum pg_reason; PG_R_NONE: a rule or the default decided */
+	u32 rule;      /* index in the rule table; PG_NO_RULE: the default, or the reason */
+	u32 status;    /* gRPC status of a denial */
+	u32 method;    /* index in the method table; PG_NO_METHOD: none known */
+	u32 text;      /* id of the path's text for paths that no exact rule names; 0: none */
+	u32 stream;    /* HTTP/2 stream; 0: the connection */
+	u32 message;   /* index of the message in its stream, from 1; 0: the header block */
 	u32 delivered; /* highest stream whose header block was delivered before this segment */
-	u32 highest; /* highest stream that the client has opened */
-	u32 response; /* PG_RSP_* of the stream, when it was denied */
-	u16 role; /* enum pg_role */
-	u16 family; /* AF_INET or AF_INET6 */
+	u32 highest;   /* highest stream that the client has opened */
+	u32 response;  /* PG_RSP_* of the stream, when it was denied */
+	u16 role;      /* enum pg_role */
+	u16 family;    /* AF_INET or AF_INET6 */
 	u16 local_port;
 	u16 remote_port;
 	u8 local[16]; /* IPv4 is ::ffff:a.b.c.d */
@@ -67,16 +68,23 @@ struct pg_event {
 };
 PG_SIZE(struct pg_event, 120);
 
-/* The agent's reply, registered before it is sent, by connection cookie. */
+/*
+ * The agent's reply to a denied caller, registered by socket cookie before it is sent. The egress hook looks for its
+ * first bytes, the mark, in what the server sends: they may pass between two frames and nowhere else.
+ */
 #define PG_REPLY_BYTES 1024
+#define PG_REPLY_MARK 64
 struct pg_reply {
-	u32 length;
-	u32 matched; /* how many of its bytes the egress hook has seen in a row */
-	u32 done; /* enum pg_event_type + 1 that answered it, 0 until then */
+	u32 length; /* bytes of the reply, for the agent's own use */
+	u32 mark; /* bytes of the mark, 1..PG_REPLY_MARK */
+	u32 matched; /* how many of them the bytes sent so far end with; the kernel's */
+	u32 between; /* 1: the match began between two frames; the kernel's */
+	u32 done; /* enum pg_event_type of the answer, 0 until then; the kernel's */
 	u32 reserved;
+	u8 failure[PG_REPLY_MARK]; /* Knuth-Morris-Pratt: longest proper border of the mark's first i + 1 bytes */
 	u8 bytes[PG_REPLY_BYTES];
 };
-PG_SIZE(struct pg_reply, 16 + PG_REPLY_BYTES);
+PG_SIZE(struct pg_reply, 24 + PG_REPLY_MARK + PG_REPLY_BYTES);
 
 /* Text of a path that no exact rule names. */
 struct pg_text_key {

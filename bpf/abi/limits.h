@@ -37,8 +37,7 @@
 	L(RULES, 16384, "rules in one policy", "more are a compile error")                                             \
 	L(CLAUSE_TESTS, 4096, "tests of one method's rules in disjunctive normal form",                                \
 	  "conditions that expand to more are a compile error")                                                        \
-	L(PEER_TESTS, 256, "address blocks and addresses that rules compare peer.ip with",                             \
-	  "more are a compile error")                                                                                  \
+	L(PEER_TESTS, 256, "address blocks and addresses that rules compare peer.ip with", "more are a compile error") \
 	L(HELD_SEGMENTS, 256, "segments of one connection that wait for a hole to fill",                               \
 	  "further ones are dropped, and TCP sends them again")                                                        \
 	L(HELD_LARGE, 256, "slots of 64 KiB for waiting segments, shared by all connections: 16 MiB",                  \

@@ -12,52 +12,50 @@
 
 /* ---- a stream: one RPC ---- */
 
-#define PG_REQ_END 1u /* the request has ended: END_STREAM was let through */
+#define PG_REQ_END 1u	  /* the request has ended: END_STREAM was let through */
 #define PG_REQ_ALLOWED 2u /* an allow rule or the default admitted it on its header block */
-#define PG_REQ_UNREAD 4u /* its messages are not read: no rule needs them, or a switch lets them pass */
+#define PG_REQ_UNREAD 4u  /* its messages are not read: no rule needs them, or a switch lets them pass */
 #define PG_REQ_DENIED 8u
-#define PG_REQ_COMPRESSED 16u /* grpc-encoding is not identity */
+#define PG_REQ_SKIP 16u /* the current message is not read: a switch lets it pass */
 
 #define PG_RSP_HEADERS 1u /* the server has sent a header block on it */
-#define PG_RSP_END 2u /* the server has ended or reset it */
+#define PG_RSP_END 2u	  /* the server has ended or reset it */
 
 struct pg_level {
-	u32 end; /* message offset where the sub-message or group's enclosing field ends */
+	u32 end;  /* message offset where the sub-message or group's enclosing field ends */
 	u32 node; /* plan node; PG_LEVEL_GROUP | field number: a group that is skipped */
 };
 #define PG_LEVEL_GROUP 0x80000000u
 
 enum pg_grpc_state { PG_G_PREFIX, PG_G_MESSAGE };
 enum pg_pb_state {
-	PG_PB_TAG, /* tag varint; `have` bytes of it are in `value` */
+	PG_PB_TAG,    /* tag varint; `have` bytes of it are in `value` */
 	PG_PB_VARINT, /* value of a varint field */
-	PG_PB_FIXED, /* value of a fixed field, `left` bytes to come */
+	PG_PB_FIXED,  /* value of a fixed field, `left` bytes to come */
 	PG_PB_LENGTH, /* length varint */
-	PG_PB_BYTES, /* string or bytes that a rule reads, `left` bytes to come */
-	PG_PB_SKIP, /* `left` bytes that nobody reads */
+	PG_PB_BYTES,  /* string or bytes that a rule reads, `left` bytes to come */
+	PG_PB_SKIP,   /* `left` bytes that nobody reads */
 };
 
 struct pg_stream {
-	u64 bits[PG_WORDS];
+	struct pg_bits bits;
 	u32 previous; /* live streams of the connection form a list */
 	u32 next;
 	u32 method;
 	u32 text;
-	u32 request; /* PG_REQ_*; written under the request lock only */
+	u32 request;  /* PG_REQ_*; written under the request lock only */
 	u32 response; /* PG_RSP_*; written under the response lock only */
-	u32 message; /* messages begun */
-	u32 grpc; /* enum pg_grpc_state */
-	u32 have; /* bytes of the prefix, or of a varint or fixed value */
-	u32 length; /* of the current message */
-	u32 offset; /* read of it */
-	u32 pb; /* enum pg_pb_state */
+	u32 message;  /* messages begun */
+	u32 grpc;     /* enum pg_grpc_state */
+	u32 have;     /* bytes of the prefix, or of a varint or fixed value */
+	u32 length;   /* of the current message */
+	u32 offset;   /* read of it */
+	u32 pb;	      /* enum pg_pb_state */
 	u32 left;
 	u32 depth;
-	u32 field; /* index of the field whose value is read, +1; 0: nobody reads it */
-	u32 wire;
-	u32 number;
+	u32 field;  /* index of the field whose value is read, +1; 0: nobody reads it */
 	u32 points; /* code points of the string so far */
-	u32 utf8; /* state of the UTF-8 check */
+	u32 utf8;   /* state of the UTF-8 check */
 	u32 reserved;
 	u64 value;
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
@@ -73,15 +71,15 @@ struct pg_stream_key {
 /* ---- HTTP/2, one direction ---- */
 
 enum pg_h2_state {
-	PG_H2_PREFACE, /* client's connection preface, `have` bytes seen */
-	PG_H2_HEAD, /* frame head, `have` bytes in head[] */
+	PG_H2_PREFACE,	  /* client's connection preface, `have` bytes seen */
+	PG_H2_HEAD,	  /* frame head, `have` bytes in head[] */
 	PG_H2_PAD_LENGTH, /* Pad Length of DATA or HEADERS */
-	PG_H2_PRIORITY, /* priority fields of HEADERS, `have` bytes skipped */
-	PG_H2_FRAGMENT, /* header block fragment */
-	PG_H2_DATA, /* DATA */
-	PG_H2_SETTING, /* SETTINGS parameter, `have` bytes in head[] */
-	PG_H2_SKIP, /* payload that nobody reads */
-	PG_H2_PAD, /* padding */
+	PG_H2_PRIORITY,	  /* priority fields of HEADERS, `have` bytes skipped */
+	PG_H2_FRAGMENT,	  /* header block fragment */
+	PG_H2_DATA,	  /* DATA */
+	PG_H2_SETTING,	  /* SETTINGS parameter, `have` bytes in head[] */
+	PG_H2_SKIP,	  /* payload that nobody reads */
+	PG_H2_PAD,	  /* padding */
 };
 
 struct pg_h2 {
@@ -92,9 +90,10 @@ struct pg_h2 {
 	u32 stream;
 	u8 type;
 	u8 flags;
-	u8 block; /* 1: a header block is open, only CONTINUATION may follow */
+	u8 block;	/* 1: a header block is open, only CONTINUATION may follow */
 	u8 block_flags; /* flags of its HEADERS frame */
-	u8 head[12];
+	u8 head[16];	/* of the frame, or one SETTINGS parameter */
+	u32 reserved;
 };
 
 /* ---- HPACK, the request direction ---- */
@@ -114,24 +113,26 @@ enum pg_hpack_form { PG_HF_INDEXED, PG_HF_INCREMENTAL, PG_HF_SIZE_UPDATE, PG_HF_
 
 struct pg_hpack {
 	u32 state; /* enum pg_hpack_state */
-	u32 form; /* enum pg_hpack_form */
+	u32 form;  /* enum pg_hpack_form */
 	u32 integer;
 	u32 shift;
-	u32 left; /* encoded bytes of the string to come */
+	u32 left;    /* encoded bytes of the string to come */
 	u32 huffman; /* 1: the string is Huffman-coded */
-	u32 code; /* state of the Huffman decoder */
-	u32 fields; /* of this block */
-	u32 bytes; /* encoded, of this block */
+	u32 code;    /* state of the Huffman decoder */
+	u32 fields;  /* of this block */
+	u32 bytes;   /* encoded, of this block */
 	/* the field being read */
-	u32 name_size;
+	u32 name_size; /* decoded bytes; the entry has them once the field is whole */
 	u32 value_size;
-	u32 trie; /* state in the name or path trie; 0: left it */
+	u32 trie;  /* state in the name or path trie; 0: left it */
 	u32 first; /* first character of the name or value; 0: none yet */
-	u32 last; /* last character of the value */
+	u32 last;  /* last character of the value */
 	u32 out[PG_MAX_METADATA_AUTOMATA];
 	u32 slashes; /* of the path */
 	u32 segment; /* bytes of the path since the last slash */
-	u32 prefix; /* longest prefix of the path that a rule names */
+	u32 updates; /* table size updates at the start of this block */
+	u32 reserved;
+	u32 prefix;	       /* longest prefix of the path that a rule names */
 	struct pg_entry entry; /* name, flags and outcome so far */
 	/* the dynamic table */
 	u32 size;
@@ -149,11 +150,10 @@ struct pg_hpack {
 #define PG_B_REGULAR 16u /* a regular field has come: no pseudo-header may follow */
 #define PG_B_CONTENT_TYPE 32u
 #define PG_B_NOT_GRPC 64u
-#define PG_B_COMPRESSED 128u
 struct pg_block {
-	u64 bits[PG_MAX_SCOPE_WORDS];
-	u32 seen; /* PG_B_* */
-	u32 reason; /* first thing that is malformed about it; PG_R_NONE: nothing */
+	struct pg_bits bits; /* the header scope only */
+	u32 seen;	     /* PG_B_* */
+	u32 reason;	     /* first thing that is malformed about it; PG_R_NONE: nothing */
 	u32 method;
 	u32 text;
 	u32 trailers; /* 1: the block ends a stream that is already open */
@@ -164,7 +164,7 @@ struct pg_block {
 
 enum pg_phase {
 	PG_P_LIVE,
-	PG_P_DEAD, /* denied: nothing more from the client passes */
+	PG_P_DEAD,  /* denied: nothing more from the client passes */
 	PG_P_BLIND, /* a policy switch lets it pass unread */
 };
 
@@ -173,7 +173,7 @@ struct pg_conn {
 	u64 cookie;
 	u64 cgroup;
 	u64 stuck_since; /* ns; when rcv_nxt last moved while overlapping segments were dropped */
-	u32 lock; /* request direction */
+	u32 lock;	 /* request direction */
 	u32 response_lock;
 	u16 role; /* enum pg_role */
 	u16 family;
@@ -181,30 +181,61 @@ struct pg_conn {
 	u16 remote_port;
 	u8 local[16];
 	u8 remote[16];
-	u32 phase; /* enum pg_phase */
+	u32 phase;	 /* enum pg_phase */
 	u32 dead_stream; /* the denied stream; 0: none */
-	u32 judged; /* J: sequence number up to which the request direction is judged */
-	u32 fin; /* 1: a FIN was judged at `judged` */
-	u32 stuck; /* dropped overlaps since rcv_nxt last moved */
-	u32 stuck_at; /* rcv_nxt then */
-	u32 held; /* segments waiting for a hole to fill */
-	u32 sent; /* sequence number up to which the response direction was followed */
-	u32 followed; /* 1: `sent` is valid and the response direction is in step */
-	u32 highest; /* highest stream opened */
-	u32 complete; /* highest stream whose header block is complete */
-	u32 delivered; /* `complete` before the segment that is being judged */
-	u32 streams; /* head of the list of live streams; 0: none */
-	u32 live; /* how many */
-	u32 pending; /* delivered requests without an answer yet */
-	u32 texts; /* ids given to path texts */
+	u32 judged;	 /* J: sequence number up to which the request direction is judged */
+	u32 fin;	 /* 1: a FIN has passed */
+	u32 fin_at;	 /* its sequence number */
+	u32 stuck;	 /* dropped overlaps since rcv_nxt last moved */
+	u32 stuck_at;	 /* rcv_nxt then */
+	u32 held;	 /* segments waiting for a hole to fill */
+	u32 sent;	 /* sequence number up to which the response direction was followed */
+	u32 followed;	 /* 1: `sent` is valid and the response direction is in step */
+	u32 highest;	 /* highest stream opened */
+	u32 complete;	 /* highest stream whose header block is complete */
+	u32 delivered;	 /* `complete` before the segment that is being judged */
+	u32 streams;	 /* head of the list of live streams; 0: none */
+	u32 live;	 /* how many */
+	u32 pending;	 /* delivered requests without an answer yet */
+	u32 texts;	 /* ids given to path texts */
 	u32 table_limit; /* largest SETTINGS_HEADER_TABLE_SIZE that the server has sent, at least 4096 */
-	u32 drained; /* 1: said so */
-	u64 peer[PG_MAX_SCOPE_WORDS]; /* header-scope bits that depend on the peer only */
+	u32 drained;	 /* 1: said so */
+	u32 reserved;
+	struct pg_bits peer; /* header-scope bits that depend on the peer only */
 	struct pg_h2 request;
 	struct pg_h2 response;
 	struct pg_block block;
 	struct pg_hpack hpack;
 	u8 path[PG_MAX_PATH_BYTES];
+};
+
+/* ---- segments that wait for a hole to fill ---- */
+
+#define PG_HELD_SMALL_BYTES 2048
+
+struct pg_held_segment {
+	u32 seq;
+	u32 length;
+	u32 slot;
+	u32 source; /* enum pg_source */
+};
+
+struct pg_held {
+	u32 count;
+	u32 reserved;
+	struct pg_held_segment segment[PG_MAX_HELD_SEGMENTS];
+};
+
+/* ---- data on the handshake's last ACK, until its connection exists ---- */
+
+struct pg_stash {
+	u32 valid;
+	u32 seq;
+	u32 length;
+	u16 local_port;
+	u16 remote_port;
+	u8 remote[16];
+	struct pg_conn conn;
 };
 
 #endif

@@ -17,6 +17,9 @@
 
 #define PG_WORDS (2 * PG_MAX_SCOPE_WORDS)
 #define PG_MESSAGE_WORD PG_MAX_SCOPE_WORDS
+struct pg_bits {
+	u64 word[PG_WORDS];
+};
 
 /* Header names that the engine knows; metadata keys of the policy follow. */
 enum pg_name {
@@ -29,7 +32,7 @@ enum pg_name {
 	PG_NAME_CONTENT_TYPE,
 	PG_NAME_GRPC_ENCODING,
 	PG_NAME_CONNECTION, /* connection, proxy-connection, keep-alive, transfer-encoding, upgrade */
-	PG_NAME_KEY0 = 16, /* PG_NAME_KEY0 + k is entry k of the key table */
+	PG_NAME_KEY0 = 16,  /* PG_NAME_KEY0 + k is entry k of the key table */
 };
 
 /*
@@ -41,24 +44,24 @@ enum pg_name {
  */
 struct pg_trie {
 	u32 base;
-	u32 check; /* parent state; 0: free cell. A root has check == itself */
-	u32 exact; /* id + 1 of a text that ends here; 0: none */
+	u32 check;  /* parent state; 0: free cell. A root has check == itself */
+	u32 exact;  /* id + 1 of a text that ends here; 0: none */
 	u32 prefix; /* id + 1 of a prefix (a pattern that ends in `*`) that ends here; 0: none */
 };
 PG_SIZE(struct pg_trie, 16);
 
 /* What is to be done for the RPCs of one method, or of all methods that only a prefix covers. Entry 0: every
  * path that nothing names. Rules of wider prefixes are already merged in. */
-#define PG_METHOD_UNKNOWN 1u /* a request rule covers it and no proto describes it */
+#define PG_METHOD_UNKNOWN 1u  /* a request rule covers it and no proto describes it */
 #define PG_METHOD_MESSAGES 2u /* rules read the request messages: plan and message tests are valid */
 struct pg_method {
-	u32 header_test; /* first of the tests that read no message; deny rules first, then allow rules */
+	u32 header_test;  /* first of the tests that read no message; deny rules first, then allow rules */
 	u32 header_tests; /* how many */
 	u32 message_test; /* first of the tests that read the message (and maybe metadata and peer); same order */
 	u32 message_tests;
-	u32 plan; /* root node of the request message */
-	u32 init; /* row that sets the message words to what an empty message gives; 0: all bits 0 */
-	u32 flags; /* PG_METHOD_* */
+	u32 plan;	    /* root node of the request message */
+	u32 init;	    /* row that sets the message words to what an empty message gives; 0: all bits 0 */
+	u32 flags;	    /* PG_METHOD_* */
 	u32 allow_messages; /* 1: some message test belongs to an allow rule, so the RPC is admitted provisionally */
 };
 PG_SIZE(struct pg_method, 32);
@@ -68,7 +71,7 @@ enum pg_action { PG_DENY, PG_ALLOW };
 struct pg_rule {
 	u32 action; /* enum pg_action */
 	u32 status; /* gRPC status of a denial */
-	u32 flags; /* PG_RULE_* */
+	u32 flags;  /* PG_RULE_* */
 	u32 reserved;
 };
 PG_SIZE(struct pg_rule, 16);
@@ -100,7 +103,7 @@ PG_SIZE(struct pg_op, 24);
 
 /* A message type at one place of a request: the fields there that rules read, ascending by number. */
 struct pg_node {
-	u32 field; /* first index in the field table */
+	u32 field;  /* first index in the field table */
 	u32 fields; /* how many */
 };
 PG_SIZE(struct pg_node, 8);
@@ -108,10 +111,10 @@ PG_SIZE(struct pg_node, 8);
 /* How a field's bytes become a value. The wire type follows from it; a field with another one is unknown. */
 enum pg_kind {
 	PG_K_MESSAGE, /* length-delimited, descended into */
-	PG_K_BOOL, /* varint, any non-zero value is true */
-	PG_K_INT32, /* varint, low 32 bits, signed; also enums */
-	PG_K_UINT32, /* varint, low 32 bits */
-	PG_K_SINT32, /* varint, low 32 bits, zigzag */
+	PG_K_BOOL,    /* varint, any non-zero value is true */
+	PG_K_INT32,   /* varint, low 32 bits, signed; also enums */
+	PG_K_UINT32,  /* varint, low 32 bits */
+	PG_K_SINT32,  /* varint, low 32 bits, zigzag */
 	PG_K_INT64,
 	PG_K_UINT64,
 	PG_K_SINT64,
@@ -127,14 +130,15 @@ enum pg_kind {
 
 struct pg_field {
 	u32 number;
-	u32 kind; /* enum pg_kind */
-	u32 child; /* PG_K_MESSAGE: its node */
-	u32 reset; /* row applied where the field begins: own value bits to 0, presence to 1, other oneof members to absent */
+	u32 kind;      /* enum pg_kind */
+	u32 child;     /* PG_K_MESSAGE: its node */
+	u32 reset;     /* row applied where the field begins: own value bits to 0, presence to 1, other oneof members to
+			  absent */
 	u32 automaton; /* strings and bytes: first automaton */
-	u32 automata; /* how many, 0..PG_MAX_FIELD_AUTOMATA */
-	u32 bound; /* numbers: of the value; strings: of the size in code points; bytes: of the size in bytes */
-	u32 bounds; /* how many, the closing one included; 0: nothing compares it */
-	u32 nan; /* float, double: row for NaN; 0: none */
+	u32 automata;  /* how many, 0..PG_MAX_FIELD_AUTOMATA */
+	u32 bound;     /* numbers: of the value; strings: of the size in code points; bytes: of the size in bytes */
+	u32 bounds;    /* how many, the closing one included; 0: nothing compares it */
+	u32 nan;       /* float, double: row for NaN; 0: none */
 	u32 reserved;
 };
 PG_SIZE(struct pg_field, 40);
@@ -163,20 +167,20 @@ PG_SIZE(struct pg_bound, 16);
 #define PG_AUTOMATON_CONTENT_TYPE 0
 #define PG_AUTOMATON_IDENTITY 1
 struct pg_automaton {
-	u32 trans; /* first index in the transition table */
+	u32 trans;   /* first index in the transition table */
 	u32 classes; /* index in the class table */
-	u32 start; /* start state */
+	u32 start;   /* start state */
 	u32 stride_log2;
 	u32 first_out; /* states from here on have an entry row */
-	u32 out; /* first index in the out table: entry out + (state >> stride_log2) */
-	u32 states; /* how many */
+	u32 out;       /* first index in the out table: entry out + (state >> stride_log2) */
+	u32 states;    /* how many */
 	u32 reserved;
 };
 PG_SIZE(struct pg_automaton, 32);
 
 struct pg_out {
 	u32 enter; /* row applied on entering the state; 0: none */
-	u32 end; /* row applied if the value ends in the state; 0: none */
+	u32 end;   /* row applied if the value ends in the state; 0: none */
 };
 PG_SIZE(struct pg_out, 8);
 
@@ -189,7 +193,7 @@ PG_SIZE(struct pg_classes, 256);
 struct pg_key {
 	u32 automaton;
 	u32 automata; /* 0..PG_MAX_METADATA_AUTOMATA */
-	u32 present; /* row applied for every value; 0: none */
+	u32 present;  /* row applied for every value; 0: none */
 	u32 reserved;
 };
 PG_SIZE(struct pg_key, 16);
@@ -204,11 +208,11 @@ struct pg_peer {
 PG_SIZE(struct pg_peer, 40);
 
 /* A header field as HPACK's tables keep it: not its text, but what the policy makes of it. */
-#define PG_ENTRY_BAD 1u /* its name or value is malformed: every RPC that refers to it is */
 struct pg_entry {
-	u16 name; /* enum pg_name */
-	u16 flags; /* PG_ENTRY_*; bits 8..15: enum pg_reason of a bad one */
-	u32 size; /* name + value + 32 (RFC 7541, section 4.1) */
+	u16 name;      /* enum pg_name */
+	u16 reason;    /* enum pg_reason: its name or value is malformed, and so is every RPC that refers to it */
+	u16 name_size; /* bytes; an entry that a table holds is below 64 KiB (RFC 7541, section 4.1) */
+	u16 value_size;
 	u32 out0; /* path: method index; else final state of the first automaton */
 	u32 out1; /* path: id of the kept text; else final state of the second automaton */
 };
@@ -221,9 +225,9 @@ enum pg_switch { PG_SWITCH_DENY, PG_SWITCH_ALLOW };
 
 /* The policy's numbers; read-only data of the programs, set before they are loaded. */
 struct pg_config {
-	u32 generation; /* hash of the policy and of this ABI, never 0 */
-	u32 direction; /* enum pg_direction */
-	u32 audit; /* 1: nothing is denied */
+	u32 generation;	    /* hash of the policy and of this ABI, never 0 */
+	u32 direction;	    /* enum pg_direction */
+	u32 audit;	    /* 1: nothing is denied */
 	u32 default_action; /* enum pg_action */
 	u32 events_allowed; /* 1: allowed calls make events too */
 	u32 path_root;
@@ -235,7 +239,7 @@ struct pg_config {
 	u32 reserved;
 	u8 cause[16]; /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
 	struct pg_entry fixed[PG_STATIC_ENTRIES]; /* HPACK's static table under this policy */
-	u64 ports[1024]; /* bit p: TCP port p is looked at */
+	u64 ports[1024];			  /* bit p: TCP port p is looked at */
 };
 PG_SIZE(struct pg_config, 64 + PG_STATIC_ENTRIES * 16 + 8192);
 

@@ -42,16 +42,15 @@ impl Denial {
 
     /// The answer in pieces, each at most as long as the egress hook takes at once.
     pub fn bytes(&self) -> Vec<Vec<u8>> {
-        let mut pieces = vec![Vec::new()];
-        if self.response & abi::PG_RSP_END == 0 {
-            push(&mut pieces, self.headers());
-        }
+        let mut body = self.last().to_be_bytes().to_vec();
+        body.extend(NO_ERROR.to_be_bytes());
+        let mut pieces = vec![frame(GOAWAY, 0, 0, &body)];
         for stream in self.refused() {
             push(&mut pieces, frame(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes()));
         }
-        let mut body = self.last().to_be_bytes().to_vec();
-        body.extend(NO_ERROR.to_be_bytes());
-        push(&mut pieces, frame(GOAWAY, 0, 0, &body));
+        if self.response & abi::PG_RSP_END == 0 {
+            push(&mut pieces, self.headers());
+        }
         pieces
     }
 

@@ -112,6 +112,8 @@ pub fn load(tables: &Tables) -> Result<Loaded, KernelError> {
 
     let mut skel = open.load().map_err(|e| refused(&e))?;
     each_table!(fill, skel.maps);
+    free_slots(&skel.maps.free_small, abi::PG_MAX_HELD_SMALL)?;
+    free_slots(&skel.maps.free_large, abi::PG_MAX_HELD_LARGE)?;
 
     let handle = |map: &libbpf_rs::MapMut<'_>| MapHandle::try_from(map).map_err(|e| fail("keep a map", &e));
     let keep = |fd: &libbpf_rs::ProgramMut<'_>| {
@@ -163,6 +165,33 @@ fn fill<T>(map: &mut libbpf_rs::MapMut<'_>, rows: &[T]) -> Result<(), KernelErro
     }
     let handle = MapHandle::try_from(&*map).map_err(|e| KernelError::failed(what(), io_error(&e)))?;
     handle.freeze().map_err(|e| KernelError::failed(what(), io_error(&e)))
+}
+
+/// For each prefix of the mark, the length of its longest proper border (Knuth, Morris, Pratt).
+fn borders(mark: &[u8]) -> [u8; abi::PG_REPLY_MARK as usize] {
+    let mut out = [0u8; abi::PG_REPLY_MARK as usize];
+    let mut length = 0u8;
+    for (i, byte) in mark.iter().enumerate().skip(1) {
+        while length > 0 && mark.get(usize::from(length)) != Some(byte) {
+            length = out.get(usize::from(length) - 1).copied().unwrap_or(0);
+        }
+        if mark.get(usize::from(length)) == Some(byte) {
+            length += 1;
+        }
+        if let Some(border) = out.get_mut(i) {
+            *border = length;
+        }
+    }
+    out
+}
+
+/// All slots for waiting segments are free at first.
+fn free_slots(queue: &libbpf_rs::MapMut<'_>, slots: u32) -> Result<(), KernelError> {
+    (0..slots).try_for_each(|slot| {
+        queue
+            .update(&[], &slot.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|e| KernelError::failed(format!("fill `{}`", map_name(queue.name())), io_error(&e)))
+    })
 }
 
 fn map_name(name: &std::ffi::OsStr) -> String {
@@ -228,11 +257,15 @@ impl Shared {
 
     /// Lets these bytes, and no others, pass once to the client of this connection.
     pub fn register(&self, cookie: u64, bytes: &[u8]) -> io::Result<()> {
+        let mark = bytes.get(..abi::PG_REPLY_MARK as usize).unwrap_or(bytes);
         let mut reply = abi::pg_reply {
             length: u32::try_from(bytes.len()).map_err(io::Error::other)?,
+            mark: u32::try_from(mark.len()).map_err(io::Error::other)?,
             matched: 0,
+            between: 0,
             done: 0,
             reserved: 0,
+            failure: borders(mark),
             bytes: [0; abi::PG_REPLY_BYTES as usize],
         };
         reply.bytes.get_mut(..bytes.len()).ok_or_else(|| io::Error::other("reply too long"))?.copy_from_slice(bytes);
@@ -245,7 +278,7 @@ impl Shared {
     pub fn answered(&self, cookie: u64) -> Option<u32> {
         let value = self.replies.lookup(&cookie.to_ne_bytes(), MapFlags::ANY).ok()??;
         let reply: abi::pg_reply = read(&value)?;
-        reply.done.checked_sub(1)
+        (reply.done != 0).then_some(reply.done)
     }
 
     /// Takes a registered reply back.
@@ -278,4 +311,15 @@ pub fn read<T: Plain + Copy>(bytes: &[u8]) -> Option<T> {
     }
     // SAFETY: there are enough bytes, and any bytes are a valid value of a `Plain` type.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borders_of_a_mark() {
+        assert_eq!(borders(b"aabaaab")[..7], [0, 1, 0, 1, 2, 2, 3]);
+        assert_eq!(borders(&[0, 0, 60, 1, 5, 0, 0, 0, 5])[..9], [0, 1, 0, 0, 0, 1, 2, 2, 0]);
+    }
 }

@@ -1,142 +1,254 @@
-//! A stand-in for the policy compiler until it is merged: it reads the keys that need no compiling and makes
-//! tables with one empty entry each.
+//! The policy compiler: TOML and protos in, the kernel's tables out.
+//!
+//! A pipeline, a file each: `file` (text), `resolve` (protos, methods, addresses), `cel` and `operand` (typed
+//! formulas), `decide` (clauses over bits), then the tables: `automata`, `trie`, `scope` (bits and rows), `plan` (fields
+//! of a request), `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
 
-#![allow(missing_docs, reason = "replaced by the compiler")]
+mod automata;
+mod cel;
+mod decide;
+mod err;
+mod file;
+mod header;
+mod methods;
+mod operand;
+mod plan;
+mod predicate;
+mod re2;
+mod resolve;
+mod rule;
+mod scope;
+mod tables;
+mod trie;
 
+use std::io::Read;
 use std::path::Path;
 
 use crate::abi;
+pub use err::{Errors, Fault, Problem, Warning};
+pub use file::STATUS;
+pub use tables::Tables;
 
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-#[error("{0}")]
-pub struct Errors(String);
+/// The longest policy that is read.
+const POLICY_BYTES: u64 = 4 << 20;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Whose calls are decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    #[default]
+    /// Calls that servers in the cgroup receive.
     Ingress,
+    /// Calls that clients in the cgroup make.
     Egress,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a denial does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    #[default]
+    /// It denies.
     Enforce,
+    /// It is an event only.
     Audit,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a rule, or the default, does with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    #[default]
+    /// Deny it.
     Deny,
+    /// Let it pass.
     Allow,
 }
 
-#[derive(Debug, Clone, Default)]
+/// TCP ports, as ranges that ascend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortSet(Vec<(u16, u16)>);
 
 impl PortSet {
-    pub fn contains(&self, port: u16) -> bool {
-        self.0.iter().any(|&(first, last)| (first..=last).contains(&port))
+    /// Ports from inclusive ranges that do not overlap.
+    pub(crate) fn new(mut ranges: Vec<(u16, u16)>) -> PortSet {
+        ranges.sort_unstable();
+        PortSet(ranges)
     }
 
+    /// Whether a port is in it.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|(first, last)| (*first..=*last).contains(&port))
+    }
+
+    /// The inclusive ranges, ascending.
     pub fn ranges(&self) -> Vec<(u16, u16)> {
         self.0.clone()
     }
 }
 
-#[derive(Debug, Clone, Default)]
-pub struct RuleInfo {
-    pub name: String,
-    pub action: Action,
-    pub status: u32,
-    pub message: String,
-    pub audit: bool,
-    pub methods: Vec<String>,
-    pub when: Option<String>,
-    pub compiled: String,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct MethodInfo {
-    pub path: Option<String>,
-    pub exact: bool,
-}
-
+/// A compiled policy.
 #[derive(Debug, Clone)]
-pub struct Warning(pub String);
-
-impl std::fmt::Display for Warning {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct Costs {}
-
-#[derive(Clone, Default)]
-pub struct Tables {
-    pub config: abi::pg_config,
-    pub trie: Vec<abi::pg_trie>,
-    pub methods: Vec<abi::pg_method>,
-    pub rules: Vec<abi::pg_rule>,
-    pub tests: Vec<abi::pg_test>,
-    pub ops: Vec<abi::pg_op>,
-    pub nodes: Vec<abi::pg_node>,
-    pub fields: Vec<abi::pg_field>,
-    pub bounds: Vec<abi::pg_bound>,
-    pub automata: Vec<abi::pg_automaton>,
-    pub trans: Vec<u32>,
-    pub classes: Vec<abi::pg_classes>,
-    pub outs: Vec<abi::pg_out>,
-    pub keys: Vec<abi::pg_key>,
-    pub peers: Vec<abi::pg_peer>,
-}
-
-#[derive(Clone, Default)]
 pub struct Policy {
+    /// The label in events and metrics.
     pub name: String,
+    /// Whose calls are decided.
     pub direction: Direction,
+    /// What a denial does.
     pub mode: Mode,
+    /// What a call gets that no rule decides.
     pub default: Action,
+    /// The ports that are looked at.
     pub ports: PortSet,
+    /// In file order; `pg_test.rule` is the index.
     pub rules: Vec<RuleInfo>,
+    /// Parallel to `tables.methods`.
     pub methods: Vec<MethodInfo>,
+    /// What the kernel reads.
     pub tables: Tables,
+    /// What is allowed, and probably not meant.
     pub warnings: Vec<Warning>,
+    /// What the policy costs.
     pub costs: Costs,
 }
 
+/// A rule as it was compiled.
+#[derive(Debug, Clone)]
+pub struct RuleInfo {
+    /// Its name in events.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
+    /// The gRPC status of a denial.
+    pub status: u32,
+    /// The grpc-message of a denial.
+    pub message: String,
+    /// It denies nothing, and makes its events.
+    pub audit: bool,
+    /// The patterns that it names.
+    pub methods: Vec<String>,
+    /// Its condition as it was written.
+    pub when: Option<String>,
+    /// Its condition as the kernel evaluates it: one clause a line.
+    pub compiled: String,
+    /// What it costs.
+    pub cost: RuleCost,
+}
+
+/// What one rule costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuleCost {
+    /// Whether it is decided on each request message, not on the header block.
+    pub per_message: bool,
+    /// Predicate results that it looks at.
+    pub predicates: usize,
+    /// Conjunctions in its normal form.
+    pub clauses: usize,
+    /// States of the automata over the texts that it reads (other rules on the same texts share them).
+    pub states: usize,
+    /// Bytes of those automata's transitions.
+    pub automaton_bytes: usize,
+}
+
+/// What the policy costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Costs {
+    /// Predicates on metadata and the peer.
+    pub header_predicates: usize,
+    /// The most predicates on one method's request.
+    pub message_predicates: usize,
+    /// Automata, and their states.
+    pub automata: usize,
+    /// States of all automata.
+    pub states: usize,
+    /// Bytes of the transitions and classes of all automata.
+    pub automaton_bytes: usize,
+    /// Bytes of all tables.
+    pub table_bytes: usize,
+}
+
+/// What an entry of the method table stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MethodInfo {
+    /// `/package.Service/Method`, a prefix like `/package.*`, or nothing for entry 0: all other paths.
+    pub path: Option<String>,
+    /// Whether it is one method.
+    pub exact: bool,
+}
+
+/// Reads and compiles a policy.
 pub fn load(path: &Path) -> Result<Policy, Errors> {
-    let text = std::fs::read_to_string(path).map_err(|e| Errors(format!("cannot read `{}`: {e}", path.display())))?;
-    let file: toml::Table = text.parse().map_err(|e| Errors(format!("`{}`: {e}", path.display())))?;
-    let ports: Vec<u16> = file
-        .get("ports")
-        .and_then(toml::Value::as_array)
-        .map(|ports| ports.iter().filter_map(|p| p.as_integer()?.try_into().ok()).collect())
-        .unwrap_or_default();
-    let name = file.get("name").and_then(toml::Value::as_str).unwrap_or("stub").to_owned();
-    let mut tables = Tables {
-        trie: vec![Default::default(); 1 + file.get("cells").and_then(toml::Value::as_integer).unwrap_or(1) as usize],
-        methods: vec![Default::default()],
-        rules: vec![Default::default()],
-        tests: vec![Default::default()],
-        ops: vec![Default::default()],
-        nodes: vec![Default::default()],
-        fields: vec![Default::default()],
-        bounds: vec![Default::default()],
-        automata: vec![Default::default()],
-        trans: vec![0],
-        classes: vec![abi::pg_classes { of: [0; 256] }],
-        outs: vec![Default::default()],
-        keys: vec![Default::default()],
-        peers: vec![Default::default()],
-        ..Tables::default()
-    };
-    tables.config.generation = text.bytes().fold(1, |hash: u32, b| hash.wrapping_mul(31).wrapping_add(b.into())) | 1;
-    for port in &ports {
-        tables.config.ports[usize::from(*port) / 64] |= 1 << (port % 64);
+    let refuse = |message: String| Errors::new(&err::Source::new(path, ""), vec![Fault::whole(message)]);
+    let unreadable = |error: std::io::Error| refuse(format!("cannot read the policy: {error}"));
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(refuse("the policy is not a file".to_owned()));
     }
-    Ok(Policy { name, ports: PortSet(ports.iter().map(|&p| (p, p)).collect()), tables, ..Policy::default() })
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(POLICY_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > POLICY_BYTES {
+        return Err(refuse(format!("the policy is longer than {POLICY_BYTES} bytes")));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => compile(&text, path),
+        Err(error) => {
+            Err(refuse(format!("the policy is not UTF-8, from byte {} on", error.utf8_error().valid_up_to())))
+        }
+    }
+}
+
+/// Compiles a policy's text; proto paths are relative to the folder of `origin`.
+pub fn compile(text: &str, origin: &Path) -> Result<Policy, Errors> {
+    let source = err::Source::new(origin, text);
+    let refuse = |faults: Vec<Fault>| Errors::new(&source, faults);
+    if text.len() as u64 > POLICY_BYTES {
+        return Err(refuse(vec![Fault::whole(format!("the policy is longer than {POLICY_BYTES} bytes"))]));
+    }
+    let file = file::parse(text).map_err(refuse)?;
+    let base = match origin.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let protos = resolve::protos(&file, base).map_err(refuse)?;
+    let mut warnings = Vec::new();
+    let rules = rule::all(&file, text, &protos, &mut warnings).map_err(refuse)?;
+    let built = methods::build(&file, &rules, &protos, &mut warnings)
+        .map_err(|refusal| refuse(vec![rule::blame(&rules, refusal)]))?;
+    let infos = file.rules.iter().zip(&rules).map(|(raw, rule)| RuleInfo {
+        name: raw.name.get_ref().clone(),
+        action: raw.action,
+        status: raw.status,
+        message: raw.message.clone(),
+        audit: raw.audit,
+        methods: raw.methods.iter().map(|pattern| pattern.get_ref().clone()).collect(),
+        when: raw.when.as_ref().map(|when| when.get_ref().clone()),
+        compiled: rule.shown(),
+        cost: rule.cost(&built.sizes),
+    });
+    let tables = built.tables;
+    let costs = Costs {
+        header_predicates: built.header_predicates,
+        message_predicates: built.message_predicates,
+        automata: tables.automata.len(),
+        states: tables.automata.iter().map(|automaton| automaton.states as usize).sum(),
+        automaton_bytes: tables.trans.len() * 4 + size_of_val(tables.classes.as_slice()),
+        table_bytes: tables.bytes(),
+    };
+    Ok(Policy {
+        rules: infos.collect(),
+        name: file.name,
+        direction: file.direction,
+        mode: file.mode,
+        default: file.default,
+        ports: file.ports,
+        methods: built.methods,
+        tables,
+        warnings,
+        costs,
+    })
+}
+
+impl Action {
+    fn abi(self) -> u32 {
+        match self {
+            Action::Deny => abi::PG_DENY,
+            Action::Allow => abi::PG_ALLOW,
+        }
+    }
 }

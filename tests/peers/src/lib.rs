@@ -1,1 +1,7 @@
-//! Peers.
+//! What protocg's live tests, demo and benchmarks talk to: gRPC servers and clients of several stacks, raw packets, raw
+//! HTTP/2, and the machinery that runs them in cgroups and network namespaces.
+
+pub mod client;
+pub mod json;
+pub mod proto;
+pub mod server;

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the engine asks of its surroundings, in the kernel. host/env.h is the same over plain memory; the engine's
+ * headers know only these names.
+ *
+ * PG_STEP marks the engine's steps. In BPF they are global functions: the verifier checks each once, for any
+ * arguments, instead of anew at every call, which keeps loops over tokens cheap to verify (kernel 5.12). A pointer
+ * argument may be null there, so each step begins by refusing that.
+ */
+#ifndef PG_ENV_H
+#define PG_ENV_H
+
+#ifdef __BPF__
+
+#include "maps.h"
+#include "source/work.h"
+
+#define PG_STEP __attribute__((noinline))
+
+#define PG_TABLE(name, type)                                               \
+	static __always_inline const struct type *pg_get_##name(u32 index) \
+	{                                                                  \
+		return bpf_map_lookup_elem(&t_##name, &index);             \
+	}
+PG_TABLE(trie, pg_trie)
+PG_TABLE(method, pg_method)
+PG_TABLE(rule, pg_rule)
+PG_TABLE(test, pg_test)
+PG_TABLE(op, pg_op)
+PG_TABLE(node, pg_node)
+PG_TABLE(field, pg_field)
+PG_TABLE(bound, pg_bound)
+PG_TABLE(automaton, pg_automaton)
+PG_TABLE(classes, pg_classes)
+PG_TABLE(out, pg_out)
+PG_TABLE(key, pg_key)
+PG_TABLE(peer, pg_peer)
+
+static __always_inline const u32 *pg_get_trans(u32 index)
+{
+	return bpf_map_lookup_elem(&t_trans, &index);
+}
+
+static __always_inline void pg_count_add(u32 counter, u64 n)
+{
+	u64 *value = bpf_map_lookup_elem(&counters, &counter);
+
+	if (value)
+		*value += n;
+}
+
+static __always_inline struct pg_stream *pg_stream_get(u64 conn, u32 stream)
+{
+	struct pg_stream_key key = {.conn = conn, .stream = stream};
+
+	return bpf_map_lookup_elem(&streams, &key);
+}
+
+static __always_inline struct pg_stream *pg_stream_new(u64 conn, u32 stream)
+{
+	struct pg_stream_key key = {.conn = conn, .stream = stream};
+	struct pg_stream *blank;
+	u32 zero = 0;
+
+	blank = bpf_map_lookup_elem(&blank_stream, &zero);
+	if (!blank || bpf_map_update_elem(&streams, &key, blank, BPF_NOEXIST))
+		return 0;
+	return bpf_map_lookup_elem(&streams, &key);
+}
+
+static __always_inline void pg_stream_delete(u64 conn, u32 stream)
+{
+	struct pg_stream_key key = {.conn = conn, .stream = stream};
+
+	bpf_map_delete_elem(&streams, &key);
+}
+
+/* Keeps the text of a path that no exact rule names, for events. */
+static __always_inline void pg_text_put(struct pg_conn *c, u32 text, u32 length)
+{
+	struct pg_text_key key = {.conn = c->id, .text = text};
+	u32 zero = 0;
+	struct pg_text *t = bpf_map_lookup_elem(&text_scratch, &zero);
+
+	if (!t)
+		return;
+	t->length = length;
+	__builtin_memcpy(t->bytes, c->path, PG_MAX_PATH_BYTES);
+	if (bpf_map_update_elem(&texts, &key, t, BPF_ANY))
+		pg_count_add(PG_N_HELPER_FAILED, 1);
+}
+
+static __always_inline u64 pg_now(void)
+{
+	return bpf_ktime_get_ns();
+}
+
+static __always_inline struct pg_event *pg_event_scratch(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&event_scratch, &zero);
+}
+
+static __always_inline void pg_event_put(const struct pg_event *e)
+{
+	if (bpf_ringbuf_output(&events, (void *)e, sizeof(*e), 0))
+		pg_count_add(PG_N_EVENTS_LOST, 1);
+}
+
+/*
+ * A lock in a map's value: compare and swap, a bounded spin. The verifier's own spin lock allows no calls while it is
+ * held. All who take it run with softirqs off, so the holder is on another CPU and goes on. On failure the segment is
+ * dropped, and TCP sends it again.
+ */
+#define PG_SPINS 4096
+
+static __always_inline int pg_lock(u32 *lock)
+{
+	int i;
+
+	for (i = 0; i < PG_SPINS; i++)
+		if (__sync_val_compare_and_swap(lock, 0, 1) == 0)
+			return 1;
+	return 0;
+}
+
+static __always_inline void pg_unlock(u32 *lock)
+{
+	__sync_val_compare_and_swap(lock, 1, 0);
+}
+
+#else
+#include "host/env.h"
+#endif
+
+#endif

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Segments ahead of a hole. They are copied and let through to wait in TCP's own queue; when the hole fills, the
+ * copies are judged before the segment that fills it is passed, so that nothing is delivered unjudged. Dropping them
+ * instead would leave every reordering to TCP's retransmission timeout (measured: 15 to 80 times slower).
+ */
+#ifndef PG_HELD_H
+#define PG_HELD_H
+
+#include "tcp.h"
+
+static __always_inline void pg_slot_free(u32 source, u32 slot)
+{
+	long failed;
+
+	failed = source == PG_SRC_HELD_LARGE ? bpf_map_push_elem(&free_large, &slot, 0)
+					     : bpf_map_push_elem(&free_small, &slot, 0);
+	if (failed)
+		pg_count_add(PG_N_HELPER_FAILED, 1);
+}
+
+/* A place in the set: does [seq, seq + length) overlap a segment that is kept? */
+PG_STEP int pg_held_overlaps(struct pg_held *h, u32 seq, u32 length)
+{
+	struct pg_held_segment *s;
+	u32 i;
+
+	if (!h)
+		return 1;
+	for (i = 0; i < PG_MAX_HELD_SEGMENTS; i++) {
+		if (i >= h->count)
+			break;
+		s = &h->segment[i];
+		if (pg_before(seq, s->seq + s->length) && pg_before(s->seq, seq + length))
+			return 1;
+	}
+	return 0;
+}
+
+/*
+ * Takes the segment that continues at `judged`, and those that lie before it, out of the set. Returns 1 and fills
+ * `found` if there is one; it may begin before `judged`. The walk goes downwards, so that the last segment, which takes
+ * the place of one that is removed, has been looked at.
+ */
+PG_STEP int pg_held_take(struct pg_held *h, u32 judged, struct pg_held_segment *found)
+{
+	struct pg_held_segment *s;
+	u32 i, last, turn, start;
+
+	if (!h || !found)
+		return 0;
+	start = h->count;
+	for (turn = 1; turn <= PG_MAX_HELD_SEGMENTS; turn++) {
+		if (turn > start)
+			return 0;
+		i = pg_index(start - turn, PG_MAX_HELD_SEGMENTS);
+		s = &h->segment[i];
+		if (pg_after(s->seq, judged))
+			continue;
+		*found = *s;
+		h->count--;
+		last = pg_index(h->count, PG_MAX_HELD_SEGMENTS);
+		*s = h->segment[last];
+		if (pg_after(found->seq + found->length, judged))
+			return 1;
+		pg_slot_free(found->source, found->slot);
+	}
+	return 0;
+}
+
+/* Copies the segment's payload into a slot. */
+PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, struct pg_held_segment *to)
+{
+	struct pg_small *small;
+	struct pg_large *large;
+	u32 slot;
+
+	if (!to || !length || length > PG_MAX_HELD_BYTES)
+		return 0;
+	if (length <= PG_HELD_SMALL_BYTES && !bpf_map_pop_elem(&free_small, &slot)) {
+		small = bpf_map_lookup_elem(&held_small, &slot);
+		if (!small)
+			return 0;
+		to->source = PG_SRC_HELD_SMALL;
+		to->slot = slot;
+		if (!bpf_skb_load_bytes(skb, offset, small->bytes, length))
+			return 1;
+		pg_slot_free(PG_SRC_HELD_SMALL, slot);
+		return 0;
+	}
+	if (bpf_map_pop_elem(&free_large, &slot))
+		return 0;
+	large = bpf_map_lookup_elem(&held_large, &slot);
+	if (!large)
+		return 0;
+	to->source = PG_SRC_HELD_LARGE;
+	to->slot = slot;
+	if (!bpf_skb_load_bytes(skb, offset, large->bytes, length))
+		return 1;
+	pg_slot_free(PG_SRC_HELD_LARGE, slot);
+	return 0;
+}
+
+/* Keeps a segment ahead of the hole. Returns 1 if it may pass. */
+static __always_inline int pg_held_put(struct __sk_buff *skb, u64 cookie, const struct pg_segment *g)
+{
+	struct pg_held_segment s = {.seq = g->seq, .length = g->length};
+	struct pg_held *h, *blank;
+	u32 zero = 0;
+
+	h = bpf_map_lookup_elem(&held, &cookie);
+	if (!h) {
+		blank = bpf_map_lookup_elem(&blank_held, &zero);
+		if (!blank || bpf_map_update_elem(&held, &cookie, blank, BPF_ANY))
+			return 0;
+		h = bpf_map_lookup_elem(&held, &cookie);
+		if (!h)
+			return 0;
+	}
+	if (h->count >= PG_MAX_HELD_SEGMENTS || pg_held_overlaps(h, g->seq, g->length))
+		return 0;
+	if (!pg_held_copy(skb, g->offset, g->length, &s))
+		return 0;
+	h->segment[pg_index(h->count, PG_MAX_HELD_SEGMENTS)] = s;
+	h->count++;
+	pg_count_add(PG_N_HELD, 1);
+	return 1;
+}
+
+PG_STEP int pg_held_free_all(struct pg_held *h)
+{
+	u32 i;
+
+	if (!h)
+		return 0;
+	for (i = 0; i < PG_MAX_HELD_SEGMENTS; i++) {
+		if (i >= h->count)
+			break;
+		pg_slot_free(h->segment[i].source, h->segment[i].slot);
+	}
+	h->count = 0;
+	return 0;
+}
+
+/* The connection is gone: its slots are free again. */
+static __always_inline void pg_held_drop(u64 cookie)
+{
+	struct pg_held *h = bpf_map_lookup_elem(&held, &cookie);
+
+	if (!h)
+		return;
+	pg_held_free_all(h);
+	bpf_map_delete_elem(&held, &cookie);
+}
+
+#endif

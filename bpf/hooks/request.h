@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The client's side of a connection: which of its segments may reach TCP (on ingress) or the wire (on egress).
+ * J is the judged position (c->judged), R is rcv_nxt, a segment is [a, b). docs/tcp.md has the measurements.
+ */
+#ifndef PG_HOOKS_REQUEST_H
+#define PG_HOOKS_REQUEST_H
+
+#include "run.h"
+
+enum pg_pass { PG_DROP = 0, PG_PASS = 1 };
+
+#define PG_STUCK_DROPS 5
+#define PG_STUCK_NS 1000000000ull
+
+static __always_inline int pg_drop(u32 reason)
+{
+	u64 *count;
+
+	if (reason < PG_R_COUNT) {
+		count = bpf_map_lookup_elem(&drops, &reason);
+		if (count)
+			*count += 1;
+	}
+	return PG_DROP;
+}
+
+/* The connection is denied as a whole: nothing more of the client passes. Under the lock. */
+static __always_inline int pg_cut(struct pg_conn *c, struct pg_work *w, u32 reason)
+{
+	pg_about(w, 0, 0);
+	w->reason = reason;
+	c->phase = PG_P_DEAD;
+	pg_emit(c, w, PG_EV_CONNECTION, PG_V_DENY);
+	return pg_drop(reason);
+}
+
+/* The run's end: what it decided about the segment. Under the lock. */
+static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, const struct pg_run *r)
+{
+	switch (r->outcome) {
+	case PG_GO:
+		c->judged = r->judged;
+		return PG_PASS;
+	case PG_BLIND:
+		c->phase = PG_P_BLIND;
+		return PG_PASS;
+	case PG_DENIED:
+		/* what ended in this run was not delivered: nobody will answer it */
+		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
+		c->dead_stream = w->stream;
+		c->phase = PG_P_DEAD;
+		pg_emit(c, w, PG_EV_DECISION, PG_V_DENY);
+		pg_count_add(PG_N_DENIED, 1);
+		return pg_drop(w->reason);
+	default:
+		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
+		c->phase = PG_P_DEAD;
+		pg_emit(c, w, PG_EV_CONNECTION, PG_V_DENY);
+		return pg_drop(w->reason);
+	}
+}
+
+/* Bytes were judged that TCP then refused, and they come again with other boundaries: the whole segment is dropped. TCP
+ * mostly has them in its backlog already, and moves on; where it does not, the connection cannot be saved. */
+static __always_inline int pg_overlap(struct pg_conn *c, struct pg_work *w, u32 received)
+{
+	u64 now = pg_now();
+
+	pg_count_add(PG_N_OVERLAPS, 1);
+	if (!c->stuck || c->stuck_at != received) {
+		c->stuck = 0;
+		c->stuck_at = received;
+		c->stuck_since = now;
+	}
+	c->stuck++;
+	if (c->stuck > PG_STUCK_DROPS && now - c->stuck_since > PG_STUCK_NS)
+		return pg_cut(c, w, PG_R_RETRANSMIT_UNVERIFIED);
+	return PG_DROP;
+}
+
+/* The segment's payload against J. Under the lock. */
+static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w,
+					      const struct pg_segment *g, u32 received, u32 window_end)
+{
+	struct pg_run r = {.skb = skb, .c = c, .w = w};
+	u32 a = g->seq, b = g->seq + g->length, most = c->judged;
+	u64 cookie = c->cookie;
+
+	if (c->fin && c->fin_at == c->judged)
+		most++;
+	if (pg_after(received, most))
+		return pg_cut(c, w, PG_R_UNJUDGED);
+	if (!pg_after(b, received))
+		return PG_PASS;
+	if (pg_after(b, window_end)) {
+		pg_count_add(PG_N_OUT_OF_WINDOW, 1);
+		return PG_DROP;
+	}
+	if (pg_after(a, c->judged)) {
+		if (pg_held_put(skb, cookie, g)) {
+			c->held++;
+			return PG_PASS;
+		}
+		pg_count_add(PG_N_HELD_FULL, 1);
+		return PG_DROP;
+	}
+	/* What TCP has already is cut off by TCP; so it is here, if nothing judged is still missing there. */
+	if (a != c->judged && received != c->judged)
+		return pg_overlap(c, w, received);
+	if (!pg_after(b, c->judged))
+		return pg_overlap(c, w, received);
+	c->stuck = 0;
+	c->delivered = c->complete;
+	if (c->held)
+		r.held = bpf_map_lookup_elem(&held, &cookie);
+	r.judged = b;
+	pg_count_add(PG_N_SEGMENTS, 1);
+	pg_count_add(PG_N_BYTES, g->length);
+	pg_run(&r, g->offset, g->length, c->judged - a);
+	return pg_conclude(c, w, &r);
+}
+
+/* A server's segment from its client, with payload or FIN, under the lock. */
+static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_conn *c,
+					     const struct pg_segment *g)
+{
+	struct bpf_tcp_sock *numbers;
+	struct tcp_sock *tp;
+	struct pg_work *w;
+	u32 zero = 0, fin_at = g->seq + g->length;
+	int verdict;
+
+	w = bpf_map_lookup_elem(&work_scratch, &zero);
+	numbers = bpf_tcp_sock(sk);
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!w || !numbers || !tp)
+		return pg_drop(PG_R_INTERNAL);
+	if (c->phase == PG_P_BLIND)
+		return PG_PASS;
+	if (c->phase == PG_P_DEAD) {
+		pg_count_add(PG_N_DEAD, 1);
+		return g->length ? PG_DROP : PG_PASS;
+	}
+	if (tp->is_mptcp)
+		return pg_cut(c, w, PG_R_MPTCP);
+	if (g->flags & PG_TCP_URG)
+		return pg_cut(c, w, PG_R_URGENT);
+	if (!(g->flags & PG_TCP_ACK))
+		return pg_drop(PG_R_NO_ACK);
+	if (pg_pages_shared(skb))
+		return pg_cut(c, w, PG_R_SHARED_PAGES);
+	if (!c->cgroup)
+		c->cgroup = bpf_skb_cgroup_id(skb);
+	if (g->flags & PG_TCP_FIN) {
+		/* one FIN has one place; another is not honest, and would hide a byte from the comparison with R */
+		if (c->fin && c->fin_at != fin_at)
+			return pg_drop(PG_R_UNJUDGED);
+	}
+	verdict = g->length ? pg_request_payload(skb, c, w, g, numbers->rcv_nxt, tp->rcv_wup + tp->rcv_wnd) : PG_PASS;
+	if (verdict == PG_PASS && g->flags & PG_TCP_FIN) {
+		c->fin = 1;
+		c->fin_at = fin_at;
+	}
+	return verdict;
+}
+
+/* A client's segment to its server: the local stack sends in order, and again what was lost. Under the lock. */
+static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
+{
+	struct pg_run r = {.skb = skb, .c = c};
+	u32 zero = 0, b = g->seq + g->length;
+	struct pg_work *w;
+
+	w = bpf_map_lookup_elem(&work_scratch, &zero);
+	if (!w)
+		return pg_drop(PG_R_INTERNAL);
+	if (c->phase == PG_P_BLIND)
+		return PG_PASS;
+	if (c->phase == PG_P_DEAD) {
+		pg_count_add(PG_N_DEAD, 1);
+		return g->length ? PG_DROP : PG_PASS;
+	}
+	if (!g->length)
+		return PG_PASS;
+	if (g->flags & PG_TCP_URG)
+		return pg_cut(c, w, PG_R_URGENT);
+	if (pg_pages_shared(skb))
+		return pg_cut(c, w, PG_R_SHARED_PAGES);
+	if (!c->cgroup)
+		c->cgroup = bpf_skb_cgroup_id(skb);
+	if (!pg_after(b, c->judged))
+		return PG_PASS;
+	if (pg_after(g->seq, c->judged))
+		return pg_cut(c, w, PG_R_UNJUDGED);
+	c->delivered = c->complete;
+	r.w = w;
+	r.judged = b;
+	pg_count_add(PG_N_SEGMENTS, 1);
+	pg_count_add(PG_N_BYTES, g->length);
+	pg_run(&r, g->offset, g->length, c->judged - g->seq);
+	return pg_conclude(c, w, &r);
+}
+
+/*
+ * Data on the handshake's last ACK comes with the listener, and not again for its connection: the engine runs over it
+ * into the stash. Nothing is committed, for TCP may still refuse it. A denial drops the packet: the handshake is
+ * completed by the client's answer to the next SYN-ACK, and the data is denied as that connection's.
+ */
+static __always_inline int pg_listener_segment(struct __sk_buff *skb, const struct pg_segment *g, struct bpf_sock *sk)
+{
+	struct pg_run r = {.skb = skb};
+	struct pg_conn *blank;
+	struct pg_stash *st;
+	struct pg_work *w;
+	u32 zero = 0;
+
+	st = bpf_map_lookup_elem(&stash, &zero);
+	w = bpf_map_lookup_elem(&work_scratch, &zero);
+	blank = bpf_map_lookup_elem(&blank_conn, &zero);
+	if (!st || !w || !blank)
+		return pg_drop(PG_R_INTERNAL);
+	if (st->valid)
+		pg_streams_drop(&st->conn);
+	st->valid = 0;
+	if (!g->length)
+		return g->flags & PG_TCP_URG ? pg_drop(PG_R_URGENT) : PG_PASS;
+	if (g->flags & PG_TCP_SYN)
+		return pg_drop(PG_R_SYN_DATA);
+	if (g->flags & PG_TCP_URG)
+		return pg_drop(PG_R_URGENT);
+	if (!(g->flags & PG_TCP_ACK))
+		return pg_drop(PG_R_NO_ACK);
+	if (g->flags & PG_TCP_FIN || pg_pages_shared(skb))
+		return pg_drop(PG_R_LISTENER_LOST);
+	if (bpf_probe_read_kernel(&st->conn, sizeof(st->conn), blank))
+		return pg_drop(PG_R_INTERNAL);
+	st->conn.id = pg_conn_id();
+	st->conn.role = PG_ROLE_SERVER;
+	if (!pg_remote_of_packet(skb, &st->conn))
+		return pg_drop(PG_R_HEADERS_UNREADABLE);
+	st->conn.local_port = sk->src_port;
+	pg_connection_start(&st->conn);
+	st->local_port = sk->src_port;
+	st->remote_port = st->conn.remote_port;
+	st->seq = g->seq;
+	st->length = g->length;
+	r.c = &st->conn;
+	r.w = w;
+	r.judged = g->seq + g->length;
+	pg_run(&r, g->offset, g->length, 0);
+	st->valid = 1;
+	if (r.outcome == PG_GO)
+		return PG_PASS;
+	if (r.outcome == PG_BLIND) {
+		st->conn.phase = PG_P_BLIND;
+		return PG_PASS;
+	}
+	return pg_drop(w->reason);
+}
+
+/* No state: the connection is older than the enforcer, or found no room when it was made. */
+static __always_inline int pg_stranger(struct __sk_buff *skb, struct bpf_sock *sk, u64 cookie, u32 length)
+{
+	struct pg_stash *st;
+	u32 zero = 0;
+
+	if (!length || config.cause[PG_CAUSE_MIDSTREAM] == PG_SWITCH_ALLOW || config.audit)
+		return PG_PASS;
+	if (bpf_map_lookup_elem(&strangers, &cookie))
+		return pg_drop(PG_R_MIDSTREAM);
+	st = bpf_map_lookup_elem(&stash, &zero);
+	if (!st)
+		return pg_drop(PG_R_MIDSTREAM);
+	if (st->valid)
+		pg_streams_drop(&st->conn);
+	st->valid = 0;
+	st->conn.id = 0;
+	st->conn.cookie = cookie;
+	st->conn.cgroup = bpf_skb_cgroup_id(skb);
+	st->conn.delivered = 0;
+	st->conn.highest = 0;
+	st->conn.role = config.direction == PG_INGRESS ? PG_ROLE_SERVER : PG_ROLE_CLIENT;
+	pg_ends_of_socket(sk, &st->conn);
+	pg_conn_refuse(&st->conn, PG_R_MIDSTREAM);
+	return pg_drop(PG_R_MIDSTREAM);
+}
+
+#endif

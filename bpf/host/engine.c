@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include "host/engine.h"
+#include "pipeline.h"
+
+struct pg_host *pg_host_new(const struct pg_tables *tables, const u8 remote[16], u16 remote_port)
+{
+	struct pg_host *host = calloc(1, sizeof(*host));
+
+	if (!host)
+		return 0;
+	host->tables = *tables;
+	host->conn.id = 1;
+	host->conn.cookie = 1;
+	host->conn.remote_port = remote_port;
+	memcpy(host->conn.remote, remote, 16);
+	pg_here = host;
+	pg_connection_start(&host->conn);
+	return host;
+}
+
+void pg_host_free(struct pg_host *host)
+{
+	struct pg_host_stream *s, *next;
+
+	for (s = host->streams; s; s = next) {
+		next = s->next;
+		free(s);
+	}
+	free(host->events);
+	free(host);
+}
+
+static void pg_host_chunk(struct pg_work *w, u32 length)
+{
+	w->source = PG_SRC_PACKET;
+	w->base = 0;
+	w->end = length;
+	w->pos = 0;
+	w->window_at = 0;
+	w->window_size = 0;
+	w->ended = 0;
+}
+
+static void pg_host_load(struct pg_work *w, const u8 *bytes)
+{
+	u32 n = w->end - w->pos;
+
+	if (n > PG_WINDOW)
+		n = PG_WINDOW;
+	memcpy(w->window, bytes + w->pos, n);
+	w->window_at = w->pos;
+	w->window_size = n;
+}
+
+int pg_host_request(struct pg_host *host, const u8 *bytes, u32 length)
+{
+	struct pg_work *w = &host->work;
+	int outcome = PG_GO;
+
+	pg_here = host;
+	host->event_count = 0;
+	if (host->held_outcome == PG_BLIND)
+		return PG_BLIND;
+	if (host->held_outcome)
+		return host->held_outcome;
+	host->conn.delivered = host->conn.complete;
+	pg_host_chunk(w, length);
+	while (w->pos < w->end && outcome == PG_GO) {
+		if (!pg_ready(w))
+			pg_host_load(w, bytes);
+		outcome = pg_request_step(&host->conn, w);
+	}
+	host->held_outcome = outcome;
+	if (outcome == PG_DENIED)
+		pg_emit(&host->conn, w, PG_EV_DECISION, PG_V_DENY);
+	if (outcome == PG_CUT)
+		pg_emit(&host->conn, w, PG_EV_CONNECTION, PG_V_DENY);
+	return outcome;
+}
+
+int pg_host_response(struct pg_host *host, const u8 *bytes, u32 length)
+{
+	struct pg_work *w = &host->response_work;
+	int reason = PG_R_NONE;
+
+	pg_here = host;
+	pg_host_chunk(w, length);
+	while (w->pos < w->end && reason == PG_R_NONE) {
+		if (!pg_ready(w))
+			pg_host_load(w, bytes);
+		reason = pg_response_step(&host->conn, w);
+	}
+	return reason;
+}
+
+u32 pg_host_events(struct pg_host *host, const struct pg_event **events)
+{
+	*events = host->events;
+	return host->event_count;
+}
+
+const struct pg_conn *pg_host_conn(const struct pg_host *host)
+{
+	return &host->conn;
+}
+
+u32 pg_host_streams(const struct pg_host *host)
+{
+	return host->stream_count;
+}
+
+u64 pg_host_counter(const struct pg_host *host, u32 counter)
+{
+	return counter < PG_COUNTERS ? host->counters[counter] : 0;
+}

@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The corridor: the only place that knows the order of the layers.
+ *
+ *   http2 frame ─► header block ─► hpack fields ─► grpc block ─► header verdict
+ *              └─► DATA ─► grpc messages ─► protobuf fields ─► message verdict
+ *
+ * The invariant: the last byte of a header block, and of a message, is passed only after its verdict. A run that ends
+ * with anything but PG_GO is not passed at all.
+ */
+#ifndef PG_PIPELINE_H
+#define PG_PIPELINE_H
+
+#include "proto/http2.h"
+#include "proto/hpack.h"
+#include "proto/grpc.h"
+#include "proto/protobuf.h"
+#include "streams.h"
+#include "verdict.h"
+
+#define PG_HPACK_BYTES_A_CALL 48
+#define PG_DATA_STEPS_A_CALL 32
+#define PG_STEPS_A_CALL 32
+
+/* ---- messages ---- */
+
+static inline u32 pg_message_unread(struct pg_stream *s)
+{
+	pg_pb_start(s);
+	s->request |= PG_REQ_SKIP;
+	s->pb = PG_PB_SKIP;
+	s->left = s->length - s->offset;
+	return PG_GO;
+}
+
+/* The message cannot be decided: denied, or passed over if a switch says so. */
+PG_STEP int pg_message_fail(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 reason)
+{
+	if (!c || !w || !s)
+		return PG_CUT;
+	pg_about(w, s, c->request.stream);
+	if (pg_fail_rpc(c, w, s, reason) != PG_GO)
+		return PG_DENIED;
+	return pg_message_unread(s);
+}
+
+PG_STEP int pg_message_start(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 compressed)
+{
+	const struct pg_method *m;
+	u32 i;
+
+	if (!c || !w || !s)
+		return PG_CUT;
+	m = pg_get_method(s->method);
+	if (!m)
+		return PG_CUT;
+	s->request &= ~PG_REQ_SKIP;
+	pg_pb_start(s);
+	for (i = PG_MESSAGE_WORD; i < PG_WORDS; i++)
+		s->bits.word[i] = 0;
+	pg_row(&s->bits, m->init);
+	pg_count_add(PG_N_MESSAGES, 1);
+	return compressed ? pg_message_fail(c, w, s, PG_R_COMPRESSED) : PG_GO;
+}
+
+PG_STEP int pg_message_end(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
+{
+	const struct pg_method *m;
+	u32 reason;
+	int judgement;
+
+	if (!c || !w || !s)
+		return PG_CUT;
+	m = pg_get_method(s->method);
+	if (!m)
+		return PG_CUT;
+	s->grpc = PG_G_PREFIX;
+	s->have = 0;
+	s->value = 0;
+	if (s->request & PG_REQ_SKIP)
+		return PG_GO;
+	pg_about(w, s, c->request.stream);
+	judgement = pg_judge(c, w, s, m->message_test, m->message_tests);
+	if (judgement == PG_J_UNDECIDED) {
+		reason = PG_R_BUDGET;
+		return pg_fail_rpc(c, w, s, reason);
+	}
+	if (judgement == PG_J_DENY)
+		return pg_deny_rpc(c, w, s);
+	if (judgement == PG_J_NONE && !(s->request & PG_REQ_ALLOWED) && config.default_action == PG_DENY)
+		return pg_deny_rpc(c, w, s);
+	if (config.events_allowed)
+		pg_emit(c, w, PG_EV_DECISION, PG_V_ALLOW);
+	return PG_GO;
+}
+
+/* Some of a DATA frame's bytes for a stream whose messages are read. */
+PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
+{
+	const struct pg_method *m;
+	struct pg_h2 *h;
+	u32 i, n, at, reason, compressed;
+	int outcome;
+
+	if (!c || !w || !s)
+		return PG_CUT;
+	m = pg_get_method(s->method);
+	if (!m)
+		return PG_CUT;
+	h = &c->request;
+	for (i = 0; i < PG_DATA_STEPS_A_CALL; i++) {
+		n = w->end - w->pos;
+		if (n > h->left)
+			n = h->left;
+		if (!n)
+			break;
+		at = w->pos;
+		reason = PG_R_NONE;
+		outcome = PG_GO;
+		if (s->grpc == PG_G_PREFIX) {
+			if (!pg_ready(w))
+				break;
+			compressed = 0;
+			reason = pg_grpc_prefix(s, pg_peek(w), &compressed);
+			w->pos++;
+			if (reason) {
+				/* no message boundary is left to go on from */
+				pg_about(w, s, h->stream);
+				outcome = pg_fail_rpc(c, w, s, reason);
+				if (outcome == PG_GO)
+					s->request |= PG_REQ_UNREAD;
+				return outcome;
+			}
+			if (s->grpc == PG_G_MESSAGE)
+				outcome = pg_message_start(c, w, s, compressed);
+		} else {
+			if (s->pb != PG_PB_SKIP && !pg_ready(w))
+				break;
+			reason = pg_pb_step(s, w, m->plan, n);
+		}
+		h->left -= w->pos - at;
+		if (!reason && s->grpc == PG_G_MESSAGE && s->offset == s->length && !(s->request & PG_REQ_SKIP))
+			reason = pg_pb_finish(s);
+		if (reason)
+			outcome = pg_message_fail(c, w, s, reason);
+		if (outcome == PG_GO && s->grpc == PG_G_MESSAGE && s->offset == s->length)
+			outcome = pg_message_end(c, w, s);
+		if (outcome != PG_GO)
+			return outcome;
+		if (s->request & PG_REQ_UNREAD)
+			break;
+	}
+	return PG_GO;
+}
+
+/* ---- requests ---- */
+
+/* The client has ended its side of the stream. */
+PG_STEP int pg_request_end(struct pg_conn *c, struct pg_work *w, u32 stream)
+{
+	struct pg_stream *s;
+
+	if (!c || !w)
+		return PG_CUT;
+	s = pg_stream_get(c->id, stream);
+	if (!s)
+		return PG_GO;
+	if (!(s->request & PG_REQ_UNREAD)) {
+		pg_about(w, s, stream);
+		if (!pg_grpc_between_messages(s) && pg_fail_rpc(c, w, s, PG_R_GRPC_TRUNCATED) != PG_GO)
+			return PG_DENIED;
+		/* admitted for the messages' sake, and there is none */
+		if (!(s->request & PG_REQ_ALLOWED) && !s->message && config.default_action == PG_DENY &&
+		    pg_deny_rpc(c, w, s) != PG_GO)
+			return PG_DENIED;
+	}
+	s->request |= PG_REQ_END;
+	if (s->response & PG_RSP_END) {
+		pg_stream_close(c, stream);
+		return PG_GO;
+	}
+	c->pending++;
+	w->ended++;
+	return PG_GO;
+}
+
+/* The rules that need no message. */
+static inline int pg_request_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, const struct pg_method *m)
+{
+	int judgement = pg_judge(c, w, s, m->header_test, m->header_tests);
+
+	if (judgement == PG_J_UNDECIDED)
+		return pg_fail_rpc(c, w, s, PG_R_BUDGET);
+	if (judgement == PG_J_DENY)
+		return pg_deny_rpc(c, w, s);
+	if (m->flags & PG_METHOD_UNKNOWN) {
+		if (pg_fail_rpc(c, w, s, PG_R_UNKNOWN_METHOD) != PG_GO)
+			return PG_DENIED;
+		s->request |= PG_REQ_UNREAD;
+	}
+	if (!(m->flags & PG_METHOD_MESSAGES) || !m->message_tests)
+		s->request |= PG_REQ_UNREAD;
+	if (judgement == PG_J_ALLOW || config.default_action == PG_ALLOW) {
+		s->request |= PG_REQ_ALLOWED;
+	} else if (s->request & PG_REQ_UNREAD || !m->allow_messages) {
+		if (pg_deny_rpc(c, w, s) != PG_GO)
+			return PG_DENIED;
+		s->request |= PG_REQ_ALLOWED;
+	}
+	if (s->request & PG_REQ_ALLOWED)
+		pg_count_add(PG_N_ALLOWED, 1);
+	if (config.events_allowed && s->request & PG_REQ_UNREAD)
+		pg_emit(c, w, PG_EV_DECISION, PG_V_ALLOW);
+	return PG_GO;
+}
+
+/* The header block of a new RPC is whole. */
+PG_STEP int pg_request_start(struct pg_conn *c, struct pg_work *w)
+{
+	const struct pg_method *m;
+	struct pg_stream *s;
+	u32 reason, stream;
+
+	if (!c || !w)
+		return PG_CUT;
+	stream = c->request.stream;
+	s = pg_stream_open(c, stream);
+	if (!s)
+		return pg_fail_connection(c, w, PG_R_STREAMS);
+	pg_count_add(PG_N_RPCS, 1);
+	c->complete = stream;
+	s->bits = c->block.bits;
+	s->method = c->block.method;
+	s->text = c->block.text;
+	reason = pg_block_check(&c->block);
+	if (reason) {
+		if (!(c->block.seen & PG_B_PATH)) {
+			s->method = PG_NO_METHOD;
+			s->text = 0;
+		}
+		pg_about(w, s, stream);
+		if (pg_fail_rpc(c, w, s, reason) != PG_GO)
+			return PG_DENIED;
+		s->request |= PG_REQ_UNREAD | PG_REQ_ALLOWED;
+		return PG_GO;
+	}
+	pg_about(w, s, stream);
+	m = pg_get_method(s->method);
+	if (!m)
+		return pg_fail_connection(c, w, PG_R_INTERNAL);
+	return pg_request_judge(c, w, s, m);
+}
+
+static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_h2 *h = &c->request;
+	int outcome;
+
+	h->block = 0;
+	if (c->hpack.state != PG_HP_FIELD)
+		return pg_fail_connection(c, w, PG_R_HPACK_TRUNCATED);
+	if (!c->block.trailers) {
+		outcome = pg_request_start(c, w);
+		if (outcome != PG_GO)
+			return outcome;
+	}
+	return h->block_flags & PG_FLAG_END_STREAM ? pg_request_end(c, w, h->stream) : PG_GO;
+}
+
+/* Some bytes of a header block. */
+PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_h2 *h;
+	u32 i, reason, field;
+
+	if (!c || !w)
+		return PG_CUT;
+	h = &c->request;
+	for (i = 0; i < PG_HPACK_BYTES_A_CALL; i++) {
+		if (!h->left || !pg_ready(w))
+			break;
+		field = 0;
+		reason = pg_hpack_byte(c, pg_peek(w), &field);
+		w->pos++;
+		h->left--;
+		if (reason)
+			return pg_fail_connection(c, w, reason);
+		if (field && !c->block.trailers)
+			pg_block_field(&c->block, &c->hpack);
+	}
+	return PG_GO;
+}
+
+/* ---- frames ---- */
+
+/* A frame head is whole: does its stream allow it? */
+PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_stream *s;
+	struct pg_h2 *h;
+
+	if (!c || !w)
+		return PG_CUT;
+	h = &c->request;
+	if (h->type != PG_F_HEADERS && h->type != PG_F_DATA && h->type != PG_F_RST_STREAM)
+		return PG_GO;
+	if (!(h->stream & 1))
+		return pg_fail_connection(c, w, PG_R_STREAM_ID);
+	if (h->type == PG_F_HEADERS && h->stream > c->highest) {
+		c->highest = h->stream;
+		pg_hpack_block_start(&c->hpack);
+		pg_block_start(&c->block, &c->peer, 0);
+		return PG_GO;
+	}
+	if (h->stream > c->highest)
+		return pg_fail_connection(c, w, PG_R_STREAM_ID);
+	s = pg_stream_get(c->id, h->stream);
+	if (h->type == PG_F_RST_STREAM) {
+		if (s)
+			pg_stream_close(c, h->stream);
+		return PG_GO;
+	}
+	/* What comes after END_STREAM is an error (RFC 9113, section 5.1). */
+	if (s && s->request & PG_REQ_END)
+		return pg_fail_connection(c, w, PG_R_STREAM_ID);
+	/* DATA may be under way when the server resets the stream: it is nobody's, and passed over. */
+	if (h->type == PG_F_DATA)
+		return PG_GO;
+	if (!s)
+		return pg_fail_connection(c, w, PG_R_STREAM_ID);
+	if (!(h->flags & PG_FLAG_END_STREAM))
+		return pg_fail_connection(c, w, PG_R_FRAME_ORDER);
+	pg_hpack_block_start(&c->hpack);
+	pg_block_start(&c->block, &c->peer, 1);
+	return PG_GO;
+}
+
+static inline int pg_data_frame(struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_stream *s = pg_stream_get(c->id, c->request.stream);
+
+	if (s && !(s->request & PG_REQ_UNREAD))
+		return pg_data(c, w, s);
+	pg_h2_skip(&c->request, w);
+	return PG_GO;
+}
+
+static inline int pg_h2_body_state(u32 state)
+{
+	return state == PG_H2_DATA || state == PG_H2_FRAGMENT || state == PG_H2_SKIP || state == PG_H2_SETTING;
+}
+
+/* The payload may be over, and with it the header block, the padding and the frame. */
+static inline int pg_request_advance(struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_h2 *h = &c->request;
+	int outcome;
+
+	if (pg_h2_body_state(h->state) && !h->left) {
+		if (h->state == PG_H2_FRAGMENT) {
+			h->block = 1;
+			if (h->flags & PG_FLAG_END_HEADERS) {
+				outcome = pg_block_end(c, w);
+				if (outcome != PG_GO)
+					return outcome;
+			}
+		}
+		h->state = PG_H2_PAD;
+	}
+	if (h->state == PG_H2_PAD && !h->pad) {
+		h->state = PG_H2_HEAD;
+		h->have = 0;
+		if (h->type == PG_F_DATA && h->flags & PG_FLAG_END_STREAM)
+			return pg_request_end(c, w, h->stream);
+	}
+	return PG_GO;
+}
+
+/* One step of the client's side. The window has a byte at `pos`. */
+PG_STEP int pg_request_step(struct pg_conn *c, struct pg_work *w)
+{
+	u32 reason = PG_R_NONE, whole = 0;
+	int outcome = PG_GO;
+	struct pg_h2 *h;
+
+	if (!c || !w)
+		return PG_CUT;
+	h = &c->request;
+	switch (h->state) {
+	case PG_H2_PREFACE:
+		reason = pg_h2_preface(h, w);
+		break;
+	case PG_H2_HEAD:
+		reason = pg_h2_head(h, w, 1, &whole);
+		if (!reason && whole)
+			outcome = pg_request_frame(c, w);
+		break;
+	case PG_H2_PAD_LENGTH:
+		reason = pg_h2_pad_length(h, w);
+		break;
+	case PG_H2_PRIORITY:
+		pg_h2_priority(h, w);
+		break;
+	case PG_H2_FRAGMENT:
+		outcome = pg_fragment(c, w);
+		break;
+	case PG_H2_DATA:
+		outcome = pg_data_frame(c, w);
+		break;
+	case PG_H2_SETTING:
+	case PG_H2_SKIP:
+		pg_h2_skip(h, w);
+		break;
+	case PG_H2_PAD:
+		pg_h2_padding(h, w);
+		break;
+	default:
+		reason = PG_R_INTERNAL;
+	}
+	if (reason)
+		return pg_fail_connection(c, w, reason);
+	if (outcome != PG_GO)
+		return outcome;
+	return pg_request_advance(c, w);
+}
+
+/* ---- the server's side: only its frames are followed, for replies and for what ends streams ---- */
+
+static inline void pg_response_frame_end(struct pg_conn *c)
+{
+	struct pg_h2 *h = &c->response;
+	struct pg_stream *s;
+
+	if (h->type != PG_F_RST_STREAM &&
+	    !((h->type == PG_F_DATA || h->type == PG_F_HEADERS) && h->flags & PG_FLAG_END_STREAM))
+		return;
+	if (!pg_lock(&c->lock)) {
+		pg_count_add(PG_N_HELPER_FAILED, 1);
+		return;
+	}
+	s = pg_stream_get(c->id, h->stream);
+	if (s) {
+		if (s->request & PG_REQ_END && !(s->response & PG_RSP_END) && c->pending)
+			c->pending--;
+		s->response |= PG_RSP_END;
+		if (s->request & PG_REQ_END || h->type == PG_F_RST_STREAM)
+			pg_stream_close(c, h->stream);
+	}
+	pg_unlock(&c->lock);
+}
+
+/* One step of the server's side. Returns a reason if it is not HTTP/2. */
+PG_STEP int pg_response_step(struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_stream *s;
+	struct pg_h2 *h;
+	u32 reason, whole = 0;
+
+	if (!c || !w)
+		return PG_R_INTERNAL;
+	h = &c->response;
+	if (h->state == PG_H2_HEAD) {
+		reason = pg_h2_head(h, w, 0, &whole);
+		if (reason || !whole)
+			return reason;
+		h->state = h->type == PG_F_SETTINGS ? PG_H2_SETTING : PG_H2_SKIP;
+		h->have = 0;
+		if (h->type == PG_F_HEADERS || h->type == PG_F_CONTINUATION || h->type == PG_F_PUSH_PROMISE)
+			h->block = !(h->flags & PG_FLAG_END_HEADERS);
+		if (h->type == PG_F_HEADERS) {
+			s = pg_stream_get(c->id, h->stream);
+			if (s)
+				s->response |= PG_RSP_HEADERS;
+		}
+	} else if (h->state == PG_H2_SETTING) {
+		pg_h2_setting(h, w, &whole);
+		if (whole && pg_h2_setting_id(h) == PG_SETTINGS_HEADER_TABLE_SIZE &&
+		    pg_h2_setting_value(h) > c->table_limit)
+			c->table_limit = pg_h2_setting_value(h);
+	} else {
+		pg_h2_skip(h, w);
+	}
+	if (h->state != PG_H2_HEAD && !h->left) {
+		h->state = PG_H2_HEAD;
+		h->have = 0;
+		pg_response_frame_end(c);
+	}
+	return PG_R_NONE;
+}
+
+/* ---- a new connection ---- */
+
+PG_STEP int pg_connection_start(struct pg_conn *c)
+{
+	const struct pg_peer *t;
+	u64 key;
+	u32 i, k, same;
+
+	if (!c)
+		return 0;
+	c->request.state = PG_H2_PREFACE;
+	c->response.state = PG_H2_HEAD;
+	c->hpack.limit = PG_HPACK_DEFAULT_TABLE;
+	c->table_limit = PG_HPACK_DEFAULT_TABLE;
+	pg_row(&c->peer, config.peer_init);
+	for (i = 0; i < PG_MAX_PEER_TESTS; i++) {
+		if (i >= config.peer_tests)
+			break;
+		t = pg_get_peer(i);
+		if (!t)
+			break;
+		same = 1;
+		for (k = 0; k < 16; k++)
+			if ((c->remote[k] & t->mask[k]) != t->address[k])
+				same = 0;
+		if (same)
+			pg_row(&c->peer, t->row);
+	}
+	key = c->remote_port;
+	if (config.port_bounds)
+		pg_row(&c->peer, (u32)pg_bound_row(config.port_bound, config.port_bounds, key));
+	return 0;
+}
+
+#endif

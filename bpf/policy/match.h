@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* From facts to a verdict: bits, rows, bounds, automata and clauses. No parsing here. */
+#ifndef PG_POLICY_MATCH_H
+#define PG_POLICY_MATCH_H
+
+#include "env.h"
+
+/* Applies a row of writes. Row 0 is none. */
+PG_STEP int pg_row(struct pg_bits *bits, u32 row)
+{
+	const struct pg_op *op;
+	u32 word;
+	int i;
+
+	if (!bits || !row)
+		return 0;
+	for (i = 0; i < PG_WORDS; i++) {
+		op = pg_get_op(row + i);
+		if (!op)
+			return 0;
+		word = pg_index(op->word, PG_WORDS);
+		bits->word[word] = (bits->word[word] & ~op->mask) | op->value;
+		if (op->flags & PG_OP_LAST)
+			return 0;
+	}
+	return 0;
+}
+
+/* The row that a key falls on: the bound with the lowest key >= it (abi/tables.h). */
+PG_STEP int pg_bound_row(u32 first, u32 count, u64 key)
+{
+	const struct pg_bound *b;
+	u32 low = 0, high, middle;
+	int i;
+
+	if (!count)
+		return 0;
+	high = count - 1;
+	for (i = 0; i < 20 && low < high; i++) {
+		middle = (low + high) / 2;
+		b = pg_get_bound(first + middle);
+		if (!b)
+			return 0;
+		if (b->key < key)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	b = pg_get_bound(first + low);
+	if (!b)
+		return 0;
+	return b->key == key ? b->equal : b->below;
+}
+
+static inline u32 pg_automaton_start(u32 automaton)
+{
+	const struct pg_automaton *a = pg_get_automaton(automaton);
+
+	return a ? a->start : 0;
+}
+
+/* The state after one byte. */
+static inline u32 pg_automaton_step(const struct pg_automaton *a, u32 state, u8 byte)
+{
+	const struct pg_classes *classes = pg_get_classes(a->classes);
+	const u32 *next;
+
+	if (!classes)
+		return 0;
+	next = pg_get_trans(a->trans + state + classes->of[byte]);
+	return next ? *next : 0;
+}
+
+static inline u32 pg_automaton_enter(const struct pg_automaton *a, u32 state)
+{
+	const struct pg_out *out;
+
+	if (state < a->first_out)
+		return 0;
+	out = pg_get_out(a->out + (state >> (a->stride_log2 & 31)));
+	return out ? out->enter : 0;
+}
+
+/* The row (or the answer, for the engine's own automata) of a value that ends in `state`. */
+static inline u32 pg_automaton_end(u32 automaton, u32 state)
+{
+	const struct pg_automaton *a = pg_get_automaton(automaton);
+	const struct pg_out *out;
+
+	if (!a)
+		return 0;
+	out = pg_get_out(a->out + (state >> (a->stride_log2 & 31)));
+	return out ? out->end : 0;
+}
+
+#define PG_TESTS_A_CALL 64
+#define PG_MATCH_NONE (-1)
+
+/* Up to PG_TESTS_A_CALL tests from `first` on; w->clause carries an unfinished clause over. Returns the index of the
+ * test that completed a clause that holds, or PG_MATCH_NONE. */
+PG_STEP int pg_match_some(struct pg_bits *bits, struct pg_work *w, u32 first, u32 count)
+{
+	const struct pg_test *t;
+	u32 i;
+
+	if (!bits || !w)
+		return PG_MATCH_NONE;
+	for (i = 0; i < PG_TESTS_A_CALL; i++) {
+		if (i >= count)
+			break;
+		t = pg_get_test(first + i);
+		if (!t)
+			break;
+		if ((bits->word[pg_index(t->word, PG_WORDS)] & t->mask) != t->value)
+			w->clause = 0;
+		if (!(t->flags & PG_TEST_LAST))
+			continue;
+		if (w->clause)
+			return (int)(first + i);
+		w->clause = 1;
+	}
+	return PG_MATCH_NONE;
+}
+
+/* The first test from `first` on, below `end`, that completes a clause that holds. */
+static inline int pg_match(struct pg_bits *bits, struct pg_work *w, u32 first, u32 end)
+{
+	int hit = PG_MATCH_NONE;
+	u32 i;
+
+	w->clause = 1;
+	for (i = 0; i < PG_MAX_CLAUSE_TESTS / PG_TESTS_A_CALL; i++) {
+		if (first >= end)
+			break;
+		hit = pg_match_some(bits, w, first, end - first);
+		if (hit != PG_MATCH_NONE)
+			break;
+		first += PG_TESTS_A_CALL;
+	}
+	return hit;
+}
+
+#endif

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * gRPC over HTTP/2: which fields a request needs, and the messages in its DATA (gRPC's PROTOCOL-HTTP2.md,
+ * "Length-Prefixed-Message"): one byte of flags, four of length, the message. They span frames as they like.
+ */
+#ifndef PG_PROTO_GRPC_H
+#define PG_PROTO_GRPC_H
+
+#include "policy/match.h"
+
+#define PG_GRPC_PREFIX_BYTES 5
+
+static inline void pg_block_spoil(struct pg_block *b, u32 reason)
+{
+	if (!b->reason)
+		b->reason = reason;
+}
+
+/* A pseudo-header stands once, before all regular fields (RFC 9113, section 8.3). */
+static inline void pg_block_pseudo(struct pg_block *b, u32 bit)
+{
+	if (b->seen & (bit | PG_B_REGULAR))
+		pg_block_spoil(b, PG_R_PSEUDO_HEADER);
+	b->seen |= bit;
+}
+
+static inline void pg_block_metadata(struct pg_block *b, const struct pg_entry *e)
+{
+	const struct pg_key *key = pg_get_key(e->name - PG_NAME_KEY0);
+
+	if (!key)
+		return;
+	pg_row(&b->bits, key->present);
+	if (key->automata > 0)
+		pg_row(&b->bits, pg_automaton_end(key->automaton, e->out0));
+	if (key->automata > 1)
+		pg_row(&b->bits, pg_automaton_end(key->automaton + 1, e->out1));
+}
+
+/* A whole field of the request's header block. */
+PG_STEP int pg_block_field(struct pg_block *b, struct pg_hpack *p)
+{
+	const struct pg_entry *e;
+
+	if (!b || !p)
+		return 0;
+	e = &p->entry;
+	if (e->reason)
+		pg_block_spoil(b, e->reason);
+	if (e->name < PG_NAME_PATH || e->name > PG_NAME_STATUS)
+		b->seen |= PG_B_REGULAR;
+	switch (e->name) {
+	case PG_NAME_OTHER:
+		return 0;
+	case PG_NAME_PATH:
+		pg_block_pseudo(b, PG_B_PATH);
+		b->method = e->out0;
+		b->text = e->out1;
+		return 0;
+	case PG_NAME_METHOD:
+		pg_block_pseudo(b, PG_B_METHOD);
+		return 0;
+	case PG_NAME_SCHEME:
+		pg_block_pseudo(b, PG_B_SCHEME);
+		return 0;
+	case PG_NAME_AUTHORITY:
+		pg_block_pseudo(b, PG_B_AUTHORITY);
+		return 0;
+	case PG_NAME_STATUS:
+		pg_block_spoil(b, PG_R_PSEUDO_HEADER);
+		return 0;
+	case PG_NAME_CONNECTION:
+		pg_block_spoil(b, PG_R_CONNECTION_HEADER);
+		return 0;
+	case PG_NAME_CONTENT_TYPE:
+		b->seen |= PG_B_CONTENT_TYPE;
+		if (!pg_automaton_end(PG_AUTOMATON_CONTENT_TYPE, e->out0))
+			b->seen |= PG_B_NOT_GRPC;
+		return 0;
+	case PG_NAME_GRPC_ENCODING:
+		return 0; /* a message says by its flag whether it is compressed */
+	}
+	pg_block_metadata(b, e);
+	return 0;
+}
+
+static inline void pg_block_start(struct pg_block *b, const struct pg_bits *peer, u32 trailers)
+{
+	b->bits = *peer;
+	b->seen = 0;
+	b->reason = PG_R_NONE;
+	b->method = 0;
+	b->text = 0;
+	b->trailers = trailers;
+}
+
+/* What is wrong with a request's whole header block. */
+static inline u32 pg_block_check(const struct pg_block *b)
+{
+	const u32 needed = PG_B_PATH | PG_B_METHOD | PG_B_SCHEME;
+
+	if (b->reason)
+		return b->reason;
+	if ((b->seen & needed) != needed)
+		return PG_R_PSEUDO_HEADER;
+	if (!(b->seen & PG_B_CONTENT_TYPE) || b->seen & PG_B_NOT_GRPC)
+		return PG_R_CONTENT_TYPE;
+	return PG_R_NONE;
+}
+
+/* A byte of a message's prefix; with the last the message begins. */
+static inline u32 pg_grpc_prefix(struct pg_stream *s, u8 byte, u32 *compressed)
+{
+	if (!s->have) {
+		s->length = 0;
+		s->value = byte; /* the flag, until the prefix is whole */
+	} else {
+		s->length = s->length << 8 | byte;
+	}
+	s->have++;
+	if (s->have < PG_GRPC_PREFIX_BYTES)
+		return s->have == 1 && byte > 1 ? PG_R_GRPC_FLAG : PG_R_NONE;
+	*compressed = s->value;
+	s->grpc = PG_G_MESSAGE;
+	s->offset = 0;
+	s->message++;
+	return PG_R_NONE;
+}
+
+static inline int pg_grpc_between_messages(const struct pg_stream *s)
+{
+	return s->grpc == PG_G_PREFIX && !s->have;
+}
+
+#endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The engine over a segment, and over the held ones that it makes contiguous. */
+#ifndef PG_RUN_H
+#define PG_RUN_H
+
+#include "conn.h"
+
+#define PG_STEPS_A_TURN 16
+#define PG_TURNS 65536 /* of the loop, for one run: far more than any segment of honest size needs */
+
+/* Loads the next bytes of the chunk into the window. */
+PG_STEP int pg_load(struct __sk_buff *skb, struct pg_work *w)
+{
+	struct pg_small *small;
+	struct pg_large *large;
+	u32 n, at, slot;
+
+	if (!w)
+		return 0;
+	n = w->end - w->pos;
+	if (n > PG_WINDOW)
+		n = PG_WINDOW;
+	if (!n)
+		return 0;
+	at = w->base + w->pos;
+	slot = w->slot;
+	switch (w->source) {
+	case PG_SRC_PACKET:
+		if (bpf_skb_load_bytes(skb, at, w->window, n))
+			return 0;
+		break;
+	case PG_SRC_HELD_SMALL:
+		small = bpf_map_lookup_elem(&held_small, &slot);
+		if (!small || at > PG_HELD_SMALL_BYTES - n || bpf_probe_read_kernel(w->window, n, small->bytes + at))
+			return 0;
+		break;
+	case PG_SRC_HELD_LARGE:
+		large = bpf_map_lookup_elem(&held_large, &slot);
+		if (!large || at > PG_MAX_HELD_BYTES - n || bpf_probe_read_kernel(w->window, n, large->bytes + at))
+			return 0;
+		break;
+	default:
+		return 0;
+	}
+	w->window_at = w->pos;
+	w->window_size = n;
+	return 1;
+}
+
+static __always_inline void pg_chunk(struct pg_work *w, u32 source, u32 slot, u32 base, u32 length)
+{
+	w->source = source;
+	w->slot = slot;
+	w->base = base;
+	w->end = length;
+	w->pos = 0;
+	w->window_at = 0;
+	w->window_size = 0;
+}
+
+/* The chunk again, from `pos` on. */
+static __always_inline void pg_chunk_rewind(struct pg_work *w, u32 pos, u32 end)
+{
+	w->pos = pos;
+	w->end = end;
+	w->window_at = 0;
+	w->window_size = 0;
+}
+
+struct pg_run {
+	struct __sk_buff *skb;
+	struct pg_conn *c;
+	struct pg_work *w;
+	struct pg_held *held; /* 0: none */
+	u32 judged;	      /* sequence number at the end of the chunk */
+	int outcome;
+	int done;
+};
+
+/* The chunk is judged: the next held one that continues it, if there is one. */
+static __always_inline int pg_next_chunk(struct pg_run *r)
+{
+	struct pg_held_segment s = {};
+
+	/* a held segment that was judged gives its slot back */
+	if (r->w->source != PG_SRC_PACKET)
+		pg_slot_free(r->w->source, r->w->slot);
+	if (!r->held || !pg_held_take(r->held, r->judged, &s))
+		return 0;
+	pg_chunk(r->w, s.source, s.slot, 0, s.length);
+	r->w->pos = r->judged - s.seq;
+	r->judged = s.seq + s.length;
+	return 1;
+}
+
+static long pg_run_cb(u32 index, void *data)
+{
+	struct pg_run *r = data;
+	struct pg_work *w = r->w;
+	u32 i;
+
+	(void)index;
+	if (!w || !r->c)
+		return 1;
+	for (i = 0; i < PG_STEPS_A_TURN; i++) {
+		if (w->pos >= w->end) {
+			if (!pg_next_chunk(r)) {
+				r->done = 1;
+				return 1;
+			}
+		}
+		if (!pg_ready(w) && !pg_load(r->skb, w)) {
+			r->outcome = pg_fail_connection(r->c, w, PG_R_HEADERS_UNREADABLE);
+			return 1;
+		}
+		r->outcome = pg_request_step(r->c, w);
+		if (r->outcome != PG_GO)
+			return 1;
+	}
+	return 0;
+}
+
+/*
+ * Judges [r->judged - length, r->judged) of the packet, from `skip` on, then what waited for it. PG_GO: all of it may
+ * pass, and r->judged is where the judged bytes now end.
+ */
+static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 skip)
+{
+	pg_chunk(r->w, PG_SRC_PACKET, 0, offset, length);
+	r->w->pos = skip;
+	r->w->ended = 0;
+	r->outcome = PG_GO;
+	r->done = 0;
+	bpf_loop(PG_TURNS, pg_run_cb, r, 0);
+	if (r->outcome == PG_GO && !r->done)
+		r->outcome = pg_fail_connection(r->c, r->w, PG_R_BUDGET);
+	return r->outcome;
+}
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Where bytes come from. The engine reads a chunk (a segment's payload, a held copy, a plain buffer) through a window
+ * that is filled on demand, so that what nobody looks at is never loaded. Filling it is the only thing that differs
+ * between the planes: see pg_load() in env.h and host/env.h.
+ */
+#ifndef PG_SOURCE_WORK_H
+#define PG_SOURCE_WORK_H
+
+#include "abi/abi.h"
+
+/* Constant tables. In BPF they are global: static ones may land in a section of their own, without type information. */
+#ifdef __BPF__
+#define PG_CONST const
+#else
+#define PG_CONST static const
+#endif
+
+/*
+ * An index below a power of two. The verifier wants to see the mask on the very register that indexes; the compiler,
+ * which may know the range from elsewhere, would drop it as useless. Any kernel.
+ */
+static inline __attribute__((always_inline)) u32 pg_index(u32 i, u32 size)
+{
+#ifdef __BPF__
+	asm volatile("" : "+r"(i));
+#endif
+	return i & (size - 1);
+}
+
+#define PG_WINDOW 512 /* a power of two; larger ones cost more for small calls than they save for large ones */
+
+enum pg_source { PG_SRC_PACKET, PG_SRC_HELD_SMALL, PG_SRC_HELD_LARGE };
+
+/* What a step of the engine asks of its caller. */
+enum pg_outcome {
+	PG_GO,	   /* go on */
+	PG_DENIED, /* an RPC or a message is denied: nothing more of this connection passes */
+	PG_CUT,	   /* the connection is denied as a whole */
+	PG_BLIND,  /* a switch lets the rest of the connection pass unread */
+};
+
+/* Scratch of one run over one chunk; nothing here outlives it. */
+struct pg_work {
+	u32 source;    /* enum pg_source */
+	u32 slot;      /* of a held chunk */
+	u32 base;      /* where the chunk begins in its source */
+	u32 end;       /* its length */
+	u32 pos;       /* bytes of it consumed */
+	u32 window_at; /* the window holds bytes window_at .. window_at + window_size of the chunk */
+	u32 window_size;
+	u32 ended; /* requests that ended in this run */
+	/* of a denial */
+	u32 reason;
+	u32 rule;
+	u32 status;
+	u32 stream;
+	u32 method;
+	u32 text;
+	u32 message;
+	u32 clause; /* 1: the tests of the clause so far hold */
+	u8 window[PG_WINDOW];
+};
+
+/* Bytes of the window from `pos` on. */
+static inline u32 pg_ready(const struct pg_work *w)
+{
+	u32 gone = w->pos - w->window_at;
+
+	return gone < w->window_size ? w->window_size - gone : 0;
+}
+
+static inline u8 pg_peek(const struct pg_work *w)
+{
+	return w->window[pg_index(w->pos - w->window_at, PG_WINDOW)];
+}
+
+/* Up to `most` bytes of the chunk are passed over without being loaded. */
+static inline u32 pg_pass(struct pg_work *w, u32 most)
+{
+	u32 rest = w->end - w->pos;
+	u32 n = most < rest ? most : rest;
+
+	w->pos += n;
+	return n;
+}
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The live streams of a connection: a list through the stream table, so that a close finds them all. */
+#ifndef PG_STREAMS_H
+#define PG_STREAMS_H
+
+#include "env.h"
+
+static inline struct pg_stream *pg_stream_open(struct pg_conn *c, u32 id)
+{
+	struct pg_stream *s = pg_stream_new(c->id, id);
+	struct pg_stream *next;
+
+	if (!s)
+		return 0;
+	s->next = c->streams;
+	next = c->streams ? pg_stream_get(c->id, c->streams) : 0;
+	if (next)
+		next->previous = id;
+	c->streams = id;
+	c->live++;
+	return s;
+}
+
+PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
+{
+	struct pg_stream *s, *other;
+	u32 previous, next;
+
+	if (!c)
+		return 0;
+	s = pg_stream_get(c->id, id);
+	if (!s)
+		return 0;
+	if (s->request & PG_REQ_END && !(s->response & PG_RSP_END) && c->pending)
+		c->pending--;
+	previous = s->previous;
+	next = s->next;
+	if (previous) {
+		other = pg_stream_get(c->id, previous);
+		if (other)
+			other->next = next;
+	} else {
+		c->streams = next;
+	}
+	if (next) {
+		other = pg_stream_get(c->id, next);
+		if (other)
+			other->previous = previous;
+	}
+	if (c->live)
+		c->live--;
+	pg_stream_delete(c->id, id);
+	return 0;
+}
+
+#endif

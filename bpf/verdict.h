@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What becomes of an RPC, a message or a connection: rules, defaults, switches and audit mode. */
+#ifndef PG_VERDICT_H
+#define PG_VERDICT_H
+
+#include "policy/match.h"
+#include "emit.h"
+
+#define PG_STATUS_PERMISSION_DENIED 7
+#define PG_AUDIT_HITS 32 /* audit rules that match one call; more are undecidable */
+
+enum pg_judgement { PG_J_NONE, PG_J_DENY, PG_J_ALLOW, PG_J_UNDECIDED };
+
+static inline void pg_about(struct pg_work *w, const struct pg_stream *s, u32 stream)
+{
+	w->reason = PG_R_NONE;
+	w->rule = PG_NO_RULE;
+	w->status = PG_STATUS_PERMISSION_DENIED;
+	w->stream = stream;
+	w->method = s ? s->method : PG_NO_METHOD;
+	w->text = s ? s->text : 0;
+	w->message = s ? s->message : 0;
+}
+
+/* The first rule among the tests that holds; audit rules on the way make events and decide nothing. */
+PG_STEP int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 first, u32 count)
+{
+	const struct pg_test *t;
+	const struct pg_rule *r;
+	u32 end = first + count, audited = PG_NO_RULE;
+	int hit, i;
+
+	if (!c || !w || !s)
+		return PG_J_UNDECIDED;
+	for (i = 0; i < PG_AUDIT_HITS; i++) {
+		hit = pg_match(&s->bits, w, first, end);
+		if (hit == PG_MATCH_NONE)
+			return PG_J_NONE;
+		t = pg_get_test(hit);
+		r = t ? pg_get_rule(t->rule) : 0;
+		if (!r)
+			return PG_J_UNDECIDED;
+		w->rule = t->rule;
+		w->status = r->status;
+		if (!(r->flags & PG_RULE_AUDIT))
+			return r->action == PG_ALLOW ? PG_J_ALLOW : PG_J_DENY;
+		if (r->action == PG_DENY && w->rule != audited)
+			pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
+		audited = w->rule;
+		w->rule = PG_NO_RULE;
+		first = hit + 1;
+	}
+	return PG_J_UNDECIDED;
+}
+
+static inline u32 pg_deny_rpc(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
+{
+	if (config.audit) {
+		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
+		return PG_GO;
+	}
+	s->request |= PG_REQ_DENIED;
+	return PG_DENIED;
+}
+
+/* What could not be decided about one RPC. PG_GO: a switch or audit mode lets it pass. */
+static inline u32 pg_fail_rpc(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 reason)
+{
+	w->reason = reason;
+	w->rule = PG_NO_RULE;
+	w->status = PG_STATUS_PERMISSION_DENIED;
+	if (pg_switched_off(reason)) {
+		pg_emit(c, w, PG_EV_DECISION, PG_V_ALLOW);
+		w->reason = PG_R_NONE;
+		return PG_GO;
+	}
+	return pg_deny_rpc(c, w, s);
+}
+
+/* What ends the connection, unless a switch or audit mode lets it pass unread. */
+PG_STEP int pg_fail_connection(struct pg_conn *c, struct pg_work *w, u32 reason)
+{
+	if (!c || !w)
+		return PG_CUT;
+	pg_about(w, 0, 0);
+	w->reason = reason;
+	if (pg_switched_off(reason)) {
+		pg_emit(c, w, PG_EV_CONNECTION, PG_V_ALLOW);
+		return PG_BLIND;
+	}
+	if (config.audit && pg_reason_cause[pg_index(reason, 64)] != PG_CAUSE_ALWAYS) {
+		pg_emit(c, w, PG_EV_CONNECTION, PG_V_AUDIT_DENY);
+		return PG_BLIND;
+	}
+	return PG_CUT;
+}
+
+#endif

@@ -1,0 +1,129 @@
+//! The engine on the host: the very parser and matcher that the kernel runs, over plain memory.
+//!
+//! It judges one connection, fed in chunks of any size. Tests and fuzzers drive it at native speed, and every plane
+//! shares it.
+
+use std::ptr::NonNull;
+
+use crate::abi;
+use crate::policy::Tables;
+
+/// What becomes of a connection after some bytes of its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of them may pass.
+    Pass,
+    /// An RPC or a message is denied: the chunk is dropped, and nothing more of the client passes.
+    Denied,
+    /// The connection is denied as a whole.
+    Cut,
+    /// A switch of the policy lets the rest of the connection pass unread.
+    Blind,
+}
+
+/// One connection under a policy.
+pub struct Connection<'t> {
+    host: NonNull<abi::pg_host>,
+    tables: std::marker::PhantomData<&'t Tables>,
+}
+
+fn count<T>(table: &[T]) -> u32 {
+    u32::try_from(table.len()).unwrap_or(u32::MAX)
+}
+
+impl<'t> Connection<'t> {
+    /// A new connection from `remote` (IPv4 as `::ffff:a.b.c.d`), port `port`.
+    ///
+    /// # Panics
+    /// If there is no memory.
+    #[must_use]
+    pub fn new(tables: &'t Tables, remote: std::net::Ipv6Addr, port: u16) -> Self {
+        let t = abi::pg_tables {
+            config: &raw const tables.config,
+            trie: tables.trie.as_ptr(),
+            method: tables.methods.as_ptr(),
+            rule: tables.rules.as_ptr(),
+            test: tables.tests.as_ptr(),
+            op: tables.ops.as_ptr(),
+            node: tables.nodes.as_ptr(),
+            field: tables.fields.as_ptr(),
+            bound: tables.bounds.as_ptr(),
+            automaton: tables.automata.as_ptr(),
+            trans: tables.trans.as_ptr(),
+            classes: tables.classes.as_ptr(),
+            out: tables.outs.as_ptr(),
+            key: tables.keys.as_ptr(),
+            peer: tables.peers.as_ptr(),
+            trie_count: count(&tables.trie),
+            method_count: count(&tables.methods),
+            rule_count: count(&tables.rules),
+            test_count: count(&tables.tests),
+            op_count: count(&tables.ops),
+            node_count: count(&tables.nodes),
+            field_count: count(&tables.fields),
+            bound_count: count(&tables.bounds),
+            automaton_count: count(&tables.automata),
+            trans_count: count(&tables.trans),
+            classes_count: count(&tables.classes),
+            out_count: count(&tables.outs),
+            key_count: count(&tables.keys),
+            peer_count: count(&tables.peers),
+        };
+        // SAFETY: `t` is copied; the arrays that it points to live as long as `tables`, which outlives `Self`.
+        let host = unsafe { abi::pg_host_new(&raw const t, remote.octets().as_ptr(), port) };
+        let Some(host) = NonNull::new(host) else {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<abi::pg_conn>())
+        };
+        Self { host, tables: std::marker::PhantomData }
+    }
+
+    /// Judges the next bytes of the client's side. After anything but [`Outcome::Pass`] the same comes again.
+    pub fn request(&mut self, bytes: &[u8]) -> Outcome {
+        // SAFETY: `host` is valid until drop, and `bytes` for the call.
+        let outcome = unsafe { abi::pg_host_request(self.host.as_ptr(), bytes.as_ptr(), count(bytes)) };
+        match u32::try_from(outcome) {
+            Ok(abi::PG_GO) => Outcome::Pass,
+            Ok(abi::PG_DENIED) => Outcome::Denied,
+            Ok(abi::PG_BLIND) => Outcome::Blind,
+            _ => Outcome::Cut,
+        }
+    }
+
+    /// Follows the next bytes of the server's side. Returns false if they are not HTTP/2.
+    pub fn response(&mut self, bytes: &[u8]) -> bool {
+        // SAFETY: as above.
+        unsafe { abi::pg_host_response(self.host.as_ptr(), bytes.as_ptr(), count(bytes)) == 0 }
+    }
+
+    /// The events of the last [`Self::request`].
+    #[must_use]
+    pub fn events(&self) -> Vec<abi::pg_event> {
+        let mut events = std::ptr::null();
+        // SAFETY: the array is valid until the next call into the connection, and copied here.
+        unsafe {
+            let n = abi::pg_host_events(self.host.as_ptr(), &raw mut events);
+            if n == 0 { Vec::new() } else { std::slice::from_raw_parts(events, n as usize).to_vec() }
+        }
+    }
+
+    /// The connection's state, as the kernel would keep it.
+    #[must_use]
+    pub fn state(&self) -> &abi::pg_conn {
+        // SAFETY: it is part of `host`, and nothing changes it while `self` is borrowed.
+        unsafe { &*abi::pg_host_conn(self.host.as_ptr()) }
+    }
+
+    /// Streams that are live.
+    #[must_use]
+    pub fn streams(&self) -> u32 {
+        // SAFETY: `host` is valid until drop.
+        unsafe { abi::pg_host_streams(self.host.as_ptr()) }
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `pg_host_new` and freed once.
+        unsafe { abi::pg_host_free(self.host.as_ptr()) }
+    }
+}

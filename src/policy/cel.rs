@@ -1,0 +1,481 @@
+//! Stage 3, conditions to formulas: parses `when`, and types it against a request message.
+
+use std::ops::Range;
+
+use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators as op};
+use cel::parser::Parser;
+use prost_reflect::{DescriptorPool, MessageDescriptor};
+use toml::Spanned;
+
+use super::err::Fault;
+use super::operand::{self, Operand, Value};
+use super::predicate::{Formula, Ranges, Test, Text};
+use super::re2;
+use super::resolve::Block;
+
+/// What a condition asks of one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leaf {
+    /// A field of the request; `path` are field numbers, `name` is as in CEL.
+    Field {
+        path: Vec<u32>,
+        name: String,
+        kind: &'static str,
+        test: Test,
+    },
+    /// Whether the key is there.
+    Present {
+        key: String,
+    },
+    Metadata {
+        key: String,
+        text: Text,
+    },
+    Peer {
+        blocks: Vec<Block>,
+        text: String,
+    },
+    Port(Ranges),
+}
+
+/// A leaf or a formula of them.
+pub type Typed = Result<Formula<Leaf>, Fault>;
+
+/// A parsed `when`.
+pub struct Condition {
+    expr: IdedExpr,
+    info: SourceInfo,
+    places: Places,
+}
+
+/// Where the characters of a `when` stand in the policy.
+struct Places {
+    /// The whole string, quotes included.
+    whole: Range<usize>,
+    /// Where its content begins, if it stands there as it is (no escapes).
+    content: Option<usize>,
+    text: String,
+}
+
+impl Places {
+    fn new(when: &Spanned<String>, policy: &str) -> Places {
+        let raw = policy.get(when.span()).unwrap_or_default();
+        let quotes = if raw.starts_with("'''") || raw.starts_with("\"\"\"") { 3 } else { 1 };
+        let newline = match raw.get(quotes..) {
+            Some(rest) if quotes == 3 && rest.starts_with("\r\n") => 2,
+            Some(rest) if quotes == 3 && rest.starts_with('\n') => 1,
+            _ => 0,
+        };
+        let start = quotes + newline;
+        let same = raw.get(start..raw.len().saturating_sub(quotes)) == Some(when.get_ref());
+        let content = same.then_some(when.span().start + start);
+        Places { whole: when.span(), content, text: when.get_ref().clone() }
+    }
+
+    /// Bytes `start..end` of the condition as bytes of the policy.
+    fn span(&self, start: usize, end: usize) -> Range<usize> {
+        let Some(content) = self.content else { return self.whole.clone() };
+        let boundary = |at: usize| (at..=self.text.len()).find(|at| self.text.is_char_boundary(*at));
+        let start = boundary(start).unwrap_or(self.text.len());
+        let end = boundary(end.max(start + 1)).unwrap_or(self.text.len());
+        content + start..content + end
+    }
+
+    /// A line and column (from 1) as a span.
+    fn position(&self, line: isize, column: isize) -> Range<usize> {
+        let (Ok(line), Ok(column)) = (usize::try_from(line), usize::try_from(column)) else {
+            return self.whole.clone();
+        };
+        if line == 0 {
+            return self.whole.clone();
+        }
+        let before: usize = self.text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+        let rest = self.text.get(before..).unwrap_or_default();
+        let within = rest.char_indices().nth(column.saturating_sub(1)).map_or(rest.len(), |(byte, _)| byte);
+        self.span(before + within, before + within + 1)
+    }
+}
+
+impl Condition {
+    /// Parses a `when` of the policy's text.
+    pub fn parse(when: &Spanned<String>, policy: &str) -> Result<Condition, Vec<Fault>> {
+        let places = Places::new(when, policy);
+        if when.get_ref().trim().is_empty() {
+            return Err(vec![
+                Fault::at(places.whole, "`when` is empty").help("leave it out for a rule without condition"),
+            ]);
+        }
+        if longest_stretch(when.get_ref()) > STRETCH {
+            let message =
+                format!("a part of the condition has more than {STRETCH} words and signs without `&&`, `||` or `,`");
+            return Err(vec![Fault::at(places.whole, message).help("split the rule: rules of one kind are OR-ed")]);
+        }
+        match Parser::new().enable_ident_escape_syntax(true).parse_with_source_info(when.get_ref()) {
+            Ok((expr, info)) => Ok(Condition { expr, info, places }),
+            Err(errors) => {
+                let fault = |error: &cel::ParseError| {
+                    let message = error.source.as_ref().map_or_else(|| error.msg.clone(), ToString::to_string);
+                    let message = message.trim_start_matches("Syntax error: ").to_owned();
+                    Fault::at(places.position(error.pos.0, error.pos.1), format!("this is not CEL: {message}"))
+                };
+                Err(errors.errors.iter().take(1).map(fault).collect())
+            }
+        }
+    }
+
+    /// Whether a variable is read.
+    pub fn reads(&self, variable: &str) -> bool {
+        reads(&self.expr, variable)
+    }
+
+    /// The whole condition's place.
+    pub fn span(&self) -> Range<usize> {
+        self.places.whole.clone()
+    }
+
+    /// Types the condition; `request` is the message that `request` is.
+    pub fn formula(&self, request: Option<&MessageDescriptor>, pool: &DescriptorPool) -> Typed {
+        Typer { condition: self, request, pool }.formula(&self.expr)
+    }
+
+    fn extent(&self, expr: &IdedExpr) -> (usize, usize) {
+        let (start, stop) = self.info.offset_for(expr.id).map_or((0, 0), |(a, b)| (a as usize, b as usize + 1));
+        match &expr.expr {
+            Expr::Select(select) if !select.test => (self.extent(&select.operand).0, stop + select.field.len()),
+            Expr::Select(select) => (start.saturating_sub(3), self.extent(&select.operand).1 + select.field.len() + 2),
+            Expr::Call(call) => {
+                let parts = call.target.iter().map(|target| &**target).chain(&call.args).map(|part| self.extent(part));
+                let (mut low, mut high) = parts.fold((start, stop), |(low, high), (a, b)| (low.min(a), high.max(b)));
+                let name = call.func_name.len();
+                let operator = call.func_name.contains(['_', '@']);
+                if !operator {
+                    high += 1; // the closing parenthesis
+                    if call.target.is_none() {
+                        low = low.saturating_sub(name);
+                    }
+                } else if call.func_name == op::INDEX {
+                    high += 1;
+                }
+                (low, high)
+            }
+            Expr::List(list) => list.elements.last().map_or((start, stop), |last| (start, self.extent(last).1 + 1)),
+            _ => (start, stop),
+        }
+    }
+
+    /// A fault at a sub-expression.
+    pub fn fault(&self, expr: &IdedExpr, message: impl Into<String>) -> Fault {
+        let (start, end) = self.extent(expr);
+        Fault::at(self.places.span(start, end), message)
+    }
+}
+
+/// The most words and signs between `&&`, `||` and `,`: the parser's stack grows with them. It bounds the depth of
+/// nested expressions itself.
+const STRETCH: usize = 256;
+
+fn longest_stretch(text: &str) -> usize {
+    let (mut longest, mut length, mut in_word) = (0, 0, false);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let word = c.is_alphanumeric() || c == '_';
+        match c {
+            '&' | '|' | ',' => length = 0,
+            '"' | '\'' => {
+                length += 1;
+                while let Some(inner) = chars.next() {
+                    match inner {
+                        '\\' => drop(chars.next()),
+                        end if end == c => break,
+                        _ => {}
+                    }
+                }
+            }
+            c if c.is_whitespace() || (word && in_word) => {}
+            _ => length += 1,
+        }
+        in_word = word;
+        longest = longest.max(length);
+    }
+    longest
+}
+
+fn reads(expr: &IdedExpr, variable: &str) -> bool {
+    match &expr.expr {
+        Expr::Ident(name) => name.trim_start_matches('.') == variable,
+        Expr::Select(select) => reads(&select.operand, variable),
+        Expr::Call(call) => call.target.iter().map(|target| &**target).chain(&call.args).any(|it| reads(it, variable)),
+        Expr::List(list) => list.elements.iter().any(|it| reads(it, variable)),
+        Expr::Comprehension(it) => {
+            [&it.iter_range, &it.loop_cond, &it.loop_step, &it.result].into_iter().any(|it| reads(it, variable))
+        }
+        _ => false,
+    }
+}
+
+/// Types one condition against one request message.
+pub struct Typer<'a> {
+    pub condition: &'a Condition,
+    pub request: Option<&'a MessageDescriptor>,
+    pub pool: &'a DescriptorPool,
+}
+
+const SUBSET: &str = "conditions are made of comparisons, `in`, string functions, `has`, `cidr(...).containsIP(peer.ip)`, and && || ! ?:";
+
+impl Typer<'_> {
+    pub fn fault(&self, expr: &IdedExpr, message: impl Into<String>) -> Fault {
+        self.condition.fault(expr, message)
+    }
+
+    fn formula(&self, expr: &IdedExpr) -> Typed {
+        match &expr.expr {
+            Expr::Literal(LiteralValue::Boolean(value)) => Ok(Formula::Const(*value.inner())),
+            Expr::Call(call) => self.call(expr, call),
+            Expr::Select(select) if select.test => self.has(expr, select),
+            Expr::Comprehension(_) => Err(operand::not_yet(self, expr, "macros over repeated fields and maps")),
+            _ => match self.operand(expr)? {
+                Operand::Field(field) => field.flag().ok_or_else(|| {
+                    self.fault(expr, format!("`{}` is a {}, not a condition", field.name, field.type_name()))
+                        .help("compare it with something")
+                }),
+                other => Err(self.fault(expr, format!("{} is not a condition", other.name())).help(SUBSET)),
+            },
+        }
+    }
+
+    fn call(&self, expr: &IdedExpr, call: &CallExpr) -> Typed {
+        let two = || match call.args.as_slice() {
+            [left, right] => Ok((left, right)),
+            _ => Err(self.fault(expr, "this takes two operands")),
+        };
+        match call.func_name.as_str() {
+            op::LOGICAL_AND => {
+                Ok(Formula::And(call.args.iter().map(|arg| self.formula(arg)).collect::<Result<_, _>>()?))
+            }
+            op::LOGICAL_OR => Ok(Formula::Or(call.args.iter().map(|arg| self.formula(arg)).collect::<Result<_, _>>()?)),
+            op::LOGICAL_NOT => match call.args.as_slice() {
+                [arg] => Ok(self.formula(arg)?.negate()),
+                _ => Err(self.fault(expr, "`!` takes one operand")),
+            },
+            op::CONDITIONAL => match call.args.as_slice() {
+                [test, yes, no] => {
+                    let (test, yes, no) = (self.formula(test)?, self.formula(yes)?, self.formula(no)?);
+                    let otherwise = test.clone().negate();
+                    Ok(Formula::Or(vec![Formula::And(vec![test, yes]), Formula::And(vec![otherwise, no])]))
+                }
+                _ => Err(self.fault(expr, "`?:` takes three operands")),
+            },
+            op::EQUALS | op::NOT_EQUALS | op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS => {
+                let (left, right) = two()?;
+                self.compare(expr, &call.func_name, left, right)
+            }
+            op::IN => {
+                let (value, set) = two()?;
+                self.member(expr, value, set)
+            }
+            "contains" | "startsWith" | "endsWith" | "matches" => self.text(expr, call),
+            "containsIP" => self.contains_ip(expr, call),
+            _ => Err(operand::refuse(self, expr, call)),
+        }
+    }
+
+    fn has(&self, expr: &IdedExpr, select: &SelectExpr) -> Typed {
+        let plain = IdedExpr { id: expr.id, expr: Expr::Select(SelectExpr { test: false, ..select.clone() }) };
+        match self.operand(&plain)? {
+            Operand::Field(field) => Ok(field.has()),
+            other => Err(self
+                .fault(expr, format!("`has` does not apply to {}", other.name()))
+                .help("`has(request.field)`, or `\"key\" in metadata`")),
+        }
+    }
+
+    fn compare(&self, expr: &IdedExpr, operator: &str, left: &IdedExpr, right: &IdedExpr) -> Typed {
+        let is_bool = |side: &IdedExpr| match &side.expr {
+            Expr::Literal(LiteralValue::Boolean(value)) => Some(*value.inner()),
+            _ => None,
+        };
+        let flipped = match operator {
+            op::LESS => op::GREATER,
+            op::LESS_EQUALS => op::GREATER_EQUALS,
+            op::GREATER => op::LESS,
+            op::GREATER_EQUALS => op::LESS_EQUALS,
+            same => same,
+        };
+        for (value, other) in [(is_bool(left), right), (is_bool(right), left)] {
+            let Some(value) = value else { continue };
+            if is_bool(other).is_some() {
+                return Err(self.fault(expr, "this compares two literals").help("write `true` or `false`"));
+            }
+            if operator != op::EQUALS && operator != op::NOT_EQUALS {
+                return Err(self.fault(expr, "booleans have no order"));
+            }
+            let formula = self.formula(other).map_err(|fault| match fault.help {
+                Some(_) => fault,
+                None => fault.help("a boolean literal is compared with booleans only"),
+            })?;
+            return Ok(formula.equals(value == (operator == op::EQUALS)));
+        }
+        let (first, second) = (self.operand(left)?, self.operand(right)?);
+        match (&first, &second) {
+            (Operand::Literal(_), Operand::Literal(_)) => Err(self.fault(expr, "this compares two literals")),
+            (_, Operand::Literal(value)) => self.compare_value(expr, operator, &first, value, right),
+            (Operand::Literal(value), _) => self.compare_value(expr, flipped, &second, value, left),
+            _ => Err(self
+                .fault(expr, format!("this compares {} with {}", first.name(), second.name()))
+                .help("the kernel compares fields with literals only")),
+        }
+    }
+
+    fn compare_value(&self, expr: &IdedExpr, operator: &str, left: &Operand, value: &Value, place: &IdedExpr) -> Typed {
+        let (equal, ordered) = (operator == op::EQUALS, operator != op::EQUALS && operator != op::NOT_EQUALS);
+        let text = |text: Result<Vec<u8>, String>| {
+            let text = text.map_err(|message| self.fault(place, message))?;
+            if ordered {
+                return Err(self.fault(expr, "texts have no order here").help("use ==, in, startsWith or matches"));
+            }
+            Ok(Text::In(vec![text]))
+        };
+        match left {
+            Operand::Field(field) if field.is_text() => {
+                Ok(field.leaf(Test::Text(text(field.text(value))?)).equals(equal))
+            }
+            Operand::Field(field) => {
+                let (ranges, negated) = field.compare(operator, value).map_err(|message| self.fault(place, message))?;
+                Ok(field.number_leaf(&ranges).equals(!negated))
+            }
+            Operand::Size(of) => {
+                let (ranges, negated) = operand::size(operator, value).map_err(|message| self.fault(place, message))?;
+                Ok(of.size_leaf(&ranges).equals(!negated))
+            }
+            Operand::Metadata(key) => {
+                let text = text(operand::metadata_text(value))?;
+                Ok(Formula::Leaf(Leaf::Metadata { key: key.clone(), text }).equals(equal))
+            }
+            Operand::PeerIp => match value {
+                Value::Ip(block, shown) if !ordered => Ok(operand::peer(&[*block], shown).equals(equal)),
+                _ => Err(self.fault(place, "`peer.ip` is an address").help("write `peer.ip == ip(\"10.0.0.1\")`")),
+            },
+            Operand::PeerPort => {
+                let (ranges, negated) = operand::port(operator, value).map_err(|message| self.fault(place, message))?;
+                Ok(operand::port_leaf(&ranges).equals(!negated))
+            }
+            other => Err(self.fault(expr, format!("{} is not compared", other.name())).help(SUBSET)),
+        }
+    }
+
+    fn member(&self, expr: &IdedExpr, value: &IdedExpr, set: &IdedExpr) -> Typed {
+        let Expr::List(list) = &set.expr else {
+            return match (self.operand(value)?, self.operand(set)?) {
+                (Operand::Literal(Value::Text(key)), Operand::MetadataMap) => {
+                    Ok(Formula::Leaf(Leaf::Present { key: self.key(value, &key)? }))
+                }
+                (_, Operand::MetadataMap) => Err(self.fault(value, "a metadata key is a string literal")),
+                _ => Err(self
+                    .fault(set, "`in` takes a list of literals")
+                    .help("write `x in [1, 2]`, or `\"key\" in metadata`")),
+            };
+        };
+        if list.elements.is_empty() {
+            return Err(self.fault(expr, "the list is empty: this is always false"));
+        }
+        let left = self.operand(value)?;
+        if let Operand::Literal(_) = left {
+            return Err(self.fault(expr, "this compares literals with each other"));
+        }
+        let (mut texts, mut keys, mut blocks, mut shown) = (Vec::new(), Ranges::none(), Vec::new(), Vec::new());
+        for element in &list.elements {
+            let Operand::Literal(value) = self.operand(element)? else {
+                return Err(self.fault(element, "a list after `in` holds literals only"));
+            };
+            let fault = |message: String| self.fault(element, message);
+            match &left {
+                Operand::Field(field) if field.is_text() => texts.push(field.text(&value).map_err(fault)?),
+                Operand::Field(field) => keys = keys.union(&field.compare(op::EQUALS, &value).map_err(fault)?.0),
+                Operand::Size(_) => keys = keys.union(&operand::size(op::EQUALS, &value).map_err(fault)?.0),
+                Operand::PeerPort => keys = keys.union(&operand::port(op::EQUALS, &value).map_err(fault)?.0),
+                Operand::Metadata(_) => texts.push(operand::metadata_text(&value).map_err(fault)?),
+                Operand::PeerIp => match value {
+                    Value::Ip(block, text) => {
+                        blocks.push(block);
+                        shown.push(text);
+                    }
+                    _ => return Err(fault("`peer.ip` is compared with `ip(\"...\")`".to_owned())),
+                },
+                other => return Err(self.fault(element, format!("{} is not compared", other.name()))),
+            }
+        }
+        texts.sort();
+        texts.dedup();
+        Ok(match left {
+            Operand::Field(field) if field.is_text() => field.leaf(Test::Text(Text::In(texts))),
+            Operand::Field(field) => field.number_leaf(&keys),
+            Operand::Size(of) => of.size_leaf(&keys),
+            Operand::PeerPort => operand::port_leaf(&keys),
+            Operand::Metadata(key) => Formula::Leaf(Leaf::Metadata { key, text: Text::In(texts) }),
+            _ => operand::peer(&blocks, &shown.join(", ")),
+        })
+    }
+
+    fn text(&self, expr: &IdedExpr, call: &CallExpr) -> Typed {
+        let function = call.func_name.as_str();
+        let (Some(target), [arg]) = (&call.target, call.args.as_slice()) else {
+            let help = format!("write `request.field.{function}(\"...\")`");
+            return Err(self.fault(expr, format!("`{function}` is called on a text, with one literal")).help(help));
+        };
+        let left = self.operand(target)?;
+        let Operand::Literal(value) = self.operand(arg)? else {
+            return Err(self
+                .fault(arg, format!("`{function}` takes a literal"))
+                .help("the kernel builds no strings and compares no two fields"));
+        };
+        let fault = |message: String| self.fault(arg, message);
+        let bytes = match &left {
+            Operand::Field(field) if field.is_text() => field.text(&value).map_err(fault)?,
+            Operand::Metadata(_) => operand::metadata_text(&value).map_err(fault)?,
+            other => return Err(self.fault(target, format!("`{function}` is not for {}", other.name()))),
+        };
+        let text = match function {
+            "matches" => return self.matches(&left, &value, target, arg),
+            _ if bytes.is_empty() => return Err(self.fault(expr, "this is always true: the text is empty")),
+            "contains" => Text::Contains(bytes),
+            "startsWith" => Text::Prefix(bytes),
+            _ => Text::Suffix(bytes),
+        };
+        Ok(left.text_leaf(text))
+    }
+
+    fn matches(&self, left: &Operand, value: &Value, target: &IdedExpr, place: &IdedExpr) -> Typed {
+        let Value::Text(pattern) = value else {
+            return Err(self
+                .fault(target, "`matches` is for strings")
+                .help("bytes have ==, in, contains, startsWith and endsWith"));
+        };
+        let shape = re2::shape(pattern).map_err(|message| self.fault(place, message))?;
+        Ok(match shape {
+            re2::Shape::Always => return Err(self.fault(place, "this pattern matches every text")),
+            re2::Shape::Text(text) => left.text_leaf(text),
+            re2::Shape::Counted { size, never } => match left {
+                Operand::Field(field) => {
+                    let size = field.leaf(Test::Size(size));
+                    let never = never.map(|text| field.leaf(Test::Text(text)).negate());
+                    Formula::And(std::iter::once(size).chain(never).collect())
+                }
+                _ => left.text_leaf(Text::Matches(pattern.clone())),
+            },
+        })
+    }
+
+    fn contains_ip(&self, expr: &IdedExpr, call: &CallExpr) -> Typed {
+        let form = "write `cidr(\"10.0.0.0/8\").containsIP(peer.ip)`";
+        let (Some(target), [arg]) = (&call.target, call.args.as_slice()) else {
+            return Err(self.fault(expr, "`containsIP` takes one address").help(form));
+        };
+        let Operand::Literal(Value::Cidr(block, shown)) = self.operand(target)? else {
+            return Err(self.fault(target, "`containsIP` is called on a `cidr`").help(form));
+        };
+        match self.operand(arg)? {
+            Operand::PeerIp => Ok(operand::peer(&[block], &shown)),
+            other => Err(self.fault(arg, format!("`containsIP` is not for {}", other.name())).help(form)),
+        }
+    }
+}

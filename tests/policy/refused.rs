@@ -1,0 +1,259 @@
+//! What the compiler refuses: the text says why, and where.
+
+use std::path::Path;
+
+use protocg::policy;
+
+use crate::{Folder, with_rules};
+
+const PROTO: &str = r#"
+syntax = "proto3"; package t;
+enum Color { RED = 0; BLUE = 1; } enum Other { X = 0; }
+message In { string s = 1; In deep = 2; }
+message M { string s = 1; bytes b = 2; bool f = 3; int32 n = 4; uint32 u = 5; double d = 6; Color c = 7; In sub = 8;
+  repeated string xs = 9; map<string, string> m = 10; }
+message N { string s = 1; int64 n = 4; }
+service S { rpc R(M) returns (M); rpc Q(N) returns (M); }
+"#;
+
+fn refusal(text: &str) -> String {
+    let folder = Folder::new(&[("t.proto", PROTO)]);
+    match folder.compile(text) {
+        Ok(_) => panic!("compiled: {text}"),
+        Err(errors) => errors.problems().map(|problem| format!("{problem}\n")).collect(),
+    }
+}
+
+fn refuses(text: &str, why: &str) {
+    let got = refusal(text);
+    assert!(got.contains(why), "{text}\nsaid: {got}\nnot: {why}");
+}
+
+#[test]
+fn files_that_are_wrong_are_refused() {
+    let head = "name = \"p\"\nproto = [\"t.proto\"]\nports = [50051]\ndefault = \"deny\"\n";
+    let cases = [
+        ("", "missing field `name`"),
+        ("name = \"p\"\nname = \"q\"", "duplicate key"),
+        (&format!("{head}colour = 1"), "unknown field `colour`"),
+        (&format!("{head}[uninspectable]\ntls = \"maybe\""), "neither \"deny\" nor \"allow\""),
+        (&format!("{head}[uninspectable]\nquic = \"deny\""), "unknown field `quic`"),
+        (&format!("{head}[[limit]]\nname = \"l\""), "`[[limit]]` is not supported yet"),
+        (&format!("{head}[validate]\nmethods = [\"*\"]"), "`[validate]` is not supported yet"),
+        (&head.replace("\"p\"", "\"P!\""), "not a policy name"),
+        (&head.replace("\"p\"", "\"\""), "not a policy name"),
+        (&head.replace("\"p\"", "7"), "invalid type"),
+        (&head.replace("\"deny\"", "\"drop\""), "neither \"deny\" nor \"allow\""),
+        (&head.replace("[50051]", "[]"), "`ports` is empty"),
+        (&head.replace("[50051]", "[0]"), "`0` is not a port"),
+        (&head.replace("[50051]", "[65536]"), "not a port"),
+        (&head.replace("[50051]", "[\"9-1\"]"), "runs backwards"),
+        (&head.replace("[50051]", "[\"1-9\", 5]"), "overlap"),
+        (&head.replace("[50051]", "[true]"), "invalid type"),
+    ];
+    for (text, why) in cases {
+        refuses(text, why);
+    }
+}
+
+#[test]
+fn rules_that_are_wrong_are_refused() {
+    let cases = [
+        ("name = \"a\"\nstatus = \"OK\"", "cannot have the status `OK`"),
+        ("name = \"a\"\nstatus = \"NOPE\"", "not a gRPC status"),
+        ("name = \"a\"\nmessage = \"\"", "not a message for callers"),
+        ("name = \"a\"\nmessage = \"a\\nb\"", "not a message for callers"),
+        ("name = \"\"", "not a rule name"),
+        ("name = \"a\"\nmode = \"off\"", "neither \"enforce\" nor \"audit\""),
+        ("name = \"a\"\nmethods = []", "`methods` is empty"),
+        ("name = \"a\"\nmethods = [\"/a.B/*/c\"]", "`*` that is not at its end"),
+        ("name = \"a\"\nmethods = [\"/a.B\"]", "is not `/` service `/` method"),
+        ("name = \"a\"\nmethods = [\"a.B/C\"]", "does not begin with `/`"),
+        ("name = \"a\"\nmethods = [\"/a.B/C*\"]", "right after a `/` or `.`"),
+        ("name = \"a\"\nmethods = [\"/a.B/C?x\"]", "a character that no method path has"),
+        ("name = \"a\"\nmethods = [\"//*\"]", "covers no path"),
+        ("name = \"a\"\nwhen = \"\"", "`when` is empty"),
+        ("name = \"a\"\n[[deny]]\nname = \"a\"", "another rule named `a`"),
+        ("name = \"a\"\n[[allow]]\nname = \"b\"\nstatus = \"ABORTED\"", "an allow rule has no `status`"),
+    ];
+    for (rule, why) in cases {
+        refuses(&with_rules(&format!("[[deny]]\n{rule}\n")), why);
+    }
+    let long = "x".repeat(201);
+    refuses(&with_rules(&format!("[[deny]]\nname = \"a\"\nmessage = \"{long}\"\n")), "not a message for callers");
+}
+
+#[test]
+fn conditions_that_are_wrong_are_refused() {
+    let cases = [
+        ("request.nope == 1", "`t.M` has no field `nope`"),
+        ("request.s", "is a string, not a condition"),
+        ("request.s == 1", "`request.s` is a string, and this is not"),
+        ("request.n == \"1\"", "is an int32, and this is not"),
+        ("request.n == 3000000000", "out of the range"),
+        ("request.u == -1", "out of the range"),
+        ("request.n == 1.5", "is an int32, and this is not"),
+        ("request.b == \"x\"", "write b\"x\""),
+        ("request.s < \"x\"", "texts have no order"),
+        ("request.f < true", "booleans have no order"),
+        ("request.c == t.Other.X", "is a `t.Color`, not a `t.Other`"),
+        ("request.c == t.Color.GREEN", "has no value `GREEN`"),
+        ("request.c == nowhere.GREEN", "neither a variable nor an enum value"),
+        ("request.sub == 1", "which is not compared"),
+        ("request.n + 1 == 2", "no arithmetic"),
+        ("request.s + \"a\" == \"b\"", "no arithmetic and builds no strings"),
+        ("request.n == request.u", "compares `request.n`"),
+        ("1 == 1", "compares two literals"),
+        ("now() > 5", "time is not an input"),
+        ("response.s == \"a\"", "`response` is not supported yet"),
+        ("request.xs == 1", "not supported yet"),
+        ("size(request.xs) > 1", "not supported yet"),
+        ("request.xs.exists(x, x == \"a\")", "not supported yet"),
+        ("\"a\" in request.xs", "not supported yet"),
+        ("request.m[\"a\"] == \"b\"", "not supported yet"),
+        ("has(request.xs)", "not supported yet"),
+        ("request.s in []", "the list is empty"),
+        ("request.s in [request.s]", "literals only"),
+        ("request.s.contains(\"\")", "always true"),
+        ("request.s.matches(\"(\")", "the pattern is wrong"),
+        ("request.s.matches(\"a*\")", "matches every text"),
+        ("request.b.matches(\"a\")", "`request.b` is bytes"),
+        ("request.s.matches(\"(?x)a\")", "not RE2"),
+        ("request.s.matches(\"(a|b|é)[ab]{40}c.{60}\")", "limit AUTOMATON_BYTES"),
+        ("request.s.contains(request.s)", "takes a literal"),
+        ("true", "always true"),
+        ("request.n < 5 && request.n > 7", "always false"),
+        ("request.n < 5 || request.n >= 5", "always true"),
+        ("request.u >= 0", "always true"),
+        ("request.f || !request.f", "always true"),
+        ("request.s == \"a\" && request.s.startsWith(\"b\")", "always false"),
+        ("request.s == \"a\" && request.s == \"b\"", "always false"),
+        ("size(request.s) < 0", "always false"),
+        ("metadata[\"X\"] == \"a\"", "upper-case"),
+        ("metadata[\":path\"] == \"a\"", "is not metadata"),
+        ("metadata[\"host\"] == \"a\"", "is not metadata"),
+        ("metadata[\"grpc-timeout\"] == \"a\"", "belongs to the protocol"),
+        ("metadata[\"te\"] == \"a\"", "belongs to the protocol"),
+        ("metadata[\"x-bin\"] == \"a\"", "binary metadata"),
+        ("metadata[\"a b\"] == \"a\"", "not a metadata key"),
+        ("metadata.a == \"a\"", "metadata has no fields"),
+        ("peer.ip == \"10.0.0.1\"", "`peer.ip` is an address"),
+        ("cidr(\"10.0.0.0/33\").containsIP(peer.ip)", "prefix longer than its address"),
+        ("cidr(\"10.0.0.1/8\").containsIP(peer.ip)", "write `10.0.0.0/8`"),
+        ("cidr(\"ten\").containsIP(peer.ip)", "not an address block"),
+        ("peer.port > 70000", "a port is 0 to 65535"),
+        ("request.s ==", "this is not CEL"),
+        ("request.s.upper() == \"A\"", "not a function"),
+        ("request.sub.deep.deep.deep.deep.deep.deep.deep.s == \"\"", "limit FIELD_PATH"),
+    ];
+    for (when, why) in cases {
+        refuses(&with_rules(&format!("[[deny]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\nwhen = '''{when}'''\n")), why);
+    }
+}
+
+#[test]
+fn rules_over_several_requests_need_the_same_fields() {
+    let rule = |methods: &str, when: &str| {
+        with_rules(&format!("[[deny]]\nname = \"a\"\nmethods = [\"{methods}\"]\nwhen = '{when}'\n"))
+    };
+    refuses(&rule("/t.S/*", "request.n == 1"), "has another type in");
+    refuses(&rule("/t.S/*", "request.f"), "`t.N` has no field `f`");
+    refuses(&rule("/t.S/Nope", "request.f"), "no proto describes `/t.S/Nope`");
+    refuses(&rule("/other.*", "request.f"), "no proto describes a method under `/other.*`");
+    let folder = Folder::new(&[("t.proto", PROTO)]);
+    assert!(folder.compile(&rule("/t.S/*", "request.s == \"a\"")).is_ok());
+}
+
+#[test]
+fn a_caret_stands_under_the_word_that_is_wrong() {
+    let text = with_rules(
+        "[[deny]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\nwhen = 'request.s == \"é\" && request.nope == 1'\n",
+    );
+    let folder = Folder::new(&[("t.proto", PROTO)]);
+    let error = folder.compile(&text).unwrap_err();
+    let problem = error.problems().next().unwrap();
+    let span = problem.fault().span.clone().unwrap();
+    assert_eq!(&text[span], "request.nope");
+    assert_eq!(problem.position(), Some((8, 29)));
+    let wrong = text.replace("request.nope == 1", "request.n == 3000000000");
+    let error = folder.compile(&wrong).unwrap_err();
+    assert_eq!(&wrong[error.problems().next().unwrap().fault().span.clone().unwrap()], "3000000000");
+}
+
+#[test]
+fn protos_that_are_wrong_are_refused() {
+    let policy = |proto: &str| format!("name = \"p\"\nproto = {proto}\nports = [1]\ndefault = \"deny\"\n");
+    let message = "syntax = \"proto3\"; message A {}";
+    let folder = Folder::new(&[
+        ("missing.proto", "syntax = \"proto3\"; import \"gone.proto\";"),
+        ("a.proto", "syntax = \"proto3\"; import \"b.proto\";"),
+        ("b.proto", "syntax = \"proto3\"; import \"a.proto\";"),
+        ("one.proto", message),
+        ("two.proto", message),
+        ("bad.proto", "message {"),
+        ("bad.binpb", "no descriptor"),
+        ("folder.proto/x", ""),
+    ]);
+    let set = |name: &str, imports: &[&str]| {
+        use prost::Message as _;
+        use prost_reflect::prost_types::{FileDescriptorProto, FileDescriptorSet};
+        let dependency = imports.iter().map(|import| (*import).to_owned()).collect();
+        let file = FileDescriptorProto { name: Some("x.proto".to_owned()), dependency, ..Default::default() };
+        std::fs::write(folder.path().join(name), FileDescriptorSet { file: vec![file] }.encode_to_vec()).unwrap();
+    };
+    set("lonely.binpb", &["gone.proto"]);
+    set("fine.binpb", &[]);
+    let cases = [
+        ("[\"nowhere.proto\"]", "neither in the policy's folder nor in an import root"),
+        ("[\"missing.proto\"]", "'gone.proto' not found"),
+        ("[\"a.proto\"]", "cycle"),
+        ("[\"one.proto\", \"two.proto\"]", "'A'"),
+        ("[\"bad.proto\"]", "bad.proto"),
+        ("[\"folder.proto\"]", "is not a file"),
+        ("[\"bad.binpb\"]", "not a FileDescriptorSet"),
+        ("[\"nowhere.binpb\"]", "cannot read"),
+        ("[\"lonely.binpb\"]", "lacks `gone.proto`"),
+    ];
+    for (proto, why) in cases {
+        let got = folder.compile(&policy(proto)).unwrap_err().to_string();
+        assert!(got.contains(why), "{proto}: {got}");
+    }
+    assert!(folder.compile(&policy("[\"fine.binpb\"]")).is_ok());
+    let include = format!("include = [\"nowhere\"]\n{}", policy("[\"one.proto\"]"));
+    assert!(folder.compile(&include).unwrap_err().to_string().contains("is not a folder"));
+}
+
+#[test]
+fn files_that_are_no_policy_are_refused() {
+    let folder = Folder::new(&[("p.toml", "")]);
+    let refused = |path: &Path| policy::load(path).unwrap_err().to_string();
+    assert!(refused(folder.path()).contains("is not a file"));
+    assert!(refused(&folder.path().join("gone.toml")).contains("cannot read the policy"));
+    let path = folder.path().join("p.toml");
+    std::fs::write(&path, b"name = \"\xff\"").unwrap();
+    assert!(refused(&path).contains("not UTF-8"));
+    std::fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
+    assert!(refused(&path).contains("longer than"));
+}
+
+#[test]
+fn several_faults_are_reported_at_once() {
+    let got = refusal(&with_rules("[[deny]]\nname = \"a\"\nstatus = \"OK\"\n[[deny]]\nname = \"a\"\nmessage = \"\"\n"));
+    assert_eq!(got.lines().count(), 3, "{got}");
+}
+
+#[test]
+fn conditions_as_deep_as_an_attacker_likes_are_refused_and_do_not_overflow_the_stack() {
+    let rule = |when: &str| with_rules(&format!("[[deny]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\nwhen = '{when}'\n"));
+    for when in [
+        format!("request{}", ".a".repeat(20_000)),
+        format!("{}request.f{}", "(".repeat(20_000), ")".repeat(20_000)),
+        format!("{}request.f", "!(".repeat(20_000)),
+        format!("request.n == {}1", "-".repeat(20_001)),
+        format!("request.f{}", " ? request.f : request.f".repeat(2_000)),
+        format!("request.f{}", "[0]".repeat(20_000)),
+        format!("request.n{} == 1", " + 1".repeat(20_000)),
+    ] {
+        assert!(!refusal(&rule(&when)).is_empty());
+    }
+}
