@@ -7,6 +7,7 @@
     non_upper_case_globals,
     unsafe_code,
     clippy::all,
+    clippy::undocumented_unsafe_blocks,
     reason = "generated"
 )]
 

@@ -1,5 +1,22 @@
-//! The libbpf-rs skeleton of `bpf/protocg.bpf.c`, made by libbpf-cargo.
+//! The libbpf-rs skeletons of the BPF objects, made by libbpf-cargo.
 
-#![allow(missing_docs, unsafe_code, clippy::all, clippy::undocumented_unsafe_blocks, reason = "generated")]
+#![allow(
+    missing_docs,
+    unsafe_code,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "generated"
+)]
 
-include!(concat!(env!("OUT_DIR"), "/protocg.skel.rs"));
+mod protocg {
+    include!(concat!(env!("OUT_DIR"), "/protocg.skel.rs"));
+}
+
+mod probe {
+    include!(concat!(env!("OUT_DIR"), "/probe.skel.rs"));
+}
+
+pub use probe::ProbeSkelBuilder;
+pub use protocg::ProtocgSkelBuilder;

@@ -130,6 +130,16 @@ impl Diag {
     }
 }
 
+/// Whether the kernel destroys sockets on demand: tried on one of our own.
+pub fn can_destroy() -> Option<bool> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").ok()?;
+    let address = listener.local_addr().ok()?;
+    let cookie = super::sockets::cookie(listener.as_fd())?;
+    let unspecified = (IpAddr::from([0, 0, 0, 0]), 0);
+    let result = Diag::open().and_then(|d| d.destroy(cookie, (address.ip(), address.port()), unspecified));
+    Some(result.is_ok())
+}
+
 /// struct inet_diag_req_v2: family, protocol, extensions, pad, states, id.
 fn request(family: i32, states: u32, id: &[u8]) -> Vec<u8> {
     let mut out = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];

@@ -150,7 +150,8 @@ pub async fn wind_up(core: &Rc<Core>, ring: &Ring) {
     report_losses(core, 0, true);
 }
 
-fn handle(core: &Rc<Core>, event: &abi::pg_event) {
+/// Acts on one event of the kernel.
+pub fn handle(core: &Rc<Core>, event: &abi::pg_event) {
     match event.type_ {
         abi::PG_EV_DECISION | abi::PG_EV_CONNECTION => {
             print(core, event);

@@ -1,8 +1,8 @@
 //! The sockets of other processes, by cookie.
 //!
 //! A denied connection's socket is looked for in the file descriptors of the cgroup's processes. What was seen is
-//! remembered: a socket's inode says its cookie, and a descriptor that was never looked at is looked at first, so a
-//! new connection is found without asking about old ones.
+//! remembered, so descriptors that were never looked at are looked at first, and a burst of denials on new
+//! connections costs one look. What is remembered may be stale: it is checked when it is used.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -11,59 +11,72 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Remembered sockets are forgotten all at once past this many.
 const MAX_REMEMBERED: usize = 1 << 17;
+/// What is remembered of a descriptor that is no socket.
+const NO_SOCKET: u64 = 0;
 
 /// A cache of who has which socket.
 #[derive(Default)]
 pub struct Sockets {
-    seen: HashMap<u32, HashSet<RawFd>>,
-    cookies: HashMap<u64, u64>,
-    last: Option<u32>,
+    inodes: HashMap<u32, HashMap<RawFd, u64>>,
+    owners: HashMap<u64, (u32, RawFd)>,
 }
 
 impl Sockets {
     /// A copy of the descriptor of the socket with this cookie, if one of `pids` has it.
     pub fn find(&mut self, cookie: u64, pids: &[u32]) -> Option<OwnedFd> {
-        if self.cookies.len() > MAX_REMEMBERED {
-            self.cookies.clear();
+        if let Some(socket) = self.remembered(cookie) {
+            return Some(socket);
         }
-        self.seen.retain(|pid, _| pids.contains(pid));
-        let last = self.last.filter(|pid| pids.contains(pid));
-        let order: Vec<u32> = last.into_iter().chain(pids.iter().copied().filter(|&pid| Some(pid) != last)).collect();
+        if self.owners.len() > MAX_REMEMBERED {
+            self.owners.clear();
+            self.inodes.clear();
+        }
+        let live: HashSet<u32> = pids.iter().copied().collect();
+        self.inodes.retain(|pid, _| live.contains(pid));
         for new_only in [true, false] {
-            for &pid in &order {
-                if let Some(fd) = self.find_in(cookie, pid, new_only) {
-                    self.last = Some(pid);
-                    return Some(fd);
-                }
+            live.iter().for_each(|&pid| self.look(pid, new_only));
+            if let Some(socket) = self.remembered(cookie) {
+                return Some(socket);
             }
         }
         None
     }
 
-    fn find_in(&mut self, cookie: u64, pid: u32, new_only: bool) -> Option<OwnedFd> {
-        let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    fn remembered(&mut self, cookie: u64) -> Option<OwnedFd> {
+        let &(pid, fd) = self.owners.get(&cookie)?;
+        let socket = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(&pidfd, fd)).ok();
+        let socket = socket.filter(|socket| cookie_of(socket) == Some(cookie));
+        if socket.is_none() {
+            self.owners.remove(&cookie);
+        }
+        socket
+    }
+
+    /// Looks at a process's descriptors: all, or those that were not there the last time.
+    fn look(&mut self, pid: u32, new_only: bool) {
+        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return };
         let present: HashSet<RawFd> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
-        let seen = self.seen.insert(pid, present.clone()).unwrap_or_default();
+        let known = self.inodes.entry(pid).or_default();
+        known.retain(|fd, _| present.contains(fd));
         let mut pidfd = None;
         for fd in present {
-            if new_only && seen.contains(&fd) {
+            let before = known.get(&fd).copied();
+            if new_only && before.is_some() {
                 continue;
             }
-            let Some(inode) = socket_inode(pid, fd) else { continue };
-            if self.cookies.get(&inode).is_some_and(|&known| known != cookie) {
+            let inode = socket_inode(pid, fd).unwrap_or(NO_SOCKET);
+            known.insert(fd, inode);
+            if inode == NO_SOCKET || before == Some(inode) {
                 continue;
             }
             if pidfd.is_none() {
                 pidfd = pidfd_open(pid).ok();
             }
-            let Ok(copy) = pidfd_getfd(pidfd.as_ref()?, fd) else { continue };
-            let Some(found) = cookie_of(&copy) else { continue };
-            self.cookies.insert(inode, found);
-            if found == cookie {
-                return Some(copy);
+            let copy = pidfd.as_ref().and_then(|pidfd| pidfd_getfd(pidfd, fd).ok());
+            if let Some(cookie) = copy.as_ref().and_then(cookie_of) {
+                self.owners.insert(cookie, (pid, fd));
             }
         }
-        None
     }
 }
 

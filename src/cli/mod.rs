@@ -103,6 +103,8 @@ fn seconds(text: &str) -> Result<std::time::Duration, String> {
 pub fn main() -> ExitCode {
     let started = Instant::now();
     let cli = Cli::parse();
+    // Paths in messages stay whole.
+    let _ = miette::set_hook(Box::new(|_| Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build())));
     let level = match cli.verbose {
         0 => "warn",
         1 => "warn,protocg=debug,libbpf=debug",

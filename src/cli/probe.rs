@@ -1,8 +1,75 @@
-//! `protocg probe`: what this kernel offers.
+//! `protocg probe`: what this kernel offers, and the enforcer's limits.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use crate::kernel::probe::{self, Enforcer, Feature, Need};
+use crate::{kernel, names};
 
-/// Probes.
-pub fn probe(_json: bool) -> Result<Exit, Failure> {
-    Ok(Exit::Ok)
+#[derive(Serialize)]
+struct Report {
+    features: Vec<Feature>,
+    limits: Vec<LimitRow>,
+    enforcer: Enforcer,
+}
+
+#[derive(Serialize)]
+struct LimitRow {
+    name: String,
+    number: u64,
+    why: &'static str,
+    edge: &'static str,
+}
+
+/// Probes and prints. A kernel that cannot enforce ends it with the status for that.
+pub fn probe(json: bool) -> Result<Exit, Failure> {
+    kernel::require_privileges().map_err(|e| Failure::new(Exit::Permission, e))?;
+    let report = Report {
+        features: probe::features(),
+        limits: names::limits()
+            .map(|l| LimitRow { name: l.name.to_lowercase(), number: l.number, why: l.why, edge: l.edge })
+            .collect(),
+        enforcer: probe::enforcer(),
+    };
+    let enough =
+        report.enforcer.loads && report.features.iter().all(|f| f.need != Need::Required || f.offered != Some(false));
+    let text = if json { serde_json::to_string(&report).unwrap_or_default() } else { report.text() };
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    Ok(if enough { Exit::Ok } else { Exit::Kernel })
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let mut out = String::from("kernel\n");
+        for feature in &self.features {
+            let mark = match feature.offered {
+                Some(true) => "yes",
+                Some(false) => "NO",
+                None => "unknown",
+            };
+            out.push_str(&format!("  {mark:8}{}\n", feature.name));
+            if feature.offered != Some(true) {
+                let later = if feature.need == Need::Later { " (not used yet)" } else { "" };
+                out.push_str(&format!("          without it: {}{later}\n", feature.without));
+                if !feature.why.is_empty() {
+                    out.push_str(&format!("          the kernel says: {}\n", feature.why));
+                }
+            }
+        }
+        out.push_str("\nlimits\n");
+        for limit in &self.limits {
+            out.push_str(&format!("  {:22}{:>9}  {}; {}\n", limit.name, limit.number, limit.why, limit.edge));
+        }
+        out.push_str("\nenforcer\n");
+        if self.enforcer.loads {
+            for (program, instructions) in &self.enforcer.verified {
+                out.push_str(&format!("  {program:12}{instructions:>9} instructions verified\n"));
+            }
+        } else {
+            out.push_str(&format!("  does not load: {}\n", self.enforcer.why));
+        }
+        out
+    }
 }

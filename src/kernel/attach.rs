@@ -5,13 +5,14 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::KernelError;
 use super::load::{self, Loaded, Shared};
 use super::pin::{self, Pins};
 use super::sys::{self, Hook};
-use super::{KernelError, log};
 use crate::cgroup::Cgroup;
 use crate::policy::Policy;
 
@@ -147,11 +148,13 @@ impl Attachment {
     }
 }
 
-/// Programs of ours that no pin explains belong to an agent of another mount namespace, or of an older kind.
+/// Programs of ours that no pin explains belong to an agent of another mount namespace, or of an older kind. Those
+/// of an agent that has just ended take a moment to go.
 fn refuse_unknown(cgroup: &Cgroup) -> Result<(), KernelError> {
-    for hook in Hook::ALL {
-        let ids = sys::attached(cgroup.as_fd(), hook).unwrap_or_default();
-        if ids.iter().any(|&id| sys::program_name(id).is_ok_and(|name| name == hook.program())) {
+    const MOMENT: Duration = Duration::from_millis(300);
+    let started = Instant::now();
+    while Hook::ALL.into_iter().any(|hook| is_attached(cgroup, hook)) {
+        if started.elapsed() >= MOMENT {
             return Err(KernelError::Busy {
                 cgroup: cgroup.path.clone(),
                 who: String::new(),
@@ -160,8 +163,14 @@ fn refuse_unknown(cgroup: &Cgroup) -> Result<(), KernelError> {
                 ),
             });
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+fn is_attached(cgroup: &Cgroup, hook: Hook) -> bool {
+    let ids = sys::attached(cgroup.as_fd(), hook).unwrap_or_default();
+    ids.into_iter().any(|id| sys::program_name(id).is_ok_and(|name| name == hook.program()))
 }
 
 /// One agent a cgroup: a lock that ends with the process, however it ends.
@@ -223,9 +232,4 @@ impl Drop for Lock {
         self.file.take();
         let _ = fs::remove_dir(RUN_DIR);
     }
-}
-
-/// Drops what libbpf said so far: a later refusal must not quote it.
-pub fn quiet() {
-    log::take();
 }

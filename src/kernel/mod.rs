@@ -94,7 +94,7 @@ pub fn require_privileges() -> Result<(), KernelError> {
     let holds = |bit: u32| has & (1 << bit) != 0;
     let missing: Vec<&str> = NEEDED
         .iter()
-        .filter(|(bit, _, admin)| !holds(*bit) && !(*admin && holds(SYS_ADMIN)))
+        .filter(|(bit, _, admin)| !(holds(*bit) || *admin && holds(SYS_ADMIN)))
         .map(|(_, name, _)| *name)
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(KernelError::Permission(missing.join(", "))) }

@@ -62,6 +62,11 @@ pub fn root() -> Result<PathBuf, KernelError> {
     Ok(dir)
 }
 
+/// Whether bpffs is there.
+pub fn mounted() -> bool {
+    is_bpffs(Path::new(BPFFS))
+}
+
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
 }
@@ -93,7 +98,7 @@ pub fn find(id: u64) -> Option<Pins> {
     }
     let found = open(&dir, id);
     if found.is_none() {
-        remove(id);
+        detach(id);
     }
     found
 }

@@ -1,1 +1,178 @@
-//! What this kernel really offers.
+//! What this kernel really offers, found by loading; version numbers prove nothing.
+
+use std::fs;
+use std::mem::MaybeUninit;
+use std::path::Path;
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use serde::Serialize;
+
+use super::{io_error, load, log};
+use crate::abi;
+use crate::policy::Tables;
+use crate::skel::ProbeSkelBuilder;
+
+/// How much a missing thing matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Need {
+    /// Nothing is enforced without it.
+    Required,
+    /// Something is worse without it.
+    Wanted,
+    /// For parts of protocg that are still to come.
+    Later,
+}
+
+/// One thing that a kernel may offer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Feature {
+    /// What it is called.
+    pub name: &'static str,
+    /// Whether it is there; nothing if that could not be found out.
+    pub offered: Option<bool>,
+    /// What the kernel said, if it is not.
+    pub why: String,
+    /// How much it matters.
+    pub need: Need,
+    /// What it costs to be without it.
+    pub without: &'static str,
+}
+
+/// Whether the enforcer itself loads, and what its verification took.
+#[derive(Debug, Clone, Serialize)]
+pub struct Enforcer {
+    /// Whether it loads.
+    pub loads: bool,
+    /// The refusal.
+    pub why: String,
+    /// Instructions that the verifier looked at, by program.
+    pub verified: Vec<(&'static str, u32)>,
+}
+
+/// program, feature, need, what it costs to be without it
+const PROGRAMS: [(&str, &str, Need, &str); 7] = [
+    ("pr_ingress", "cgroup_skb ingress", Need::Required, "nothing is enforced"),
+    ("pr_egress", "cgroup_skb egress", Need::Required, "nothing is enforced"),
+    (
+        "pr_sockops",
+        "sock_ops",
+        Need::Required,
+        "connections are not known from their first byte, so nothing is enforced",
+    ),
+    ("pr_loop", "bpf_loop", Need::Required, "the engine does not load; it came with Linux 5.17"),
+    (
+        "pr_ring",
+        "ring buffer",
+        Need::Required,
+        "there are no events, so denied callers get no answer; it came with Linux 5.8",
+    ),
+    (
+        "pr_frozen",
+        "view of sk_buff (bpf_cast_to_kern_ctx, bpf_rdonly_cast)",
+        Need::Wanted,
+        "bytes that a local client sent with sendfile or vmsplice can change after they were judged; it came with Linux 6.2",
+    ),
+    ("pr_sock_create", "cgroup sock_create", Need::Later, "processes of the cgroup can make MPTCP and raw sockets"),
+];
+
+/// Tries everything.
+pub fn features() -> Vec<Feature> {
+    let mut found: Vec<Feature> = PROGRAMS
+        .iter()
+        .map(|&(program, name, need, without)| {
+            let result = loads(program);
+            Feature { name, offered: Some(result.is_ok()), why: result.err().unwrap_or_default(), need, without }
+        })
+        .collect();
+    found.extend(facts());
+    found
+}
+
+/// Loads one program of the probe object, and nothing else of it.
+fn loads(name: &str) -> Result<(), String> {
+    log::capture();
+    let mut object = MaybeUninit::uninit();
+    let mut open = ProbeSkelBuilder::default().open(&mut object).map_err(|e| e.to_string())?;
+    for mut program in open.open_object_mut().progs_mut() {
+        let wanted = program.name() == name;
+        program.set_autoload(wanted);
+    }
+    let result = open.load().map(drop);
+    let said = log::take();
+    result.map_err(|e| log::refusal(&said).map_or_else(|| io_error(&e).to_string(), |(_, reason)| reason))
+}
+
+/// Whether the enforcer loads, under a policy without rules.
+pub fn enforcer() -> Enforcer {
+    match load::load(&empty_tables()) {
+        Ok(loaded) => Enforcer { loads: true, why: String::new(), verified: loaded.verified() },
+        Err(e) => Enforcer { loads: false, why: e.to_string(), verified: Vec::new() },
+    }
+}
+
+/// Tables of a policy without rules and ports.
+pub fn empty_tables() -> Tables {
+    Tables {
+        config: abi::pg_config { generation: 1, ..Default::default() },
+        trie: vec![Default::default()],
+        methods: vec![Default::default()],
+        rules: vec![Default::default()],
+        tests: vec![Default::default()],
+        ops: vec![Default::default()],
+        nodes: vec![Default::default()],
+        fields: vec![Default::default()],
+        bounds: vec![Default::default()],
+        automata: vec![Default::default()],
+        trans: vec![0],
+        classes: vec![abi::pg_classes { of: [0; 256] }],
+        outs: vec![Default::default()],
+        keys: vec![Default::default()],
+        peers: vec![Default::default()],
+    }
+}
+
+/// What files tell.
+fn facts() -> Vec<Feature> {
+    let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let feature = |name, offered, need, without| Feature { name, offered, why: String::new(), need, without };
+    let exists = |path: &str| Some(Path::new(path).exists());
+    let active = |name: &str| read("/sys/kernel/security/lsm").map(|list| list.split(',').any(|module| module == name));
+    let jit = read("/proc/sys/net/core/bpf_jit_enable").map(|value| value != "0");
+    let diag = crate::agent::diag::can_destroy();
+    vec![
+        feature(
+            "BTF of the kernel",
+            exists("/sys/kernel/btf/vmlinux"),
+            Need::Required,
+            "the programs do not load: build the kernel with CONFIG_DEBUG_INFO_BTF",
+        ),
+        feature(
+            "cgroup2 file system",
+            Some(crate::cgroup::mount_point().is_ok()),
+            Need::Required,
+            "there is nothing to attach to: mount -t cgroup2 none /sys/fs/cgroup",
+        ),
+        feature("bpf file system", Some(super::pin::mounted()), Need::Wanted, "--pin mounts one itself, if it may"),
+        feature("JIT compiler", jit, Need::Wanted, "every byte costs about ten times as much"),
+        feature(
+            "SOCK_DESTROY",
+            diag,
+            Need::Wanted,
+            "denied connections that no process has open yet are not reset, but time out",
+        ),
+        feature(
+            "pidfd_getfd",
+            Some(super::may_take_sockets()),
+            Need::Wanted,
+            "denied callers get a reset, not a status",
+        ),
+        feature("BPF LSM", active("bpf"), Need::Later, "the guard plane cannot close the ways around the enforcer"),
+        feature(
+            "uprobes",
+            exists("/sys/bus/event_source/devices/uprobe"),
+            Need::Later,
+            "TLS cannot be read: it is refused on policy ports",
+        ),
+    ]
+}
