@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const SETTINGS_FRAME: u64 = 9;
 /// The client hears of the end after a round trip, and what it sent until then comes within another: so long nothing
 /// must have come before the connection is taken apart.
-const QUIET_LEAST: Duration = Duration::from_millis(5);
+const QUIET_LEAST: Duration = Duration::from_millis(25);
 const QUIET_MOST: Duration = Duration::from_millis(200);
 
 /// A connection that is to end, and what its first caller is told.
