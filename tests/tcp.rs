@@ -437,3 +437,54 @@ fn keep_alives_and_window_probes_with_data_change_nothing() {
     field.seen("probed");
     field.unharmed();
 }
+
+#[test]
+fn pages_that_the_sender_can_still_write_are_refused() {
+    if harness::skip("shared_pages") {
+        return;
+    }
+    let field = Field::new("pages");
+    let bytes = conversation("shAred");
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
+    for (end, address) in [(End::A, "10.77.0.2"), (End::B, "127.0.0.1"), (End::B, "::1")] {
+        for splice in [false, true] {
+            let before = field.enforcer.events().iter().filter(|e| e["reason"] == "shared_pages").count();
+            let socket = field.veth.run(end, || std::net::TcpStream::connect((address, PORT)).unwrap());
+            if splice {
+                vmsplice_into(&bytes, &socket);
+            } else {
+                let mut at = 0;
+                // SAFETY: both descriptors are open, and `at` is valid for the call.
+                let n = unsafe { libc::sendfile(fd(&socket), fd(&file), &raw mut at, bytes.len()) };
+                assert_eq!(n, bytes.len().cast_signed());
+            }
+            field.enforcer.process_lines(|lines| lines.iter().filter(|l| l.contains("shared_pages")).count() > before);
+            drop(socket);
+        }
+    }
+    // what send() copied is frozen, however long
+    let mut socket = field.veth.run(End::A, || std::net::TcpStream::connect(("10.77.0.2", PORT)).unwrap());
+    std::io::Write::write_all(&mut socket, &conversation(&"copied".repeat(2000))).unwrap();
+    field.seen("copiedcopiedcopi...(12000)");
+    field.unharmed();
+}
+
+fn fd(file: &impl std::os::fd::AsRawFd) -> i32 {
+    file.as_raw_fd()
+}
+
+/// Hands the pages of `bytes` to the socket through a pipe.
+fn vmsplice_into(bytes: &[u8], socket: &std::net::TcpStream) {
+    let mut pipe = [0; 2];
+    let vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: the pipe's descriptors are valid, the vector describes `bytes`, which outlives the splice.
+    unsafe {
+        assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+        assert_eq!(libc::vmsplice(pipe[1], &raw const vector, 1, 0), bytes.len().cast_signed());
+        let n = libc::splice(pipe[0], std::ptr::null_mut(), fd(socket), std::ptr::null_mut(), bytes.len(), 0);
+        assert_eq!(n, bytes.len().cast_signed());
+        libc::close(pipe[0]);
+        libc::close(pipe[1]);
+    }
+}
