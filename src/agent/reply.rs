@@ -1,7 +1,7 @@
 //! The bytes that a denied caller is answered with. Pure: nothing here knows a socket.
 //!
-//! A response on the denied stream, a GOAWAY, and a RST_STREAM for each RPC that never reached the server, so that
-//! its caller may try again. Header fields are HPACK literals without indexing (RFC 7541, section 6.2.2): they
+//! A GOAWAY, so that the caller's next call finds another connection; a response on the denied stream; and a
+//! RST_STREAM for each RPC that never reached the server, so that its caller may try again. Header fields are HPACK literals without indexing (RFC 7541, section 6.2.2): they
 //! touch no table, so the server's encoder and the client's decoder stay in step.
 
 use crate::abi;
@@ -45,11 +45,11 @@ impl Denial {
         let mut body = self.last().to_be_bytes().to_vec();
         body.extend(NO_ERROR.to_be_bytes());
         let mut pieces = vec![frame(GOAWAY, 0, 0, &body)];
-        for stream in self.refused() {
-            push(&mut pieces, frame(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes()));
-        }
         if self.response & abi::PG_RSP_END == 0 {
             push(&mut pieces, self.headers());
+        }
+        for stream in self.refused() {
+            push(&mut pieces, frame(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes()));
         }
         pieces
     }
@@ -165,12 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_response_gets_trailers_only_and_goaway() {
+    fn a_stream_without_response_gets_goaway_and_trailers_only() {
         let frames = frames(&denial().bytes());
         assert_eq!(frames.len(), 2);
-        assert_eq!((frames[0].0, frames[0].1, frames[0].2), (1, 5, 5));
+        assert_eq!(frames[0], (7, 0, 0, vec![0, 0, 0, 5, 0, 0, 0, 0]));
+        assert_eq!((frames[1].0, frames[1].1, frames[1].2), (1, 5, 5));
         assert_eq!(
-            fields(&frames[0].3),
+            fields(&frames[1].3),
             [
                 pair(":status", "200"),
                 pair("content-type", "application/grpc"),
@@ -178,13 +179,12 @@ mod tests {
                 pair("grpc-message", "denied by policy search: no-A")
             ]
         );
-        assert_eq!(frames[1], (7, 0, 0, vec![0, 0, 0, 5, 0, 0, 0, 0]));
     }
 
     #[test]
     fn a_stream_with_response_headers_gets_trailers() {
         let frames = frames(&Denial { response: abi::PG_RSP_HEADERS, ..denial() }.bytes());
-        assert_eq!(fields(&frames[0].3)[0], pair("grpc-status", "7"));
+        assert_eq!(fields(&frames[1].3)[0], pair("grpc-status", "7"));
         assert_eq!(frames.len(), 2);
     }
 
@@ -201,14 +201,14 @@ mod tests {
         let refused: Vec<u32> = frames.iter().filter(|f| f.0 == 3).map(|f| f.2).collect();
         assert_eq!(refused, [5, 7, 9]);
         assert!(frames.iter().filter(|f| f.0 == 3).all(|f| f.3 == [0, 0, 0, 7]));
-        assert_eq!(frames.last().unwrap().3[..4], [0, 0, 0, 11]);
+        assert_eq!(frames[0].3[..4], [0, 0, 0, 11]);
     }
 
     #[test]
     fn a_late_message_of_an_early_stream_keeps_the_later_ones() {
         let frames = frames(&Denial { stream: 1, delivered: 9, ..denial() }.bytes());
-        assert_eq!(frames.iter().map(|f| f.0).collect::<Vec<_>>(), [1, 7]);
-        assert_eq!(frames[1].3[..4], [0, 0, 0, 9]);
+        assert_eq!(frames.iter().map(|f| f.0).collect::<Vec<_>>(), [7, 1]);
+        assert_eq!(frames[0].3[..4], [0, 0, 0, 9]);
     }
 
     #[test]
@@ -217,14 +217,14 @@ mod tests {
         assert!(pieces.len() > 2);
         let frames = frames(&pieces);
         assert_eq!(frames.iter().filter(|f| f.0 == 3).count(), MAX_REFUSED);
-        assert_eq!((frames[0].0, frames.last().unwrap().0), (1, 7));
+        assert_eq!((frames[0].0, frames[1].0), (7, 1), "the caller is told first");
     }
 
     #[test]
     fn long_and_foreign_messages_are_encoded() {
         let message = "ü%\n".repeat(50);
         let frames = frames(&Denial { message: message.clone(), ..denial() }.bytes());
-        assert_eq!(fields(&frames[0].3)[3], pair("grpc-message", &"%C3%BC%25%0A".repeat(50)));
+        assert_eq!(fields(&frames[1].3)[3], pair("grpc-message", &"%C3%BC%25%0A".repeat(50)));
         assert_eq!(percent_encode("plain ~ text"), "plain ~ text");
     }
 
