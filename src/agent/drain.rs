@@ -18,6 +18,8 @@ use crate::abi;
 const ACCEPT: Duration = Duration::from_secs(1);
 /// How long queued bytes may take to be acknowledged after the FIN.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the caller may take to read the end of file: a reset at once would fail what it is still reading.
+const LINGER: Duration = Duration::from_millis(100);
 /// Without a signal from the kernel the state is looked at this often.
 const LOOK: Duration = Duration::from_millis(100);
 /// SETTINGS, the least that a server sends before any response.
@@ -148,4 +150,5 @@ async fn farewell(socket: &OwnedFd) {
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+    sleep(LINGER).await;
 }

@@ -169,8 +169,8 @@ fn denial(core: &Core, event: &abi::pg_event) -> Option<Denial> {
         return None;
     }
     let (status, message) = events::answer(&core.policy, event);
-    let (stream, delivered, response) = (event.stream, event.delivered, event.response);
-    Some(Denial { stream, delivered, response, status, message })
+    let (stream, delivered, highest) = (event.stream, event.delivered, event.highest);
+    Some(Denial { stream, delivered, highest, response: event.response, status, message })
 }
 
 fn print(core: &Core, event: &abi::pg_event) {

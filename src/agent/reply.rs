@@ -26,6 +26,8 @@ pub struct Denial {
     pub stream: u32,
     /// The highest stream whose header block reached the server.
     pub delivered: u32,
+    /// The highest stream that the client has opened.
+    pub highest: u32,
     /// What the server has sent on the denied stream: `PG_RSP_*`.
     pub response: u32,
     /// The gRPC status.
@@ -35,9 +37,9 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// The highest stream that the client must not try again by itself.
+    /// The highest stream that is answered here, be it by a refusal. Those above it the client knows to be untouched.
     fn last(&self) -> u32 {
-        self.stream.max(self.delivered)
+        self.stream.max(self.delivered).max(self.highest)
     }
 
     /// The answer in pieces, each at most as long as the egress hook takes at once.
@@ -54,11 +56,12 @@ impl Denial {
         pieces
     }
 
-    /// Streams below the GOAWAY's last one of which nothing reached the server.
+    /// Streams of which nothing reached the server. They are refused one by one, although a GOAWAY with a lower last
+    /// stream would say the same: not every client tells its callers that such an RPC may be tried again.
     fn refused(&self) -> impl Iterator<Item = u32> {
         let denied = self.stream;
         let first = self.delivered.saturating_add(1) | 1;
-        (first..self.last()).step_by(2).filter(move |&id| id != denied).take(MAX_REFUSED)
+        (first..=self.last()).step_by(2).filter(move |&id| id != denied).take(MAX_REFUSED)
     }
 
     fn headers(&self) -> Vec<u8> {
@@ -135,7 +138,14 @@ mod tests {
     use super::*;
 
     fn denial() -> Denial {
-        Denial { stream: 5, delivered: 3, response: 0, status: 7, message: "denied by policy search: no-A".into() }
+        Denial {
+            stream: 5,
+            delivered: 3,
+            highest: 5,
+            response: 0,
+            status: 7,
+            message: "denied by policy search: no-A".into(),
+        }
     }
 
     /// type, flags, stream, payload
@@ -196,17 +206,17 @@ mod tests {
     }
 
     #[test]
-    fn undelivered_streams_below_the_last_are_refused() {
-        let frames = frames(&Denial { stream: 11, ..denial() }.bytes());
+    fn undelivered_streams_are_refused() {
+        let frames = frames(&Denial { stream: 7, highest: 11, ..denial() }.bytes());
         let refused: Vec<u32> = frames.iter().filter(|f| f.0 == 3).map(|f| f.2).collect();
-        assert_eq!(refused, [5, 7, 9]);
+        assert_eq!(refused, [5, 9, 11]);
         assert!(frames.iter().filter(|f| f.0 == 3).all(|f| f.3 == [0, 0, 0, 7]));
         assert_eq!(frames[0].3[..4], [0, 0, 0, 11]);
     }
 
     #[test]
     fn a_late_message_of_an_early_stream_keeps_the_later_ones() {
-        let frames = frames(&Denial { stream: 1, delivered: 9, ..denial() }.bytes());
+        let frames = frames(&Denial { stream: 1, delivered: 9, highest: 9, ..denial() }.bytes());
         assert_eq!(frames.iter().map(|f| f.0).collect::<Vec<_>>(), [7, 1]);
         assert_eq!(frames[0].3[..4], [0, 0, 0, 9]);
     }
