@@ -295,7 +295,7 @@ fn a_command_does_not_outlive_its_enforcer() {
 fn pinned_enforcement_outlives_the_agent_and_is_adopted_exchanged_and_detached() {
     need_root!();
     let place = Place::new();
-    let (cgroup, policy, other) = (place.path.to_str().unwrap(), place.policy("one", 1), place.policy("two", 1));
+    let (cgroup, policy, other) = (place.path.to_str().unwrap(), place.policy("one", 1), place.policy("two", 2));
     let ids = || -> Vec<u32> {
         let cgroup = place.cgroup();
         Hook::ALL.into_iter().flat_map(|hook| sys::attached(cgroup.as_fd(), hook).unwrap()).collect()

@@ -97,8 +97,13 @@ fn same_enforcement(places: &[Place], policy: &Policy) -> bool {
         let Some(pins) = pins else { return false };
         let same_map = map.is_none_or(|id| id == pins.events_id);
         map = Some(pins.events_id);
-        same_map && pins.same_build && pins.config.as_deref() == Some(load::config_bytes(&policy.tables))
+        same_map && pins.same_build && holds(&pins.rodata, load::config_bytes(&policy.tables))
     })
+}
+
+/// Whether the programs' read-only data holds exactly these numbers, among what else the compiler put there.
+fn holds(rodata: &[u8], config: &[u8]) -> bool {
+    rodata.windows(config.len()).any(|window| window == config)
 }
 
 fn adopt(places: Vec<Place>) -> Result<Enforcer, KernelError> {
