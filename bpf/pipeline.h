@@ -5,8 +5,9 @@
  *   http2 frame ─► header block ─► hpack fields ─► grpc block ─► header verdict
  *              └─► DATA ─► grpc messages ─► protobuf fields ─► message verdict
  *
- * The invariant: the last byte of a header block, and of a message, is passed only after its verdict. A run that ends
- * with anything but PG_GO is not passed at all.
+ * The invariant: the last byte of a header block, and of a message, is passed only after its verdict. A run in which
+ * anything but PG_GO came up is not passed at all. After PG_DENIED the state is whole, and reading may go on: what
+ * follows is never passed, but every RPC in it gets its own answer.
  */
 #ifndef PG_PIPELINE_H
 #define PG_PIPELINE_H
@@ -18,9 +19,8 @@
 #include "streams.h"
 #include "verdict.h"
 
-#define PG_HPACK_BYTES_A_CALL 48
-#define PG_DATA_STEPS_A_CALL 32
-#define PG_STEPS_A_CALL 32
+#define PG_HPACK_BYTES_A_CALL 24
+#define PG_DATA_STEPS_A_CALL 24
 
 /* ---- messages ---- */
 
@@ -124,6 +124,7 @@ PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 			reason = pg_grpc_prefix(s, pg_peek(w), &compressed);
 			w->pos++;
 			if (reason) {
+				h->left--;
 				/* no message boundary is left to go on from */
 				pg_about(w, s, h->stream);
 				outcome = pg_fail_rpc(c, w, s, reason);
@@ -175,6 +176,13 @@ PG_STEP int pg_request_end(struct pg_conn *c, struct pg_work *w, u32 stream)
 			return PG_DENIED;
 	}
 	s->request |= PG_REQ_END;
+	if (c->phase == PG_P_DEAD) {
+		if (!(s->request & PG_REQ_DENIED)) {
+			pg_about(w, s, stream);
+			pg_emit(c, w, PG_EV_UNDELIVERED, PG_V_DENY);
+		}
+		return PG_GO;
+	}
 	if (s->response & PG_RSP_END) {
 		pg_stream_close(c, stream);
 		return PG_GO;
@@ -354,10 +362,12 @@ static inline int pg_h2_body_state(u32 state)
 static inline int pg_request_advance(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_h2 *h = &c->request;
-	int outcome;
+	int outcome, block;
 
 	if (pg_h2_body_state(h->state) && !h->left) {
-		if (h->state == PG_H2_FRAGMENT) {
+		block = h->state == PG_H2_FRAGMENT;
+		h->state = PG_H2_PAD;
+		if (block) {
 			h->block = 1;
 			if (h->flags & PG_FLAG_END_HEADERS) {
 				outcome = pg_block_end(c, w);
@@ -365,7 +375,6 @@ static inline int pg_request_advance(struct pg_conn *c, struct pg_work *w)
 					return outcome;
 			}
 		}
-		h->state = PG_H2_PAD;
 	}
 	if (h->state == PG_H2_PAD && !h->pad) {
 		h->state = PG_H2_HEAD;

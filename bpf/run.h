@@ -73,9 +73,23 @@ struct pg_run {
 	struct pg_work *w;
 	struct pg_held *held; /* 0: none */
 	u32 judged;	      /* sequence number at the end of the chunk */
-	int outcome;
+	int outcome;	      /* the first that was not PG_GO */
 	int done;
 };
+
+/* An RPC is denied: the connection is dead from here on, and read on in the shadow. Under the lock. */
+static __always_inline void pg_denied(struct pg_conn *c, struct pg_work *w)
+{
+	if (c->phase != PG_P_DEAD) {
+		/* what ended in this run was not delivered: nobody will answer it */
+		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
+		c->dead_stream = w->stream;
+		c->phase = PG_P_DEAD;
+		c->shadow = 1;
+	}
+	pg_emit(c, w, PG_EV_DECISION, PG_V_DENY);
+	pg_count_add(PG_N_DENIED, 1);
+}
 
 /* The chunk is judged: the next held one that continues it, if there is one. */
 static __always_inline int pg_next_chunk(struct pg_run *r)
@@ -97,6 +111,7 @@ static long pg_run_cb(u32 index, void *data)
 {
 	struct pg_run *r = data;
 	struct pg_work *w = r->w;
+	int outcome;
 	u32 i;
 
 	(void)index;
@@ -113,9 +128,14 @@ static long pg_run_cb(u32 index, void *data)
 			r->outcome = pg_fail_connection(r->c, w, PG_R_HEADERS_UNREADABLE);
 			return 1;
 		}
-		r->outcome = pg_request_step(r->c, w);
-		if (r->outcome != PG_GO)
+		outcome = pg_request_step(r->c, w);
+		if (outcome == PG_GO)
+			continue;
+		if (r->outcome == PG_GO)
+			r->outcome = outcome;
+		if (outcome != PG_DENIED || !r->c->cookie)
 			return 1;
+		pg_denied(r->c, w);
 	}
 	return 0;
 }

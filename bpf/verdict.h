@@ -7,7 +7,7 @@
 #include "emit.h"
 
 #define PG_STATUS_PERMISSION_DENIED 7
-#define PG_AUDIT_HITS 32 /* audit rules that match one call; more are undecidable */
+#define PG_AUDIT_HITS 16 /* audit rules that match one call; more are undecidable */
 
 enum pg_judgement { PG_J_NONE, PG_J_DENY, PG_J_ALLOW, PG_J_UNDECIDED };
 
@@ -59,7 +59,7 @@ static inline u32 pg_deny_rpc(struct pg_conn *c, struct pg_work *w, struct pg_st
 		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
 		return PG_GO;
 	}
-	s->request |= PG_REQ_DENIED;
+	s->request |= PG_REQ_DENIED | PG_REQ_UNREAD;
 	return PG_DENIED;
 }
 

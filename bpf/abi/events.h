@@ -13,6 +13,7 @@ enum pg_event_type {
 	PG_EV_INJECTED,	     /* the agent's reply passed at a frame boundary */
 	PG_EV_INJECT_FAILED, /* the agent's reply stood inside a frame: it was held back */
 	PG_EV_DRAINED,	     /* a denied connection has no delivered RPC left to answer */
+	PG_EV_UNDELIVERED,   /* a whole request on a denied connection: no rule denies it, the server never has it */
 };
 
 enum pg_verdict { PG_V_ALLOW, PG_V_DENY, PG_V_AUDIT_DENY };
@@ -75,11 +76,11 @@ PG_SIZE(struct pg_event, 120);
 #define PG_REPLY_BYTES 1024
 #define PG_REPLY_MARK 64
 struct pg_reply {
-	u32 length; /* bytes of the reply, for the agent's own use */
-	u32 mark; /* bytes of the mark, 1..PG_REPLY_MARK */
+	u32 length;  /* bytes of the reply, for the agent's own use */
+	u32 mark;    /* bytes of the mark, 1..PG_REPLY_MARK */
 	u32 matched; /* how many of them the bytes sent so far end with; the kernel's */
 	u32 between; /* 1: the match began between two frames; the kernel's */
-	u32 done; /* enum pg_event_type of the answer, 0 until then; the kernel's */
+	u32 done;    /* enum pg_event_type of the answer, 0 until then; the kernel's */
 	u32 reserved;
 	u8 failure[PG_REPLY_MARK]; /* Knuth-Morris-Pratt: longest proper border of the mark's first i + 1 bytes */
 	u8 bytes[PG_REPLY_BYTES];

@@ -181,26 +181,26 @@ struct pg_conn {
 	u16 remote_port;
 	u8 local[16];
 	u8 remote[16];
-	u32 phase;	 /* enum pg_phase */
-	u32 dead_stream; /* the denied stream; 0: none */
-	u32 judged;	 /* J: sequence number up to which the request direction is judged */
-	u32 fin;	 /* 1: a FIN has passed */
-	u32 fin_at;	 /* its sequence number */
-	u32 stuck;	 /* dropped overlaps since rcv_nxt last moved */
-	u32 stuck_at;	 /* rcv_nxt then */
-	u32 held;	 /* segments waiting for a hole to fill */
-	u32 sent;	 /* sequence number up to which the response direction was followed */
-	u32 followed;	 /* 1: `sent` is valid and the response direction is in step */
-	u32 highest;	 /* highest stream opened */
-	u32 complete;	 /* highest stream whose header block is complete */
-	u32 delivered;	 /* `complete` before the segment that is being judged */
-	u32 streams;	 /* head of the list of live streams; 0: none */
-	u32 live;	 /* how many */
-	u32 pending;	 /* delivered requests without an answer yet */
-	u32 texts;	 /* ids given to path texts */
-	u32 table_limit; /* largest SETTINGS_HEADER_TABLE_SIZE that the server has sent, at least 4096 */
-	u32 drained;	 /* 1: said so */
-	u32 reserved;
+	u32 phase;	     /* enum pg_phase */
+	u32 dead_stream;     /* the denied stream; 0: none */
+	u32 judged;	     /* J: sequence number up to which the request direction is judged */
+	u32 fin;	     /* 1: a FIN has passed */
+	u32 fin_at;	     /* its sequence number */
+	u32 stuck;	     /* dropped overlaps since rcv_nxt last moved */
+	u32 stuck_at;	     /* rcv_nxt then */
+	u32 held;	     /* segments waiting for a hole to fill */
+	u32 sent;	     /* sequence number up to which the response direction was followed */
+	u32 followed;	     /* 1: `sent` is valid and the response direction is in step */
+	u32 highest;	     /* highest stream opened */
+	u32 complete;	     /* highest stream whose header block is complete */
+	u32 delivered;	     /* `complete` before the segment that is being judged */
+	u32 streams;	     /* head of the list of live streams; 0: none */
+	u32 live;	     /* how many */
+	u32 pending;	     /* delivered requests without an answer yet */
+	u32 texts;	     /* ids given to path texts */
+	u32 table_limit;     /* largest SETTINGS_HEADER_TABLE_SIZE that the server has sent, at least 4096 */
+	u32 drained;	     /* 1: said so */
+	u32 shadow;	     /* 1: dead, and still read, so that every RPC under way gets its own answer */
 	struct pg_bits peer; /* header-scope bits that depend on the peer only */
 	struct pg_h2 request;
 	struct pg_h2 response;

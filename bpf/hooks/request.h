@@ -46,13 +46,9 @@ static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, con
 		c->phase = PG_P_BLIND;
 		return PG_PASS;
 	case PG_DENIED:
-		/* what ended in this run was not delivered: nobody will answer it */
-		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
-		c->dead_stream = w->stream;
-		c->phase = PG_P_DEAD;
-		pg_emit(c, w, PG_EV_DECISION, PG_V_DENY);
-		pg_count_add(PG_N_DENIED, 1);
-		return pg_drop(w->reason);
+		c->judged = r->judged;
+		c->shadow = r->done;
+		return pg_drop(PG_R_NONE);
 	default:
 		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
 		c->phase = PG_P_DEAD;
@@ -76,6 +72,28 @@ static __always_inline int pg_overlap(struct pg_conn *c, struct pg_work *w, u32 
 	c->stuck++;
 	if (c->stuck > PG_STUCK_DROPS && now - c->stuck_since > PG_STUCK_NS)
 		return pg_cut(c, w, PG_R_RETRANSMIT_UNVERIFIED);
+	return PG_DROP;
+}
+
+/*
+ * A dead connection's segment: nothing of it passes. While it is in order it is still read, so that the RPCs that the
+ * client had under way are answered one by one, each with its own status, instead of being cut together.
+ */
+static __always_inline int pg_shadow(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w,
+				     const struct pg_segment *g)
+{
+	struct pg_run r = {.skb = skb, .c = c, .w = w};
+	u32 b = g->seq + g->length;
+
+	pg_count_add(PG_N_DEAD, 1);
+	if (!g->length)
+		return PG_PASS; /* acknowledgements, and the end */
+	if (!c->shadow || pg_after(g->seq, c->judged) || !pg_after(b, c->judged))
+		return PG_DROP;
+	r.judged = b;
+	pg_run(&r, g->offset, g->length, c->judged - g->seq);
+	c->judged = b;
+	c->shadow = r.done;
 	return PG_DROP;
 }
 
@@ -138,10 +156,8 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_s
 		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
 		return PG_PASS;
-	if (c->phase == PG_P_DEAD) {
-		pg_count_add(PG_N_DEAD, 1);
-		return g->length ? PG_DROP : PG_PASS;
-	}
+	if (c->phase == PG_P_DEAD)
+		return pg_shadow(skb, c, w, g);
 	if (tp->is_mptcp)
 		return pg_cut(c, w, PG_R_MPTCP);
 	if (g->flags & PG_TCP_URG)
@@ -177,10 +193,8 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
 		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
 		return PG_PASS;
-	if (c->phase == PG_P_DEAD) {
-		pg_count_add(PG_N_DEAD, 1);
-		return g->length ? PG_DROP : PG_PASS;
-	}
+	if (c->phase == PG_P_DEAD)
+		return pg_shadow(skb, c, w, g);
 	if (!g->length)
 		return PG_PASS;
 	if (g->flags & PG_TCP_URG)

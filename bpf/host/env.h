@@ -40,10 +40,10 @@ static _Thread_local struct pg_host *pg_here;
 
 #define config (*pg_here->tables.config)
 
-#define PG_TABLE(name, type)                                                                                           \
-	static inline const type *pg_get_##name(u32 index)                                                             \
-	{                                                                                                              \
-		return index < pg_here->tables.name##_count ? &pg_here->tables.name[index] : 0;                        \
+#define PG_TABLE(name, type)                                                                    \
+	static inline const type *pg_get_##name(u32 index)                                      \
+	{                                                                                       \
+		return index < pg_here->tables.name##_count ? &pg_here->tables.name[index] : 0; \
 	}
 PG_TABLE(trie, struct pg_trie)
 PG_TABLE(method, struct pg_method)

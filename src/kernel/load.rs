@@ -235,6 +235,8 @@ unsafe impl Plain for abi::pg_conn {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_reply {}
 // SAFETY: as above.
+unsafe impl Plain for abi::pg_stream {}
+// SAFETY: as above.
 unsafe impl Plain for abi::pg_stream_key {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_text_key {}
@@ -245,6 +247,13 @@ impl Shared {
     /// The connection behind a socket cookie.
     pub fn conn(&self, cookie: u64) -> Option<Box<abi::pg_conn>> {
         let value = self.conns.lookup(&cookie.to_ne_bytes(), MapFlags::ANY).ok()??;
+        Some(Box::new(read(&value)?))
+    }
+
+    /// A live RPC of the connection with this id.
+    pub fn stream(&self, conn: u64, stream: u32) -> Option<Box<abi::pg_stream>> {
+        let key = abi::pg_stream_key { conn, stream, reserved: 0 };
+        let value = self.streams.lookup(bytes_of(std::slice::from_ref(&key)), MapFlags::ANY).ok()??;
         Some(Box::new(read(&value)?))
     }
 
