@@ -188,7 +188,9 @@ pub struct Lock {
 impl Lock {
     /// Takes the cgroup's lock, or says who has it.
     pub fn take(cgroup: &Cgroup) -> Result<Self, KernelError> {
-        Self::take_id(cgroup.id, &cgroup.path)
+        let lock = Self::take_id(cgroup.id, &cgroup.path)?;
+        remove_stale(&lock.path);
+        Ok(lock)
     }
 
     /// Takes the lock of a cgroup that may be gone.
@@ -227,6 +229,20 @@ impl Lock {
                     });
                 }
             }
+        }
+    }
+}
+
+/// Removes the names of locks that agents left behind when they were killed.
+fn remove_stale(own: &Path) {
+    for path in fs::read_dir(RUN_DIR).into_iter().flatten().flatten().map(|e| e.path()) {
+        if path == own || path.extension().is_none_or(|e| e != "lock") {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else { continue };
+        // Whoever has just opened it finds, once it is locked, that the name is gone, and begins again.
+        if let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let _ = fs::remove_file(&path);
         }
     }
 }
