@@ -48,6 +48,7 @@ PG_STEP int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, 
 			pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
 		audited = w->rule;
 		w->rule = PG_NO_RULE;
+		w->status = PG_STATUS_PERMISSION_DENIED;
 		first = hit + 1;
 	}
 	return PG_J_UNDECIDED;
