@@ -222,6 +222,19 @@ fn audited(policy: &Rc<Policy>, fixture: &Fixture) -> Result<(), String> {
     if !events.starts_with(&expected) {
         return Err(format!("{}\n  in audit mode\n  expected {expected:?}\n  got      {events:?}", fixture.name));
     }
+    // a call that would have been denied makes no second event
+    let mut over: Vec<&str> = Vec::new();
+    for event in &events {
+        let Some((_, place)) = event.rsplit_once(" on ") else { continue };
+        let stream = place.split('#').next().unwrap();
+        if over.contains(&stream) {
+            return Err(format!("{}\n  in audit mode: more events of a denied call: {events:?}", fixture.name));
+        }
+        let by_rule = policy.rules.iter().any(|rule| rule.audit && event.starts_with(&format!("audit {} ", rule.name)));
+        if event.starts_with("audit ") && !by_rule {
+            over.push(stream);
+        }
+    }
     Ok(())
 }
 
