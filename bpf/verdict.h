@@ -7,7 +7,7 @@
 #include "emit.h"
 
 #define PG_STATUS_PERMISSION_DENIED 7
-#define PG_AUDIT_HITS 16 /* audit rules that match one call; more are undecidable */
+#define PG_AUDIT_HITS 8 /* audit rules that match one call; more are undecidable */
 
 enum pg_judgement { PG_J_NONE, PG_J_DENY, PG_J_ALLOW, PG_J_UNDECIDED };
 
@@ -27,11 +27,12 @@ PG_STEP int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, 
 {
 	const struct pg_test *t;
 	const struct pg_rule *r;
-	u32 end = first + count, audited = PG_NO_RULE;
+	u32 end = first + count;
 	int hit, i;
 
 	if (!c || !w || !s)
 		return PG_J_UNDECIDED;
+	w->skip = PG_NO_RULE;
 	for (i = 0; i < PG_AUDIT_HITS; i++) {
 		hit = pg_match(&s->bits, w, first, end);
 		if (hit == PG_MATCH_NONE)
@@ -44,10 +45,12 @@ PG_STEP int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, 
 		w->status = r->status;
 		if (!(r->flags & PG_RULE_AUDIT))
 			return r->action == PG_ALLOW ? PG_J_ALLOW : PG_J_DENY;
-		if (r->action == PG_DENY && w->rule != audited)
+		if (r->action == PG_DENY)
 			pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
-		audited = w->rule;
+		/* one event a rule, however many of its clauses hold; what comes after is not its doing */
+		w->skip = t->rule;
 		w->rule = PG_NO_RULE;
+		w->status = PG_STATUS_PERMISSION_DENIED;
 		first = hit + 1;
 	}
 	return PG_J_UNDECIDED;
@@ -57,6 +60,8 @@ static inline u32 pg_deny_rpc(struct pg_conn *c, struct pg_work *w, struct pg_st
 {
 	if (config.audit) {
 		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
+		/* enforced, the call would be over: it makes no more events */
+		s->request |= PG_REQ_ALLOWED | PG_REQ_UNREAD;
 		return PG_GO;
 	}
 	s->request |= PG_REQ_DENIED | PG_REQ_UNREAD;

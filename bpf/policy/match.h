@@ -96,8 +96,8 @@ static inline u32 pg_automaton_end(u32 automaton, u32 state)
 #define PG_TESTS_A_CALL 64
 #define PG_MATCH_NONE (-1)
 
-/* Up to PG_TESTS_A_CALL tests from `first` on; w->clause carries an unfinished clause over. Returns the index of the
- * test that completed a clause that holds, or PG_MATCH_NONE. */
+/* Up to PG_TESTS_A_CALL tests from `first` on, except w->skip's; w->clause carries an unfinished clause over. Returns
+ * the index of the test that completed a clause that holds, or PG_MATCH_NONE. */
 PG_STEP int pg_match_some(struct pg_bits *bits, struct pg_work *w, u32 first, u32 count)
 {
 	const struct pg_test *t;
@@ -111,6 +111,8 @@ PG_STEP int pg_match_some(struct pg_bits *bits, struct pg_work *w, u32 first, u3
 		t = pg_get_test(first + i);
 		if (!t)
 			break;
+		if (t->rule == w->skip)
+			continue;
 		if ((bits->word[pg_index(t->word, PG_WORDS)] & t->mask) != t->value)
 			w->clause = 0;
 		if (!(t->flags & PG_TEST_LAST))

@@ -59,6 +59,7 @@ struct pg_work {
 	u32 text;
 	u32 message;
 	u32 clause; /* 1: the tests of the clause so far hold */
+	u32 skip;   /* rule whose tests are passed over; PG_NO_RULE: none */
 	u8 window[PG_WINDOW];
 };
 

@@ -20,6 +20,8 @@ use crate::abi;
 const ACCEPT: Duration = Duration::from_secs(1);
 /// How long the last bytes may take to reach the client before the connection is reset.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the caller may take to read the end of file: a reset at once would fail what it is still reading.
+const LINGER: Duration = Duration::from_millis(100);
 /// How often a state that no event announces is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// A server sends at least an empty SETTINGS frame before it answers: 9 bytes (RFC 9113, section 3.4).
@@ -211,4 +213,5 @@ async fn farewell(socket: &OwnedFd) {
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+    sleep(LINGER).await;
 }

@@ -1,7 +1,8 @@
 //! The bytes that a denied caller is answered with. Pure: nothing here knows a socket.
 //!
-//! A response on the denied stream, a GOAWAY, and a RST_STREAM for each RPC that never reached the server, so that
-//! its caller may try again. Header fields are HPACK literals without indexing (RFC 7541, section 6.2.2): they
+//! A GOAWAY that asks for no new RPCs here, a response on each denied stream, and a GOAWAY that names the last RPC that
+//! reached the server, so that the callers of later ones may try again. Header fields are HPACK literals without
+//! indexing (RFC 7541, section 6.2.2): they
 //! touch no table, so the server's encoder and the client's decoder stay in step.
 
 use crate::abi;

@@ -6,5 +6,6 @@ pub mod h2raw;
 pub mod harness;
 pub mod json;
 pub mod proto;
+pub mod raw;
 pub mod server;
 pub mod wire;

@@ -379,6 +379,11 @@ impl Protocg {
         })
     }
 
+    /// Waits until its lines are so.
+    pub fn process_lines(&self, until: impl Fn(&[String]) -> bool) {
+        self.process.wait_for("its lines", |lines| until(lines).then_some(()));
+    }
+
     /// Stops it as Ctrl-C does.
     pub fn stop(mut self) -> ExitStatus {
         self.process.signal(Signal::SIGINT);
