@@ -9,7 +9,7 @@ pub mod process;
 
 pub use cgroup::Cgroup;
 pub use net::Veth;
-pub use process::{Calls, Protocg, Server, Stack};
+pub use process::{Calls, Place, Protocg, Server, Session, Stack};
 
 /// The folder of this target's binaries: tests run from `deps/` below it.
 #[must_use]

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ struct Log {
     more: Condvar,
 }
 
-/// A process whose standard output is collected.
+/// A process whose standard output is collected; dropped, it is killed.
 pub struct Watched {
     child: Child,
     log: Arc<Log>,
@@ -180,14 +180,22 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one and waits until it listens.
+    /// Starts one and waits until it listens. Port 0: the kernel chooses, and `address` says what.
     #[must_use]
     pub fn start(stack: Stack, place: Place, address: SocketAddr) -> Self {
+        Self::start_with(stack, place, address, &[])
+    }
+
+    /// Starts one with more arguments.
+    #[must_use]
+    pub fn start_with(stack: Stack, place: Place, address: SocketAddr, more: &[&str]) -> Self {
         let mut command = stack.server();
-        command.arg("--listen").arg(address.to_string());
+        command.arg("--listen").arg(address.to_string()).args(more);
         place.enter(&mut command);
         let process = Watched::start(command);
-        process.wait_for("listening", |lines| lines.iter().any(|l| l.starts_with("listening")).then_some(()));
+        let address = process.wait_for("listening", |lines| {
+            lines.iter().find_map(|l| l.strip_prefix("listening ")?.parse::<SocketAddr>().ok())
+        });
         Self { process, address }
     }
 
@@ -239,16 +247,73 @@ impl Calls<'_> {
         results.pop().unwrap_or_default()
     }
 
-    fn run(&self, arguments: &[&str], input: &str) -> Vec<Value> {
+    /// A client that stays, with its channel, and makes one list of calls after the other.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        let mut command = self.command(&[]);
+        command.stdin(Stdio::piped());
+        let mut process = Watched::start(command);
+        let input = process.child.stdin.take().expect("piped");
+        Session { process, input, read: 0, connections: 0 }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.stack.client();
         command.arg("--target").arg(self.target.to_string()).args(arguments);
         self.place.enter(&mut command);
+        command
+    }
+
+    fn run(&self, arguments: &[&str], input: &str) -> Vec<Value> {
+        let mut command = self.command(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cannot start the client");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the client has gone");
         let output = child.wait_with_output().expect("cannot wait");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "client: {} {text}", output.status);
         text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    }
+}
+
+/// A client that stays.
+pub struct Session {
+    process: Watched,
+    input: ChildStdin,
+    read: usize,
+    /// Connections made so far.
+    pub connections: u64,
+}
+
+impl Session {
+    /// Begins a list of calls.
+    pub fn begin(&mut self, calls: &Value) {
+        writeln!(self.input, "{calls}").expect("the client has gone");
+    }
+
+    /// Waits for the list that was begun, and returns its results in order.
+    pub fn finish(&mut self) -> Vec<Value> {
+        let from = self.read;
+        let mut results = self.process.wait_for("the end of the calls", |lines| {
+            let rest = lines[from..].iter().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")));
+            let mut results: Vec<Value> = Vec::new();
+            for line in rest {
+                results.push(line);
+                if results.last().is_some_and(|l| l["type"] == "done") {
+                    return Some(results);
+                }
+            }
+            None
+        });
+        self.read += results.len();
+        self.connections = results.pop().and_then(|done| done["connections"].as_u64()).unwrap_or_default();
+        results.sort_by_key(|r| r["index"].as_u64());
+        results
+    }
+
+    /// Makes the calls of one list.
+    pub fn make(&mut self, calls: &Value) -> Vec<Value> {
+        self.begin(calls);
+        self.finish()
     }
 }
 
@@ -263,6 +328,17 @@ impl Protocg {
     /// to this crate's `proto/`. Returns when it is ready.
     #[must_use]
     pub fn run(binary: &str, cgroups: &[&Cgroup], policy: &str, more: &[&str]) -> Self {
+        let (command, folder) = Self::command(binary, cgroups, policy, more);
+        let run = Self { process: Watched::start(command), _policy: folder };
+        run.process.wait_for("ready", |lines| {
+            lines.iter().any(|l| serde_json::from_str::<Value>(l).is_ok_and(|v| v["type"] == "ready")).then_some(())
+        });
+        run
+    }
+
+    /// The command that [`Protocg::run`] starts, and the folder that its policy is in.
+    #[must_use]
+    pub fn command(binary: &str, cgroups: &[&Cgroup], policy: &str, more: &[&str]) -> (Command, tempfile::TempDir) {
         let folder = tempfile::tempdir().expect("no temporary folder");
         for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("proto")).expect("proto/") {
             let path = entry.expect("proto/").path();
@@ -276,12 +352,7 @@ impl Protocg {
             command.arg("--cgroup").arg(cgroup.path());
         }
         command.arg(&file);
-        let process = Watched::start(command);
-        let run = Self { process, _policy: folder };
-        run.process.wait_for("ready", |lines| {
-            lines.iter().any(|l| serde_json::from_str::<Value>(l).is_ok_and(|v| v["type"] == "ready")).then_some(())
-        });
-        run
+        (command, folder)
     }
 
     /// The process.
