@@ -31,6 +31,42 @@ fn count<T>(table: &[T]) -> u32 {
     u32::try_from(table.len()).unwrap_or(u32::MAX)
 }
 
+/// The tables as the engine takes them. They point into `tables`.
+#[must_use]
+pub fn raw(tables: &Tables) -> abi::pg_tables {
+    abi::pg_tables {
+        config: &raw const tables.config,
+        trie: tables.trie.as_ptr(),
+        method: tables.methods.as_ptr(),
+        rule: tables.rules.as_ptr(),
+        test: tables.tests.as_ptr(),
+        op: tables.ops.as_ptr(),
+        node: tables.nodes.as_ptr(),
+        field: tables.fields.as_ptr(),
+        bound: tables.bounds.as_ptr(),
+        automaton: tables.automata.as_ptr(),
+        trans: tables.trans.as_ptr(),
+        classes: tables.classes.as_ptr(),
+        out: tables.outs.as_ptr(),
+        key: tables.keys.as_ptr(),
+        peer: tables.peers.as_ptr(),
+        trie_count: count(&tables.trie),
+        method_count: count(&tables.methods),
+        rule_count: count(&tables.rules),
+        test_count: count(&tables.tests),
+        op_count: count(&tables.ops),
+        node_count: count(&tables.nodes),
+        field_count: count(&tables.fields),
+        bound_count: count(&tables.bounds),
+        automaton_count: count(&tables.automata),
+        trans_count: count(&tables.trans),
+        classes_count: count(&tables.classes),
+        out_count: count(&tables.outs),
+        key_count: count(&tables.keys),
+        peer_count: count(&tables.peers),
+    }
+}
+
 impl<'t> Connection<'t> {
     /// A new connection from `remote` (IPv4 as `::ffff:a.b.c.d`), port `port`.
     ///
@@ -38,37 +74,7 @@ impl<'t> Connection<'t> {
     /// If there is no memory.
     #[must_use]
     pub fn new(tables: &'t Tables, remote: std::net::Ipv6Addr, port: u16) -> Self {
-        let t = abi::pg_tables {
-            config: &raw const tables.config,
-            trie: tables.trie.as_ptr(),
-            method: tables.methods.as_ptr(),
-            rule: tables.rules.as_ptr(),
-            test: tables.tests.as_ptr(),
-            op: tables.ops.as_ptr(),
-            node: tables.nodes.as_ptr(),
-            field: tables.fields.as_ptr(),
-            bound: tables.bounds.as_ptr(),
-            automaton: tables.automata.as_ptr(),
-            trans: tables.trans.as_ptr(),
-            classes: tables.classes.as_ptr(),
-            out: tables.outs.as_ptr(),
-            key: tables.keys.as_ptr(),
-            peer: tables.peers.as_ptr(),
-            trie_count: count(&tables.trie),
-            method_count: count(&tables.methods),
-            rule_count: count(&tables.rules),
-            test_count: count(&tables.tests),
-            op_count: count(&tables.ops),
-            node_count: count(&tables.nodes),
-            field_count: count(&tables.fields),
-            bound_count: count(&tables.bounds),
-            automaton_count: count(&tables.automata),
-            trans_count: count(&tables.trans),
-            classes_count: count(&tables.classes),
-            out_count: count(&tables.outs),
-            key_count: count(&tables.keys),
-            peer_count: count(&tables.peers),
-        };
+        let t = raw(tables);
         // SAFETY: `t` is copied; the arrays that it points to live as long as `tables`, which outlives `Self`.
         let host = unsafe { abi::pg_host_new(&raw const t, remote.octets().as_ptr(), port) };
         let Some(host) = NonNull::new(host) else {

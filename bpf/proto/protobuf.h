@@ -258,7 +258,8 @@ static inline u32 pg_pb_size(struct pg_stream *s, u64 size, u32 state)
 	if (size > pg_pb_end(s) - s->offset)
 		return PG_R_PROTOBUF_LENGTH;
 	s->left = size;
-	s->pb = state;
+	/* nothing to skip is skipped at once: the message may end here */
+	s->pb = state == PG_PB_SKIP && !size ? PG_PB_TAG : state;
 	return PG_R_NONE;
 }
 

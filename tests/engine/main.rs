@@ -7,6 +7,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod fixtures;
+mod mutants;
 mod places;
 mod rig;
 mod wire;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use protocg::engine::{Connection, Outcome};
 use protocg::policy::{self, Policy};
@@ -86,11 +86,11 @@ impl Judge for Connection<'_> {
 
 /// Policies by their text: many fixtures share one.
 #[derive(Default)]
-pub struct Policies(HashMap<String, Rc<Policy>>);
+pub struct Policies(HashMap<String, Arc<Policy>>);
 
 impl Policies {
-    pub fn get(&mut self, rules: &str) -> Rc<Policy> {
-        Rc::clone(self.0.entry(rules.to_owned()).or_insert_with(|| Rc::new(compile(rules))))
+    pub fn get(&mut self, rules: &str) -> Arc<Policy> {
+        Arc::clone(self.0.entry(rules.to_owned()).or_insert_with(|| Arc::new(compile(rules))))
     }
 }
 
@@ -206,7 +206,7 @@ pub fn check(policies: &mut Policies, fixture: &Fixture) -> Result<usize, String
 }
 
 /// Audit mode says the same events up to the first denial, says that one as `audit`, and lets everything pass.
-fn audited(policy: &Rc<Policy>, fixture: &Fixture) -> Result<(), String> {
+fn audited(policy: &Arc<Policy>, fixture: &Fixture) -> Result<(), String> {
     if fixture.loud {
         return Ok(());
     }

@@ -1,0 +1,259 @@
+//! Are the fixtures worth anything? Engines with one fault each, and the fixture that must notice.
+//!
+//! A fault is an exact replacement in a copy of `bpf/`, which the C compiler makes a shared object of.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use libloading::Library;
+use protocg::engine::{self, Outcome};
+use protocg::{abi, policy::Policy};
+
+use crate::fixtures;
+use crate::rig::{self, Fixture, Judge, Policies};
+
+struct Mutant {
+    fault: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    /// The fixture that kills it.
+    killer: &'static str,
+}
+
+const fn mutant(
+    fault: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    killer: &'static str,
+) -> Mutant {
+    Mutant { fault, file, from, to, killer }
+}
+
+const HTTP2: &str = "proto/http2.h";
+const HPACK: &str = "proto/hpack.h";
+const GRPC: &str = "proto/grpc.h";
+const PROTOBUF: &str = "proto/protobuf.h";
+const UTF8: &str = "proto/utf8.h";
+const PIPELINE: &str = "pipeline.h";
+const VERDICT: &str = "verdict.h";
+
+#[rustfmt::skip]
+const MUTANTS: &[Mutant] = &[
+    // http2
+    mutant("padding is read as payload", HTTP2, "h->left -= h->pad;", "", "a message that has its A in the padding only"),
+    mutant("padding may be too long", HTTP2, "if (h->pad + fixed > h->left)", "if (h->pad > h->left + 1)", "DATA whose padding is one byte too long"),
+    mutant("frames may stand inside a block", HTTP2, "if (h->block != (h->type == PG_F_CONTINUATION))", "if (0)", "PING inside a block"),
+    mutant("CONTINUATION of any stream goes on", HTTP2, "if (h->type == PG_F_CONTINUATION &&\n\t    h->stream !=", "if (0 && h->stream !=", "CONTINUATION of another stream"),
+    mutant("SETTINGS of any length", HTTP2, "return length % PG_SETTING_BYTES ? PG_R_FRAME_SIZE : PG_R_NONE;", "return PG_R_NONE;", "SETTINGS of seven bytes"),
+    mutant("priority is read as block", HTTP2, "if (fixed)\n\t\th->state = PG_H2_PRIORITY;", "", "HEADERS with priority and padding"),
+    // hpack
+    mutant("eviction is off by one", HPACK, "if (p->size <= limit || !p->count)", "if (p->size <= limit + 1 || !p->count)", "a table one byte too full loses its oldest field"),
+    mutant("a field as large as the table is not kept", HPACK, "if (size > p->limit) {", "if (size >= p->limit) {", "a field as large as the table is kept"),
+    mutant("a field larger than the table changes nothing", HPACK, "\t\tpg_hpack_evict(c, 0);\n", "", "a field larger than the table empties it"),
+    mutant("one index past the table is taken", HPACK, "if (index >= p->count)", "if (index > p->count)", "the first index past an empty dynamic table"),
+    mutant("dynamic indexes are off by one", HPACK, "p->entry = p->ring[pg_index(p->newest - index,", "p->entry = p->ring[pg_index(p->newest - index - 1,", "a name kept by one call, used by the next"),
+    mutant("size updates evict nothing", HPACK, "\tp->limit = size;\n\tpg_hpack_evict(c, size);", "\tp->limit = size;", "an update to 0 empties the table"),
+    mutant("size updates set no limit", HPACK, "\tp->limit = size;\n", "", "a table of 83 bytes holds one field of 42"),
+    mutant("size updates may stand anywhere", HPACK, "if (p->fields || p->updates >= 2)", "if (p->updates >= 2)", "an update behind a field"),
+    mutant("size updates may exceed the limit", HPACK, "if (size > c->table_limit)", "if (0)", "an update past the limit"),
+    mutant("Huffman padding is unchecked", HPACK, "if (p->huffman && !(p->code >> 16 & PG_HUFFMAN_MAY_END))", "if (0)", "Huffman padding with a zero"),
+    mutant("bad Huffman codes are passed over", HPACK, "if (code >> 16 & PG_HUFFMAN_BAD)", "if (0)", "Huffman's end of string behind a character"),
+    mutant("integers wrap around", HPACK, "if (p->shift > 21)", "if (p->shift > 63)", "a length with four needless bytes"),
+    mutant("literals without indexing are kept", HPACK, "return p->form == PG_HF_INCREMENTAL ? pg_hpack_insert(c) : PG_R_NONE;", "return pg_hpack_insert(c);", "a literal without indexing is not kept"),
+    mutant("upper-case names are taken", HPACK, "if ((ch >= 'a' && ch <= 'z') ||", "if ((ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') ||", "an upper-case name"),
+    mutant("values may end in a space", HPACK, "if (pg_space(p->first) || pg_space(p->last))", "if (pg_space(p->first))", "a space behind a value"),
+    mutant("a value's fault sticks to its name", HPACK, "if (p->entry.reason != PG_R_HEADER_NAME && p->entry.reason != PG_R_PSEUDO_HEADER)", "if (p->integer < PG_STATIC_ENTRIES)", "a malformed value does not spoil its name"),
+    mutant("paths may have three segments", HPACK, "if (p->slashes != 2 || !p->segment)", "if (p->slashes < 2 || !p->segment)", "a path of three segments"),
+    mutant("paths may have a query", HPACK, "ch == '?' || ", "", "a path with a query"),
+    mutant("paths may be a byte too long", HPACK, "if (p->value_size >= PG_MAX_PATH_BYTES) {", "if (p->value_size > PG_MAX_PATH_BYTES) {", "a path of a byte more"),
+    // grpc
+    mutant("pseudo-headers may stand twice", GRPC, "if (b->seen & (bit | PG_B_REGULAR))", "if (b->seen & PG_B_REGULAR)", ":path twice, once of another method"),
+    mutant("pseudo-headers may come late", GRPC, "if (b->seen & (bit | PG_B_REGULAR))", "if (b->seen & bit)", ":path behind content-type"),
+    mutant("any content-type will do", GRPC, "if (!(b->seen & PG_B_CONTENT_TYPE) || b->seen & PG_B_NOT_GRPC)", "if (0)", "application/grpc-web"),
+    mutant("any flag will do", GRPC, "return s->have == 1 && byte > 1 ? PG_R_GRPC_FLAG : PG_R_NONE;", "return PG_R_NONE;", "a flag of 2"),
+    mutant("messages are a byte too long", GRPC, "\t*compressed = s->value;", "\t*compressed = s->value;\n\ts->length++;", "a message in one frame"),
+    // protobuf
+    mutant("the last value does not win", PROTOBUF, "pg_row(&s->bits, f->reset);", ";", "request.text.contains(\"a\"): what was found in the first is forgotten"),
+    mutant("numbers do not clear their oneof", PROTOBUF, "pg_row(&s->bits, f->reset);", "if (f->kind != PG_K_INT32) pg_row(&s->bits, f->reset);", "request.choice_text == \"x\": cleared by a number"),
+    mutant("another wire type counts", PROTOBUF, "if (!f || pg_kind_wire(f->kind) != wire)", "if (f && pg_kind_wire(f->kind) != wire)\n\t\t\tpg_row(&s->bits, f->reset);\n\t\tif (!f || pg_kind_wire(f->kind) != wire)", "request.choice_text == \"x\": a member with another wire type clears nothing"),
+    mutant("groups are not entered", PROTOBUF, "return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number);", "return PG_R_NONE;", "request.i32 == 5: a field inside a group is unknown"),
+    mutant("any end ends a group", PROTOBUF, "if (!pg_pb_in_group(s) || pg_pb_current_node(s, plan) != (PG_LEVEL_GROUP | number))", "if (!pg_pb_in_group(s))", "request.i32 == 5: a group ended by another number"),
+    mutant("depth is not bounded", PROTOBUF, "if (s->depth >= PG_MAX_MESSAGE_DEPTH)", "if (s->depth > PG_MAX_MESSAGE_DEPTH)", "request.i32 == 5: seventeen groups inside each other"),
+    mutant("lengths may exceed the parent's", PROTOBUF, "if (size > pg_pb_end(s) - s->offset)", "if (size > s->length - s->offset)", "request.outer.middle.inner.name == \"x\": a field longer than its sub-message"),
+    mutant("varints may exceed their parent", PROTOBUF, "if (s->offset >= pg_pb_end(s))\n\t\t\treturn PG_R_PROTOBUF_LENGTH;", "", "request.outer.middle.inner.name == \"x\": a varint that goes past its sub-message"),
+    mutant("varints may have eleven bytes", PROTOBUF, "if (s->have >= PG_VARINT_BYTES || (s->have == PG_VARINT_BYTES - 1 && byte > 1))", "if (s->have > PG_VARINT_BYTES)", "request.i32 == 5: 5 in eleven bytes"),
+    mutant("field number 0 is taken", PROTOBUF, "if (s->value >> 32 || !number)", "if (s->value >> 32)", "request.i32 == 5: field number 0"),
+    mutant("int32 is read as int64", PROTOBUF, "\tcase PG_K_INT32:\n", "\tcase PG_K_INT32:\n\t\treturn pg_key_signed(raw);\n", "request.i32 == 7: only the low 32 bits count"),
+    mutant("zigzag is forgotten", PROTOBUF, "return pg_key_signed(pg_zigzag(raw));", "return pg_key_signed(raw);", "request.s64 == -9223372036854775808: the least"),
+    mutant("minus zero is below zero", PROTOBUF, "\tif (bits == 1ull << 63)\n\t\tbits = 0;\n", "", "request.d == 0.0: -0.0"),
+    mutant("float's subnormals are zero", PROTOBUF, "if (!fraction)\n\t\treturn sign;", "if (!exponent)\n\t\treturn sign;", "request.f > 0.0: the least subnormal"),
+    mutant("UTF-8 is unchecked", PROTOBUF, "s->utf8 = pg_utf8_step(s->utf8, byte);", "s->utf8 = 0;", "request.text.contains(\"A\"): 0xff"),
+    mutant("UTF-8 may be cut off", PROTOBUF, "if (f->kind == PG_K_STRING && s->utf8)", "if (0)", "request.text.contains(\"A\"): a character that is cut off"),
+    mutant("overlong UTF-8 is taken", UTF8, "byte >= 0xc2", "byte >= 0xc0", "request.text.contains(\"A\"): an overlong slash"),
+    // pipeline and verdict
+    mutant("END_STREAM on DATA is ignored", PIPELINE, "if (h->type == PG_F_DATA && h->flags & PG_FLAG_END_STREAM)", "if (0)", "END_STREAM on empty DATA, no message"),
+    mutant("END_STREAM on HEADERS is ignored", PIPELINE, "return h->block_flags & PG_FLAG_END_STREAM ?", "return 0 ?", "END_STREAM on the header block"),
+    mutant("a call without a message is let off", PIPELINE, "if (!(s->request & PG_REQ_ALLOWED) && !s->message &&", "if (0 &&", "END_STREAM on padding, no message"),
+    mutant("a call may end inside a message", PIPELINE, "if (!pg_grpc_between_messages(s) &&", "if (0 &&", "END_STREAM before the last byte of a message"),
+    mutant("compressed messages are read", PIPELINE, "return compressed ? pg_message_fail(c, w, s, PG_R_COMPRESSED) : PG_GO;", "return PG_GO;", "a compressed message of no bytes"),
+    mutant("a message remembers the one before it", PIPELINE, "\t\ts->bits.word[i] = 0;", "\t\t;", "what one message said is forgotten by the next"),
+    mutant("stream ids may come again", PIPELINE, "if (h->type == PG_F_HEADERS && h->stream > c->highest) {", "if (h->type == PG_F_HEADERS && h->stream >= c->highest) {", "a stream id that comes again"),
+    mutant("blocks may end inside a field", PIPELINE, "if (c->hpack.state != PG_HP_FIELD)", "if (0)", "a block that ends inside a field"),
+    mutant("messages need no leave", PIPELINE, "if (judgement == PG_J_NONE && !(s->request & PG_REQ_ALLOWED) && config.default_action == PG_DENY)", "if (0)", "a message that it does not want"),
+    mutant("audit rules deny", VERDICT, "if (!(r->flags & PG_RULE_AUDIT))", "if (1)", "an audit rule denies nothing"),
+];
+
+type New = unsafe extern "C" fn(*const abi::pg_tables, *const u8, u16) -> *mut abi::pg_host;
+type Free = unsafe extern "C" fn(*mut abi::pg_host);
+type Bytes = unsafe extern "C" fn(*mut abi::pg_host, *const u8, u32) -> i32;
+type Events = unsafe extern "C" fn(*mut abi::pg_host, *mut *const abi::pg_event) -> u32;
+
+/// A connection of a loaded engine.
+struct Loaded<'l> {
+    library: &'l Library,
+    host: *mut abi::pg_host,
+}
+
+impl Loaded<'_> {
+    fn symbol<T: Copy>(library: &Library, name: &str) -> T {
+        // SAFETY: callers name a function of bpf/host/engine.h, and its type.
+        unsafe { *library.get::<T>(name.as_bytes()).unwrap() }
+    }
+
+    fn bytes(&mut self, name: &str, bytes: &[u8]) -> i32 {
+        let call: Bytes = Loaded::symbol(self.library, name);
+        // SAFETY: `host` lives until drop, `bytes` for the call.
+        unsafe { call(self.host, bytes.as_ptr(), u32::try_from(bytes.len()).unwrap()) }
+    }
+}
+
+impl Judge for Loaded<'_> {
+    fn request(&mut self, bytes: &[u8]) -> Outcome {
+        match u32::try_from(self.bytes("pg_host_request", bytes)).unwrap() {
+            abi::PG_GO => Outcome::Pass,
+            abi::PG_DENIED => Outcome::Denied,
+            abi::PG_BLIND => Outcome::Blind,
+            _ => Outcome::Cut,
+        }
+    }
+
+    fn response(&mut self, bytes: &[u8]) -> bool {
+        self.bytes("pg_host_response", bytes) == 0
+    }
+
+    fn events(&self) -> Vec<abi::pg_event> {
+        let call: Events = Loaded::symbol(self.library, "pg_host_events");
+        let mut events = std::ptr::null();
+        // SAFETY: the array is valid until the next call, and copied here.
+        unsafe {
+            match call(self.host, &raw mut events) {
+                0 => Vec::new(),
+                n => std::slice::from_raw_parts(events, n as usize).to_vec(),
+            }
+        }
+    }
+}
+
+impl Drop for Loaded<'_> {
+    fn drop(&mut self) {
+        let free: Free = Loaded::symbol(self.library, "pg_host_free");
+        // SAFETY: made by the same library's `pg_host_new`, freed once.
+        unsafe { free(self.host) }
+    }
+}
+
+/// What a loaded engine makes of a fixture, as it should be if the engine is whole.
+fn agrees(library: &Library, policy: &Policy, fixture: &Fixture) -> bool {
+    let mut tables = engine::raw(&policy.tables);
+    let loud = abi::pg_config { events_allowed: u32::from(fixture.loud), ..policy.tables.config };
+    tables.config = &raw const loud;
+    let new: New = Loaded::symbol(library, "pg_host_new");
+    // SAFETY: the tables outlive the connection; an address has 16 bytes.
+    let host = unsafe { new(&raw const tables, fixture.remote.0.octets().as_ptr(), fixture.remote.1) };
+    assert!(!host.is_null());
+    let mut loaded = Loaded { library, host };
+    rig::run(&mut loaded, policy, fixture, &[]).0 == fixture.events
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Builds the engine, with a fault or without.
+fn build(folder: &Path, mutant: Option<&Mutant>) -> Library {
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf"), folder);
+    if let Some(mutant) = mutant {
+        let path = folder.join(mutant.file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let times = text.matches(mutant.from).count();
+        assert_eq!(times, 1, "{}: {:?} stands {times} times in {}", mutant.fault, mutant.from, mutant.file);
+        std::fs::write(&path, text.replace(mutant.from, mutant.to)).unwrap();
+    }
+    let object = folder.join("engine.so");
+    let include: PathBuf = folder.to_owned();
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O0", "-w", "-Wl,-Bsymbolic", "-I"])
+        .arg(&include)
+        .arg(folder.join("host/engine.c"))
+        .arg("-o")
+        .arg(&object)
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{:?}\n{}", mutant.map(|m| m.fault), String::from_utf8_lossy(&built.stderr));
+    // SAFETY: the engine has no constructors.
+    unsafe { Library::new(&object).unwrap() }
+}
+
+/// Which fixtures notice.
+fn killers<'f>(library: &Library, fixtures: &'f [(Fixture, Arc<Policy>)]) -> Vec<&'f str> {
+    let notices = |(fixture, policy): &&(Fixture, Arc<Policy>)| !agrees(library, policy, fixture);
+    fixtures.iter().filter(notices).map(|(fixture, _)| fixture.name.as_str()).collect()
+}
+
+#[test]
+fn every_mutant_is_killed_by_its_fixture() {
+    let mut policies = Policies::default();
+    let fixtures: Vec<(Fixture, Arc<Policy>)> =
+        fixtures::all().into_iter().map(|fixture| (fixture.clone(), policies.get(&fixture.policy))).collect();
+    let whole = tempfile::tempdir().unwrap();
+    assert_eq!(killers(&build(whole.path(), None), &fixtures), Vec::<&str>::new(), "the engine without a fault");
+
+    let next = Mutex::new(MUTANTS.iter());
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some(mutant) = next.lock().unwrap().next() else { return };
+                    let folder = tempfile::tempdir().unwrap();
+                    let library = build(folder.path(), Some(mutant));
+                    let found: Vec<String> = killers(&library, &fixtures).into_iter().map(str::to_owned).collect();
+                    results.lock().unwrap().push((mutant.fault, mutant.killer, found));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap();
+    let place = |fault: &str| MUTANTS.iter().position(|mutant| mutant.fault == fault);
+    results.sort_by_key(|(fault, ..)| place(fault));
+    assert_eq!(results.len(), MUTANTS.len());
+    let mut alive = Vec::new();
+    for (fault, killer, found) in &results {
+        println!("{fault:45} -> {killer} (and {} more)", found.len().saturating_sub(1));
+        if !found.iter().any(|name| name == killer) {
+            alive.push(format!("{fault}: not killed by `{killer}`, but by {found:?}"));
+        }
+    }
+    assert!(alive.is_empty(), "{}", alive.join("\n"));
+}
