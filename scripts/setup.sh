@@ -25,7 +25,7 @@ else
 fi
 
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
-how="get it with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+how="install Rust with rustup (https://rustup.rs)"
 
 # Debian from 13 and Ubuntu from 24.04 have rustup as a package; their own cargo is too old.
 if ! command -v cargo >/dev/null && command -v apt-cache >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
