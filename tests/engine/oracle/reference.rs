@@ -176,7 +176,9 @@ fn group(bytes: &mut &[u8], number: u32, depth: usize) -> Result<(), Bad> {
         match tag(bytes)? {
             (inner, 3) => group(bytes, inner, depth + 1)?,
             (end, 4) => return if end == number { Ok(()) } else { Err(Bad::Malformed) },
-            (_, wire) => drop(raw(bytes, wire)?),
+            (_, wire) => {
+                raw(bytes, wire)?;
+            }
         }
     }
 }
