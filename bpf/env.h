@@ -115,10 +115,12 @@ static __always_inline void pg_event_put(const struct pg_event *e)
  */
 #define PG_SPINS 4096
 
-static __always_inline int pg_lock(u32 *lock)
+PG_STEP int pg_lock(u32 *lock)
 {
 	int i;
 
+	if (!lock)
+		return 0;
 	for (i = 0; i < PG_SPINS; i++)
 		if (__sync_val_compare_and_swap(lock, 0, 1) == 0)
 			return 1;

@@ -19,8 +19,8 @@
 #include "streams.h"
 #include "verdict.h"
 
-#define PG_HPACK_BYTES_A_CALL 24
-#define PG_DATA_STEPS_A_CALL 24
+#define PG_HPACK_BYTES_A_CALL 8
+#define PG_DATA_STEPS_A_CALL 8
 
 /* ---- messages ---- */
 

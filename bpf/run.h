@@ -5,7 +5,7 @@
 
 #include "conn.h"
 
-#define PG_STEPS_A_TURN 16
+#define PG_STEPS_A_TURN 6
 #define PG_TURNS 65536 /* of the loop, for one run: far more than any segment of honest size needs */
 
 /* Loads the next bytes of the chunk into the window. */

@@ -35,7 +35,7 @@ static __always_inline int pg_after(u32 a, u32 b)
 
 /* Where the TCP header begins; 0 if it cannot be found. Fragments come here reassembled, but IPv6 may keep an atomic
  * fragment header (RFC 6946). */
-static __always_inline u32 pg_tcp_offset(struct __sk_buff *skb)
+PG_STEP int pg_tcp_offset(struct __sk_buff *skb)
 {
 	u8 ip[40], next, extension[2];
 	u32 offset, i;
@@ -64,11 +64,14 @@ static __always_inline u32 pg_tcp_offset(struct __sk_buff *skb)
 
 /* Returns 0 if the packet has no readable TCP header. The length is the packet's, never the IP header's: BIG TCP
  * leaves that one 0. */
-static __always_inline int pg_segment_read(struct __sk_buff *skb, struct pg_segment *g)
+PG_STEP int pg_segment_read(struct __sk_buff *skb, struct pg_segment *g)
 {
-	u32 offset = pg_tcp_offset(skb);
+	u32 offset;
 	u8 tcp[20];
 
+	if (!g)
+		return 0;
+	offset = pg_tcp_offset(skb);
 	if (!offset || bpf_skb_load_bytes(skb, offset, tcp, sizeof(tcp)))
 		return 0;
 	g->seq = (u32)tcp[4] << 24 | (u32)tcp[5] << 16 | (u32)tcp[6] << 8 | tcp[7];

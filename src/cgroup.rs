@@ -108,7 +108,8 @@ impl Cgroup {
     }
 
     /// Makes a cgroup for a command, below this process's own if that is allowed, else below the root.
-    pub fn make(name: &str) -> Result<Self, CgroupError> {
+    pub fn make() -> Result<Self, CgroupError> {
+        let name = format!("{MADE}{}", std::process::id());
         let mount = mount_point()?;
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut tries = Vec::new();
@@ -118,7 +119,8 @@ impl Cgroup {
         tries.push(mount.clone());
         let mut last = None;
         for parent in tries {
-            let path = parent.join(name);
+            remove_stale(&parent);
+            let path = parent.join(&name);
             match fs::create_dir(&path) {
                 // A child of a threaded cgroup takes no process.
                 Ok(()) if fs::read_to_string(path.join("cgroup.type")).is_ok_and(|t| t.trim() == "domain") => {
@@ -188,6 +190,21 @@ impl Cgroup {
 impl AsFd for Cgroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+}
+
+/// Cgroups for commands are called so, with the agent's process id.
+const MADE: &str = "protocg-run-";
+
+/// Removes empty cgroups of agents that were killed.
+fn remove_stale(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(MADE)).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // One with processes in it stays.
+            let _ = descend(&entry.path()).iter().rev().try_for_each(fs::remove_dir);
+        }
     }
 }
 

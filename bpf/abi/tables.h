@@ -32,6 +32,7 @@ enum pg_name {
 	PG_NAME_CONTENT_TYPE,
 	PG_NAME_GRPC_ENCODING,
 	PG_NAME_CONNECTION, /* connection, proxy-connection, keep-alive, transfer-encoding, upgrade */
+	PG_NAME_BINARY,	    /* ends in -bin; no rule reads it */
 	PG_NAME_KEY0 = 16,  /* PG_NAME_KEY0 + k is entry k of the key table */
 };
 

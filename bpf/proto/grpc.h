@@ -51,6 +51,7 @@ PG_STEP int pg_block_field(struct pg_block *b, struct pg_hpack *p)
 		b->seen |= PG_B_REGULAR;
 	switch (e->name) {
 	case PG_NAME_OTHER:
+	case PG_NAME_BINARY:
 		return 0;
 	case PG_NAME_PATH:
 		pg_block_pseudo(b, PG_B_PATH);

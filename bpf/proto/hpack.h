@@ -117,10 +117,13 @@ static inline int pg_name_character(u8 ch, int first)
 	       ch == '^' || ch == '`' || ch == '|' || ch == '~';
 }
 
+#define PG_TAIL_BIN 0x2d62696eu /* "-bin" */
+
 static inline void pg_name_start(struct pg_hpack *p)
 {
 	p->name_size = 0;
 	p->first = 0;
+	p->tail = 0;
 	p->trie = config.name_root;
 	p->entry.name = PG_NAME_OTHER;
 	p->entry.reason = PG_R_NONE;
@@ -135,6 +138,7 @@ static inline void pg_name_put(struct pg_hpack *p, u8 ch)
 	if (!pg_name_character(ch, !p->name_size))
 		pg_entry_spoil(&p->entry, PG_R_HEADER_NAME);
 	p->trie = pg_trie_step(p->trie, ch, &prefix);
+	p->tail = p->tail << 8 | ch;
 	p->name_size++;
 }
 
@@ -148,6 +152,8 @@ static inline void pg_name_end(struct pg_hpack *p)
 		p->entry.name = t->exact - 1;
 	else if (p->first == ':')
 		pg_entry_spoil(&p->entry, PG_R_PSEUDO_HEADER);
+	else if (p->tail == PG_TAIL_BIN)
+		p->entry.name = PG_NAME_BINARY;
 }
 
 /* The automata of a name's values: the first one, and how many. */
@@ -233,6 +239,13 @@ static inline void pg_path_end(struct pg_conn *c)
 	pg_text_put(c, c->texts, p->value_size < PG_MAX_PATH_BYTES ? p->value_size : PG_MAX_PATH_BYTES);
 }
 
+/* gRPC's true binary metadata: where both ends have agreed on it (SETTINGS 0xfe03), a -bin value is NUL and any bytes
+ * instead of base64. No rule reads it. */
+static inline int pg_value_is_binary(const struct pg_hpack *p, u32 ch)
+{
+	return p->entry.name == PG_NAME_BINARY && !(p->value_size ? p->first : ch);
+}
+
 static inline void pg_value_put(struct pg_conn *c, u8 ch)
 {
 	struct pg_hpack *p = &c->hpack;
@@ -243,8 +256,8 @@ static inline void pg_value_put(struct pg_conn *c, u8 ch)
 		p->first = ch;
 	p->last = ch;
 	/* RFC 9113, section 8.2.1 forbids NUL, CR and LF; gRPC's ASCII values have no other controls either, but
-	 * -bin and opaque values of other stacks may, so only what HTTP/2 forbids is refused. */
-	if (ch == 0 || ch == '\r' || ch == '\n')
+	 * opaque values of other stacks may, so only what HTTP/2 forbids is refused. */
+	if ((ch == 0 || ch == '\r' || ch == '\n') && !pg_value_is_binary(p, ch))
 		pg_entry_spoil(&p->entry, PG_R_HEADER_VALUE);
 	if (p->entry.name == PG_NAME_PATH) {
 		pg_path_put(c, ch);
@@ -270,7 +283,7 @@ static inline void pg_value_end(struct pg_conn *c)
 {
 	struct pg_hpack *p = &c->hpack;
 
-	if (pg_space(p->first) || pg_space(p->last))
+	if (pg_space(p->first) || (pg_space(p->last) && !pg_value_is_binary(p, 1)))
 		pg_entry_spoil(&p->entry, PG_R_HEADER_VALUE);
 	if (p->entry.name == PG_NAME_PATH) {
 		pg_path_end(c);

@@ -13,7 +13,7 @@
 enum pg_wire { PG_W_VARINT, PG_W_FIXED64, PG_W_BYTES, PG_W_GROUP, PG_W_GROUP_END, PG_W_FIXED32 };
 
 #define PG_VARINT_BYTES 10
-#define PG_PB_BYTES_A_CALL 32
+#define PG_PB_BYTES_A_CALL 16
 
 /* ---- values ---- */
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::diag::{self, Namespaces, Side};
-use super::drain::{self, Dying};
+use super::drain::{self, Dying, Signal};
 use super::events::{self, Format, Record, Warning};
 use super::limit::Limiter;
 use super::output::Output;
@@ -43,7 +43,7 @@ pub struct Core {
     namespaces: RefCell<Namespaces>,
     processes: RefCell<(Option<Instant>, Vec<u32>)>,
     tree: RefCell<HashMap<u64, PathBuf>>,
-    dying: RefCell<HashMap<u64, UnboundedSender<u32>>>,
+    dying: RefCell<HashMap<u64, UnboundedSender<Signal>>>,
 }
 
 impl Core {
@@ -172,9 +172,9 @@ impl Core {
     }
 
     /// Hands a later event to the task that ends its connection.
-    pub fn signal(&self, cookie: u64, event: u32) {
+    pub fn signal(&self, cookie: u64, signal: Signal) {
         if let Some(sender) = self.dying.borrow().get(&cookie) {
-            let _ = sender.send(event);
+            let _ = sender.send(signal);
         }
     }
 

@@ -1,7 +1,9 @@
 //! The end of a denied connection: answer, let delivered RPCs finish, take it apart.
 //!
-//! One task a connection; they overlap. Every wait is bounded, and every way out ends with the connection gone.
+//! The kernel reads on after a denial, so the client's other RPCs under way are answered too, each with its own
+//! status. One task a connection; they overlap. Every wait is bounded, and every way out ends with the connection gone.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,39 +12,60 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::core::Core;
-use super::reply::Denial;
+use super::reply::{self, Denial};
 use super::sockets;
 use crate::abi;
 
-/// How long a server may take to accept() a connection that was denied before.
+/// How long the server may take to accept a connection whose first request is denied.
 const ACCEPT: Duration = Duration::from_secs(1);
-/// How long queued bytes may take to be acknowledged after the FIN.
+/// How long the last bytes may take to reach the client before the connection is reset.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Without a signal from the kernel the state is looked at this often.
+/// How long the caller may take to read the end of file: a reset at once would fail what it is still reading.
+const LINGER: Duration = Duration::from_millis(100);
+/// How often a state that no event announces is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// SETTINGS, the least that a server sends before any response.
+/// A server sends at least an empty SETTINGS frame before it answers: 9 bytes (RFC 9113, section 3.4).
 const SETTINGS_FRAME: u64 = 9;
+/// The client hears of the end after a round trip, and what it sent until then comes within another: so long nothing
+/// must have come before the connection is taken apart.
+const QUIET_LEAST: Duration = Duration::from_millis(25);
+const QUIET_MOST: Duration = Duration::from_millis(200);
 
-/// What a task needs to know of its connection.
+/// A connection that is to end, and what its first caller is told.
 #[derive(Debug, Clone)]
 pub struct Dying {
-    /// The event that ended it.
+    /// What the kernel said.
     pub event: abi::pg_event,
-    /// What the caller is to be told; `None`: nothing, cut it.
+    /// The answer; none: the connection is cut.
     pub denial: Option<Denial>,
 }
 
-/// Ends the connection. `signals` brings the kernel's later events about it.
-pub async fn end(core: Rc<Core>, dying: Dying, mut signals: UnboundedReceiver<u32>) {
+/// What the kernel says of a connection that is ending.
+#[derive(Debug, Clone)]
+pub enum Signal {
+    /// Another RPC on it is denied.
+    Denied(Denial),
+    /// A whole request came that the server never gets.
+    Undelivered(Denial),
+    /// A reply has left.
+    Injected,
+    /// A reply stood inside a frame and was held back.
+    InjectFailed,
+    /// No delivered RPC is left to answer.
+    Drained,
+}
+
+/// Ends a denied connection.
+pub async fn end(core: Rc<Core>, dying: Dying, signals: UnboundedReceiver<Signal>) {
     let cookie = dying.event.cookie;
-    let deadline = Instant::now() + core.drain;
     match &dying.denial {
         None => core.destroy(&dying.event, core.find_socket(cookie).as_ref()),
         Some(denial) => match find(&core, cookie).await {
             None => core.destroy(&dying.event, None),
             Some(socket) => {
-                if answer(&core, cookie, &socket, denial, deadline, &mut signals).await {
-                    drained(&core, cookie, deadline, &mut signals).await;
+                let deadline = Instant::now() + core.drain;
+                let mut talk = Talk { core: &core, cookie, socket: &socket, deadline, signals, inbox: VecDeque::new() };
+                if talk.hold(denial).await {
                     farewell(&socket).await;
                 }
                 core.destroy(&dying.event, Some(&socket));
@@ -53,7 +76,7 @@ pub async fn end(core: Rc<Core>, dying: Dying, mut signals: UnboundedReceiver<u3
     core.forget(cookie);
 }
 
-/// A connection that nobody has accepted yet has no descriptor.
+/// The server's end of the connection, as soon as it has accepted it.
 async fn find(core: &Core, cookie: u64) -> Option<OwnedFd> {
     let bound = Instant::now() + ACCEPT;
     let mut pause = Duration::from_millis(2);
@@ -69,34 +92,106 @@ async fn find(core: &Core, cookie: u64) -> Option<OwnedFd> {
     }
 }
 
-/// Sends the answer piece by piece, each only where a frame may begin. False: the connection must be cut.
-async fn answer(
-    core: &Core,
+/// The answers on one connection.
+struct Talk<'a> {
+    core: &'a Core,
     cookie: u64,
-    socket: &OwnedFd,
-    denial: &Denial,
+    socket: &'a OwnedFd,
     deadline: Instant,
-    signals: &mut UnboundedReceiver<u32>,
-) -> bool {
-    for piece in denial.bytes() {
-        let mut pause = Duration::from_millis(1);
-        while !may_speak(core, cookie, socket) {
-            if Instant::now() >= deadline || core.shared.conn(cookie).is_none_or(|c| c.followed != 1) {
+    signals: UnboundedReceiver<Signal>,
+    /// Signals that came while a reply was on its way.
+    inbox: VecDeque<Signal>,
+}
+
+impl Talk<'_> {
+    /// Answers the first denial and all that follows, until nothing more comes and nothing is pending.
+    async fn hold(&mut self, first: &Denial) -> bool {
+        let core = self.core;
+        let opening = [Some(reply::shutdown()), first.headers()].into_iter().flatten().collect();
+        if !self.say(opening).await {
+            return false;
+        }
+        let quiet = sockets::round_trip(self.socket).unwrap_or(QUIET_LEAST).clamp(QUIET_LEAST, QUIET_MOST) * 2;
+        let mut heard = Instant::now();
+        while Instant::now() < self.deadline {
+            let frames = self.answers();
+            if !frames.is_empty() {
+                if !self.say(frames).await {
+                    return false;
+                }
+                heard = Instant::now();
+                continue;
+            }
+            let pending = core.shared.conn(self.cookie).map_or(0, |conn| conn.pending);
+            if pending == 0 && heard.elapsed() >= quiet {
+                break;
+            }
+            let wait = if pending == 0 { quiet.saturating_sub(heard.elapsed()) } else { LOOK };
+            if let Ok(Some(signal)) = timeout(wait, self.signals.recv()).await {
+                self.inbox.push_back(signal);
+            }
+        }
+        // What is above was never delivered: its callers may try again, and clients do so by themselves.
+        self.say(vec![reply::goaway(first.delivered)]).await
+    }
+
+    /// The frames that answer what has come. A request that was not delivered at all is left to the last GOAWAY; where
+    /// a part was, the handler may have started, and its caller is told so.
+    fn answers(&mut self) -> Vec<Vec<u8>> {
+        while let Ok(signal) = self.signals.try_recv() {
+            self.inbox.push_back(signal);
+        }
+        self.inbox
+            .drain(..)
+            .filter_map(|signal| match signal {
+                Signal::Denied(denial) => denial.headers(),
+                Signal::Undelivered(denial) if denial.stream <= denial.delivered => denial.headers(),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Sends frames, in pieces that the egress hook can watch. False: the connection can only be cut.
+    async fn say(&mut self, frames: Vec<Vec<u8>>) -> bool {
+        for piece in reply::pieces(frames) {
+            let mut pause = Duration::from_millis(1);
+            while !may_speak(self.core, self.cookie, self.socket) {
+                let followed = self.core.shared.conn(self.cookie).is_some_and(|conn| conn.followed == 1);
+                if Instant::now() >= self.deadline || !followed {
+                    return false;
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            let registered = self.core.shared.register(self.cookie, &piece);
+            if registered.is_err() || sockets::send(self.socket, &piece).ok() != Some(piece.len()) {
                 return false;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
+            if !self.passed().await {
+                return false;
+            }
+            self.core.shared.unregister(self.cookie);
         }
-        let registered = core.shared.register(cookie, &piece);
-        if registered.is_err() || sockets::send(socket, &piece).ok() != Some(piece.len()) {
-            return false;
-        }
-        if !passed(core, cookie, deadline, signals).await {
-            return false;
-        }
-        core.shared.unregister(cookie);
+        true
     }
-    true
+
+    /// Waits until the egress hook has seen the reply between two frames.
+    async fn passed(&mut self) -> bool {
+        loop {
+            match timeout(LOOK, self.signals.recv()).await {
+                Ok(Some(Signal::Injected)) => return true,
+                Ok(Some(Signal::InjectFailed) | None) => return false,
+                Ok(Some(signal)) => self.inbox.push_back(signal),
+                // The event may have been lost; the registration says it too.
+                Err(_) => match self.core.shared.answered(self.cookie) {
+                    Some(abi::PG_EV_INJECTED) => return true,
+                    Some(_) => return false,
+                    None if Instant::now() >= self.deadline => return false,
+                    None => {}
+                },
+            }
+        }
+    }
 }
 
 /// Whether the server stands between two frames, with nothing left to send, and has said its SETTINGS.
@@ -109,36 +204,6 @@ fn may_speak(core: &Core, cookie: u64, socket: &OwnedFd) -> bool {
         })
 }
 
-/// Waits for the egress hook's word on the piece.
-async fn passed(core: &Core, cookie: u64, deadline: Instant, signals: &mut UnboundedReceiver<u32>) -> bool {
-    loop {
-        match timeout(LOOK, signals.recv()).await {
-            Ok(Some(abi::PG_EV_INJECTED)) => return true,
-            Ok(Some(abi::PG_EV_INJECT_FAILED) | None) => return false,
-            Ok(Some(_)) => {}
-            // The event may have been lost; the registration says it too.
-            Err(_) => match core.shared.answered(cookie) {
-                Some(abi::PG_EV_INJECTED) => return true,
-                Some(_) => return false,
-                None if Instant::now() >= deadline => return false,
-                None => {}
-            },
-        }
-    }
-}
-
-/// Waits until every delivered RPC has its response, or the bound.
-async fn drained(core: &Core, cookie: u64, deadline: Instant, signals: &mut UnboundedReceiver<u32>) {
-    let mut pause = LOOK;
-    while core.shared.conn(cookie).is_some_and(|conn| conn.pending > 0) && Instant::now() < deadline {
-        let wait = pause.min(deadline.saturating_duration_since(Instant::now()));
-        if let Ok(Some(abi::PG_EV_DRAINED) | None) = timeout(wait, signals.recv()).await {
-            return;
-        }
-        pause = (pause * 2).min(LOOK * 5);
-    }
-}
-
 /// FIN, and a moment for the caller to acknowledge what was said.
 async fn farewell(socket: &OwnedFd) {
     sockets::shutdown(socket);
@@ -148,4 +213,5 @@ async fn farewell(socket: &OwnedFd) {
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+    sleep(LINGER).await;
 }

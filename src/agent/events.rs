@@ -385,6 +385,12 @@ mod tests {
         }
     }
 
+    fn policy() -> Policy {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "name = \"search\"\nports = [1]\ndefault = \"deny\"\n").unwrap();
+        crate::policy::load(file.path()).unwrap()
+    }
+
     #[test]
     fn dates_are_civil() {
         let at = |secs| rfc3339(UNIX_EPOCH + Duration::from_secs(secs));
@@ -396,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_decision_has_opentelemetrys_names() {
-        let policy = Policy { name: "search".into(), ..Policy::default() };
+        let policy = policy();
         let record = Record::Decision(Box::new(decision(&policy, &event(), Some("/a.B/C"), "/cg")));
         let json: serde_json::Value = serde_json::from_str(&record.write(Format::Json)).unwrap();
         let expected = serde_json::json!({
@@ -411,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_reason_is_named_with_its_cause_and_text() {
-        let policy = Policy { name: "search".into(), ..Policy::default() };
+        let policy = policy();
         let event = abi::pg_event { reason: abi::PG_R_PADDING, type_: abi::PG_EV_CONNECTION, ..event() };
         let said = decision(&policy, &event, None, "/cg");
         assert_eq!((said.rule, said.cause, said.reason), (None, Some("malformed"), Some("padding")));

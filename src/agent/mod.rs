@@ -26,7 +26,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::core::Core;
-use self::drain::Dying;
+use self::drain::{Dying, Signal};
 use self::events::{Lost, Record};
 use self::reply::Denial;
 use self::sweep::Sweeper;
@@ -156,10 +156,17 @@ pub fn handle(core: &Rc<Core>, event: &abi::pg_event) {
         abi::PG_EV_DECISION | abi::PG_EV_CONNECTION => {
             print(core, event);
             if event.verdict == abi::PG_V_DENY {
-                core.begin_end(Dying { event: *event, denial: denial(core, event) });
+                match denial(core, event) {
+                    Some(denial) if core.is_dying(event.cookie) => core.signal(event.cookie, Signal::Denied(denial)),
+                    denial => core.begin_end(Dying { event: *event, denial }),
+                }
             }
         }
-        later => core.signal(event.cookie, later),
+        abi::PG_EV_UNDELIVERED => core.signal(event.cookie, Signal::Undelivered(undelivered(core, event))),
+        abi::PG_EV_INJECTED => core.signal(event.cookie, Signal::Injected),
+        abi::PG_EV_INJECT_FAILED => core.signal(event.cookie, Signal::InjectFailed),
+        abi::PG_EV_DRAINED => core.signal(event.cookie, Signal::Drained),
+        unknown => tracing::warn!("event of unknown type {unknown}"),
     }
 }
 
@@ -171,6 +178,14 @@ fn denial(core: &Core, event: &abi::pg_event) -> Option<Denial> {
     let (status, message) = events::answer(&core.policy, event);
     let (stream, delivered, response) = (event.stream, event.delivered, event.response);
     Some(Denial { stream, delivered, response, status, message })
+}
+
+/// What the caller of a request is told that no rule denies, on a connection that ends for another's denial.
+fn undelivered(core: &Core, event: &abi::pg_event) -> Denial {
+    const UNAVAILABLE: u32 = 14;
+    let message = format!("the connection ends after a denial by policy {}", core.policy.name);
+    let (stream, delivered, response) = (event.stream, event.delivered, event.response);
+    Denial { stream, delivered, response, status: UNAVAILABLE, message }
 }
 
 fn print(core: &Core, event: &abi::pg_event) {

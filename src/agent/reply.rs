@@ -1,21 +1,18 @@
 //! The bytes that a denied caller is answered with. Pure: nothing here knows a socket.
 //!
-//! A response on the denied stream, a GOAWAY, and a RST_STREAM for each RPC that never reached the server, so that
-//! its caller may try again. Header fields are HPACK literals without indexing (RFC 7541, section 6.2.2): they
+//! A GOAWAY that asks for no new RPCs here, a response on each denied stream, and a GOAWAY that names the last RPC that
+//! reached the server, so that the callers of later ones may try again. Header fields are HPACK literals without
+//! indexing (RFC 7541, section 6.2.2): they
 //! touch no table, so the server's encoder and the client's decoder stay in step.
 
 use crate::abi;
 
 const DATA_LIMIT: usize = abi::PG_REPLY_BYTES as usize;
-/// One client rarely has more RPCs waiting; those past it end with the connection.
-const MAX_REFUSED: usize = 256;
 
 const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const END_STREAM_AND_HEADERS: u8 = 0x1 | 0x4;
 const NO_ERROR: u32 = 0;
-const REFUSED_STREAM: u32 = 7;
 /// `:status: 200` in HPACK's static table.
 const STATUS_200: u8 = 0x80 | 8;
 
@@ -35,33 +32,12 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// The highest stream that the client must not try again by itself.
-    fn last(&self) -> u32 {
-        self.stream.max(self.delivered)
-    }
-
-    /// The answer in pieces, each at most as long as the egress hook takes at once.
-    pub fn bytes(&self) -> Vec<Vec<u8>> {
-        let mut body = self.last().to_be_bytes().to_vec();
-        body.extend(NO_ERROR.to_be_bytes());
-        let mut pieces = vec![frame(GOAWAY, 0, 0, &body)];
-        for stream in self.refused() {
-            push(&mut pieces, frame(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes()));
+    /// The status on the denied stream, as trailers-only, or as plain trailers if the server has begun to answer;
+    /// nothing if it has ended the stream.
+    pub fn headers(&self) -> Option<Vec<u8>> {
+        if self.response & abi::PG_RSP_END != 0 {
+            return None;
         }
-        if self.response & abi::PG_RSP_END == 0 {
-            push(&mut pieces, self.headers());
-        }
-        pieces
-    }
-
-    /// Streams below the GOAWAY's last one of which nothing reached the server.
-    fn refused(&self) -> impl Iterator<Item = u32> {
-        let denied = self.stream;
-        let first = self.delivered.saturating_add(1) | 1;
-        (first..self.last()).step_by(2).filter(move |&id| id != denied).take(MAX_REFUSED)
-    }
-
-    fn headers(&self) -> Vec<u8> {
         let mut block = Vec::new();
         if self.response & abi::PG_RSP_HEADERS == 0 {
             block.push(STATUS_200);
@@ -69,15 +45,32 @@ impl Denial {
         }
         literal(&mut block, "grpc-status", &self.status.to_string());
         literal(&mut block, "grpc-message", &percent_encode(&self.message));
-        frame(HEADERS, END_STREAM_AND_HEADERS, self.stream, &block)
+        Some(frame(HEADERS, END_STREAM_AND_HEADERS, self.stream, &block))
     }
 }
 
-fn push(pieces: &mut Vec<Vec<u8>>, frame: Vec<u8>) {
-    match pieces.last_mut() {
-        Some(last) if last.len() + frame.len() <= DATA_LIMIT => last.extend(frame),
-        _ => pieces.push(frame),
+/// No stream above `last` is processed, and no new one is wanted (RFC 9113, section 6.8).
+pub fn goaway(last: u32) -> Vec<u8> {
+    let mut body = last.to_be_bytes().to_vec();
+    body.extend(NO_ERROR.to_be_bytes());
+    frame(GOAWAY, 0, 0, &body)
+}
+
+/// The first half of a graceful shutdown: no new streams, and those under way still get their answers.
+pub fn shutdown() -> Vec<u8> {
+    goaway(i32::MAX as u32)
+}
+
+/// Frames in pieces that a registration can hold.
+pub fn pieces(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    for frame in frames {
+        match pieces.last_mut() {
+            Some(last) if last.len() + frame.len() <= DATA_LIMIT => last.extend(frame),
+            _ => pieces.push(frame),
+        }
     }
+    pieces
 }
 
 /// RFC 9113, section 4.1: length (24), type (8), flags (8), reserved (1), stream (31), payload.
@@ -165,9 +158,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_response_gets_trailers_only_and_goaway() {
-        let frames = frames(&denial().bytes());
-        assert_eq!(frames.len(), 2);
+    fn a_stream_without_response_gets_trailers_only() {
+        let frames = frames(&pieces(denial().headers().into_iter().collect()));
+        assert_eq!(frames.len(), 1);
         assert_eq!((frames[0].0, frames[0].1, frames[0].2), (1, 5, 5));
         assert_eq!(
             fields(&frames[0].3),
@@ -178,52 +171,37 @@ mod tests {
                 pair("grpc-message", "denied by policy search: no-A")
             ]
         );
-        assert_eq!(frames[1], (7, 0, 0, vec![0, 0, 0, 5, 0, 0, 0, 0]));
     }
 
     #[test]
     fn a_stream_with_response_headers_gets_trailers() {
-        let frames = frames(&Denial { response: abi::PG_RSP_HEADERS, ..denial() }.bytes());
+        let denial = Denial { response: abi::PG_RSP_HEADERS, ..denial() };
+        let frames = frames(&pieces(denial.headers().into_iter().collect()));
         assert_eq!(fields(&frames[0].3)[0], pair("grpc-status", "7"));
-        assert_eq!(frames.len(), 2);
     }
 
     #[test]
-    fn a_stream_that_the_server_ended_gets_goaway_only() {
-        let response = abi::PG_RSP_HEADERS | abi::PG_RSP_END;
-        let frames = frames(&Denial { response, ..denial() }.bytes());
-        assert_eq!(frames.iter().map(|f| f.0).collect::<Vec<_>>(), [7]);
+    fn a_stream_that_the_server_ended_gets_nothing() {
+        assert_eq!(Denial { response: abi::PG_RSP_HEADERS | abi::PG_RSP_END, ..denial() }.headers(), None);
     }
 
     #[test]
-    fn undelivered_streams_below_the_last_are_refused() {
-        let frames = frames(&Denial { stream: 11, ..denial() }.bytes());
-        let refused: Vec<u32> = frames.iter().filter(|f| f.0 == 3).map(|f| f.2).collect();
-        assert_eq!(refused, [5, 7, 9]);
-        assert!(frames.iter().filter(|f| f.0 == 3).all(|f| f.3 == [0, 0, 0, 7]));
-        assert_eq!(frames.last().unwrap().3[..4], [0, 0, 0, 11]);
+    fn a_graceful_shutdown_has_two_halves() {
+        assert_eq!(frames(&[shutdown()]), [(7, 0, 0, vec![0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0])]);
+        assert_eq!(frames(&[goaway(9)]), [(7, 0, 0, vec![0, 0, 0, 9, 0, 0, 0, 0])]);
     }
 
     #[test]
-    fn a_late_message_of_an_early_stream_keeps_the_later_ones() {
-        let frames = frames(&Denial { stream: 1, delivered: 9, ..denial() }.bytes());
-        assert_eq!(frames.iter().map(|f| f.0).collect::<Vec<_>>(), [1, 7]);
-        assert_eq!(frames[1].3[..4], [0, 0, 0, 9]);
-    }
-
-    #[test]
-    fn many_refused_streams_come_in_pieces_and_are_bounded() {
-        let pieces = Denial { stream: 0x7fff_ffff, delivered: 1, ..denial() }.bytes();
+    fn many_frames_come_in_pieces() {
+        let pieces = pieces((0..200).map(goaway).collect());
         assert!(pieces.len() > 2);
-        let frames = frames(&pieces);
-        assert_eq!(frames.iter().filter(|f| f.0 == 3).count(), MAX_REFUSED);
-        assert_eq!((frames[0].0, frames.last().unwrap().0), (1, 7));
+        assert_eq!(frames(&pieces).len(), 200);
     }
 
     #[test]
     fn long_and_foreign_messages_are_encoded() {
-        let message = "ü%\n".repeat(50);
-        let frames = frames(&Denial { message: message.clone(), ..denial() }.bytes());
+        let denial = Denial { message: "ü%\n".repeat(50), ..denial() };
+        let frames = frames(&pieces(denial.headers().into_iter().collect()));
         assert_eq!(fields(&frames[0].3)[3], pair("grpc-message", &"%C3%BC%25%0A".repeat(50)));
         assert_eq!(percent_encode("plain ~ text"), "plain ~ text");
     }

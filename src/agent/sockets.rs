@@ -128,6 +128,15 @@ pub fn bytes_sent(socket: &OwnedFd) -> Option<u64> {
     option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_SENT)
 }
 
+/// The smoothed round-trip time to the peer.
+pub fn round_trip(socket: &OwnedFd) -> Option<std::time::Duration> {
+    /// `tcpi_rtt` in struct tcp_info: 32 bits, microseconds.
+    const RTT: usize = 68;
+    let low = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, RTT)?.to_ne_bytes();
+    let rtt = u32::from_ne_bytes(low.first_chunk().copied()?);
+    Some(std::time::Duration::from_micros(u64::from(rtt)))
+}
+
 /// Reads eight bytes of a socket option's value.
 fn option(socket: &OwnedFd, level: i32, name: i32, offset: usize) -> Option<u64> {
     let mut value = [0_u8; 512];

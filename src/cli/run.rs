@@ -46,11 +46,7 @@ pub fn run(args: RunArgs, started: Instant) -> Result<ExitCode, Failure> {
     let files = raise_files();
 
     let own = args.command.is_empty();
-    let cgroups = if own {
-        Cgroup::open_all(&args.cgroups)
-    } else {
-        Cgroup::make(&format!("protocg-run-{}", std::process::id())).map(|cgroup| vec![cgroup])
-    };
+    let cgroups = if own { Cgroup::open_all(&args.cgroups) } else { Cgroup::make().map(|cgroup| vec![cgroup]) };
     let cgroups = cgroups.map_err(|e| Failure::new(Exit::Cgroup, e))?;
     let made = if own { None } else { cgroups.first().map(|c| c.path.clone()) };
 

@@ -97,8 +97,13 @@ fn same_enforcement(places: &[Place], policy: &Policy) -> bool {
         let Some(pins) = pins else { return false };
         let same_map = map.is_none_or(|id| id == pins.events_id);
         map = Some(pins.events_id);
-        same_map && pins.same_build && pins.config.as_deref() == Some(load::config_bytes(&policy.tables))
+        same_map && pins.same_build && holds(&pins.rodata, load::config_bytes(&policy.tables))
     })
+}
+
+/// Whether the programs' read-only data holds exactly these numbers, among what else the compiler put there.
+fn holds(rodata: &[u8], config: &[u8]) -> bool {
+    rodata.windows(config.len()).any(|window| window == config)
 }
 
 fn adopt(places: Vec<Place>) -> Result<Enforcer, KernelError> {
@@ -183,7 +188,9 @@ pub struct Lock {
 impl Lock {
     /// Takes the cgroup's lock, or says who has it.
     pub fn take(cgroup: &Cgroup) -> Result<Self, KernelError> {
-        Self::take_id(cgroup.id, &cgroup.path)
+        let lock = Self::take_id(cgroup.id, &cgroup.path)?;
+        remove_stale(&lock.path);
+        Ok(lock)
     }
 
     /// Takes the lock of a cgroup that may be gone.
@@ -222,6 +229,20 @@ impl Lock {
                     });
                 }
             }
+        }
+    }
+}
+
+/// Removes the names of locks that agents left behind when they were killed.
+fn remove_stale(own: &Path) {
+    for path in fs::read_dir(RUN_DIR).into_iter().flatten().flatten().map(|e| e.path()) {
+        if path == own || path.extension().is_none_or(|e| e != "lock") {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else { continue };
+        // Whoever has just opened it finds, once it is locked, that the name is gone, and begins again.
+        if let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let _ = fs::remove_file(&path);
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use nix::sys::mman::{MapFlags as Mapping, ProtFlags, mmap, munmap};
 use plain::Plain;
 
 use super::sys::Hook;
@@ -29,7 +31,7 @@ pub struct Shared {
     pub replies: MapHandle,
     /// Counters by CPU.
     pub counters: MapHandle,
-    /// The policy's numbers.
+    /// Read-only data: the policy's numbers are in it.
     pub rodata: MapHandle,
 }
 
@@ -151,20 +153,36 @@ fn size<T>(map: &mut libbpf_rs::OpenMapMut<'_>, rows: &[T]) -> Result<(), Kernel
     if map.value_size() as usize != size_of::<T>() {
         return Err(KernelError::failed(what(), io::Error::other("rows have another size than the programs expect")));
     }
-    map.set_max_entries(count.max(1)).map_err(|e| KernelError::failed(what(), io_error(&e)))
+    map.set_map_flags(map.map_flags() | libbpf_rs::libbpf_sys::BPF_F_MMAPABLE)
+        .and_then(|()| map.set_max_entries(count.max(1)))
+        .map_err(|e| KernelError::failed(what(), io_error(&e)))
 }
 
-/// One call a table: tables of half a million rows are filled in a tenth of a second.
+/// Writes a table through a mapping: a million rows take a few milliseconds, by system calls they took hundreds.
 fn fill<T>(map: &mut libbpf_rs::MapMut<'_>, rows: &[T]) -> Result<(), KernelError> {
     let what = || format!("fill the table `{}`", map_name(map.name()));
-    let count = u32::try_from(rows.len()).map_err(|e| KernelError::failed(what(), io::Error::other(e)))?;
-    if count > 0 {
-        let keys: Vec<u32> = (0..count).collect();
-        map.update_batch(bytes_of(&keys), bytes_of(rows), count, MapFlags::ANY, MapFlags::ANY)
-            .map_err(|e| KernelError::failed(what(), io_error(&e)))?;
-    }
+    write_rows(map.as_fd(), rows).map_err(|e| KernelError::failed(what(), e))?;
     let handle = MapHandle::try_from(&*map).map_err(|e| KernelError::failed(what(), io_error(&e)))?;
     handle.freeze().map_err(|e| KernelError::failed(what(), io_error(&e)))
+}
+
+/// An array map in memory is its rows, each on a multiple of eight bytes.
+fn write_rows<T>(map: BorrowedFd<'_>, rows: &[T]) -> io::Result<()> {
+    let stride = size_of::<T>().next_multiple_of(8);
+    let Some(length) = NonZeroUsize::new(stride * rows.len()) else { return Ok(()) };
+    // SAFETY: a new mapping at a place that the kernel chooses; it touches nothing of ours.
+    let place =
+        unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, Mapping::MAP_SHARED, map, 0) }?;
+    for (index, row) in rows.iter().enumerate() {
+        // SAFETY: the mapping has `stride` bytes for each row, and a row is at most that long.
+        unsafe {
+            let to = place.as_ptr().cast::<u8>().add(index * stride);
+            std::ptr::copy_nonoverlapping(std::ptr::from_ref(row).cast::<u8>(), to, size_of::<T>());
+        }
+    }
+    // SAFETY: the mapping is ours, of this length, and nothing refers to it any more.
+    unsafe { munmap(place, length.get()) }?;
+    Ok(())
 }
 
 /// For each prefix of the mark, the length of its longest proper border (Knuth, Morris, Pratt).
@@ -217,6 +235,8 @@ unsafe impl Plain for abi::pg_conn {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_reply {}
 // SAFETY: as above.
+unsafe impl Plain for abi::pg_stream {}
+// SAFETY: as above.
 unsafe impl Plain for abi::pg_stream_key {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_text_key {}
@@ -227,6 +247,13 @@ impl Shared {
     /// The connection behind a socket cookie.
     pub fn conn(&self, cookie: u64) -> Option<Box<abi::pg_conn>> {
         let value = self.conns.lookup(&cookie.to_ne_bytes(), MapFlags::ANY).ok()??;
+        Some(Box::new(read(&value)?))
+    }
+
+    /// A live RPC of the connection with this id.
+    pub fn stream(&self, conn: u64, stream: u32) -> Option<Box<abi::pg_stream>> {
+        let key = abi::pg_stream_key { conn, stream, reserved: 0 };
+        let value = self.streams.lookup(bytes_of(std::slice::from_ref(&key)), MapFlags::ANY).ok()??;
         Some(Box::new(read(&value)?))
     }
 
@@ -293,8 +320,8 @@ impl Shared {
         values.unwrap_or_default().into_iter().map(number).sum()
     }
 
-    /// The policy's numbers that the programs run under.
-    pub fn config(&self) -> Option<Vec<u8>> {
+    /// The programs' read-only data.
+    pub fn read_only(&self) -> Option<Vec<u8>> {
         self.rodata.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok()?
     }
 }

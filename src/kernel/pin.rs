@@ -36,8 +36,8 @@ pub struct Pins {
     pub events_id: u32,
     /// Whether the programs were built from this binary's sources.
     pub same_build: bool,
-    /// The policy's numbers that they run under.
-    pub config: Option<Vec<u8>>,
+    /// Their read-only data, with the policy's numbers in it.
+    pub rodata: Vec<u8>,
 }
 
 /// The note about a cgroup's pins.
@@ -121,8 +121,8 @@ fn open(dir: &Path, id: u64) -> Option<Pins> {
     };
     let events_id = sys::map_id(&shared.events).ok()?;
     let same_build = note(id).is_some_and(|note| note.sources == SOURCES);
-    let config = shared.config();
-    Some(Pins { links, shared, events_id, same_build, config })
+    let rodata = shared.read_only()?;
+    Some(Pins { links, shared, events_id, same_build, rodata })
 }
 
 fn link_name(hook: Hook) -> String {

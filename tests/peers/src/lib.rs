@@ -2,6 +2,10 @@
 //! HTTP/2, and the machinery that runs them in cgroups and network namespaces.
 
 pub mod client;
+pub mod h2raw;
+pub mod harness;
 pub mod json;
 pub mod proto;
+pub mod raw;
 pub mod server;
+pub mod wire;

@@ -1,0 +1,38 @@
+# What can be made. Works with CARGO_TARGET_DIR set.
+
+PREFIX ?= /usr/local
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# `make setup` may have installed it a moment ago.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: all setup test demo lint fmt clean install help
+
+all: setup ## Build protocg, optimised (the default)
+	cargo build --locked --release
+
+help: ## List what can be made
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: ## Install what a fresh Debian or Ubuntu lacks
+	@scripts/setup.sh
+
+test: setup ## Build and run every test; those that attach programs run as root
+	@scripts/test.sh
+
+demo: setup ## Enforce a policy on a small gRPC server, and show what its callers get
+	@scripts/demo.sh
+
+lint: setup ## Check formats, lints and generated files
+	@scripts/lint.sh
+
+fmt: ## Format all Rust and C
+	cargo fmt --all
+	find bpf \( -name '*.c' -o -name '*.h' \) ! -name huffman_table.h -exec clang-format -i {} +
+
+clean: ## Remove what was built
+	cargo clean
+
+install: ## Install protocg to PREFIX (default /usr/local); `make` first
+	install -D -m 755 $(TARGET)/release/protocg $(DESTDIR)$(PREFIX)/bin/protocg
+	install -D -m 644 policies/demo/demo.toml $(DESTDIR)$(PREFIX)/share/doc/protocg/demo.toml
+	install -D -m 644 docs/cli.md $(DESTDIR)$(PREFIX)/share/doc/protocg/cli.md

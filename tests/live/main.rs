@@ -1,0 +1,20 @@
+//! The enforcer on live gRPC: real servers and clients in cgroups, judged from both ends and by the events.
+//!
+//! `cargo build --workspace --bins && cargo test --test live`, as root (`cargo test --workspace` builds the peers by
+//! itself). Every test has cgroups, ports and processes of its own, and all run in parallel. What the machine lacks
+//! (root, cgroup v2, grpcio) is printed in lines that begin with `SKIPPED`.
+
+#![allow(dead_code)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
+
+mod agent;
+mod audit;
+mod causes;
+mod denial;
+mod egress;
+mod frames;
+mod matrix;
+mod pinned;
+mod scope;
+mod sizes;
+mod stage;

@@ -1,0 +1,290 @@
+//! A TCP client made of raw packets: every bit of every segment is the test's to choose.
+//!
+//! It lives at 10.77.0.9 and fd77::9, behind end A of a [`Veth`], addresses that no stack owns: nothing answers for it
+//! and no reset disturbs it.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use crate::harness::Veth;
+use crate::harness::net::End;
+
+/// No more data.
+pub const FIN: u8 = 0x01;
+/// Synchronise.
+pub const SYN: u8 = 0x02;
+/// Reset.
+pub const RST: u8 = 0x04;
+/// Push.
+pub const PSH: u8 = 0x08;
+/// The acknowledgement number counts.
+pub const ACK: u8 = 0x10;
+/// The urgent pointer counts.
+pub const URG: u8 = 0x20;
+
+const CLIENT4: [u8; 4] = [10, 77, 0, 9];
+const CLIENT6: [u8; 16] = [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+
+/// What is odd about a segment.
+#[derive(Debug, Clone, Default)]
+pub struct Odd {
+    /// The checksum is wrong.
+    pub bad_checksum: bool,
+    /// Urgent pointer.
+    pub urgent: u16,
+    /// Another acknowledgement number than the right one.
+    pub ack: Option<u32>,
+    /// Bytes of an IPv6 extension header chain, whose last next-header is TCP, and its first header's type.
+    pub extension: Option<(u8, Vec<u8>)>,
+}
+
+/// The client.
+pub struct Raw {
+    socket: OwnedFd,
+    v6: bool,
+    sport: u16,
+    dport: u16,
+    /// Initial sequence number.
+    pub isn: u32,
+    /// Next sequence number to send.
+    pub seq: u32,
+    /// Next sequence number that is expected.
+    pub ack: u32,
+    /// Receive window, unscaled.
+    pub window: u16,
+    /// The highest acknowledgement received.
+    pub acked: u32,
+    /// Bytes received in order.
+    pub received: Vec<u8>,
+    /// Whether the server has reset the connection.
+    pub reset: bool,
+    /// Whether the server has closed its side.
+    pub finished: bool,
+}
+
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let bytes: Vec<u8> = parts.concat();
+    let mut sum: u32 = 0;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+    }
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+impl Raw {
+    /// A client of `dport` on end B.
+    ///
+    /// # Panics
+    /// If a packet socket is refused.
+    #[must_use]
+    pub fn new(veth: &Veth, v6: bool, dport: u16) -> Self {
+        let sport = 20000 + u16::try_from(crate::harness::unique() % 20000).unwrap_or(0);
+        Self::with(veth, v6, sport, dport, 1_000_000)
+    }
+
+    /// A client with a chosen port and initial sequence number.
+    ///
+    /// # Panics
+    /// If a packet socket is refused.
+    #[must_use]
+    pub fn with(veth: &Veth, v6: bool, sport: u16, dport: u16, isn: u32) -> Self {
+        let socket = veth.run(End::A, || {
+            // SAFETY: plain system calls; the address is a valid structure of its stated size.
+            unsafe {
+                let all = i32::from((libc::ETH_P_ALL as u16).to_be());
+                let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, all);
+                assert!(fd >= 0, "packet socket: {}", std::io::Error::last_os_error());
+                let mut address: libc::sockaddr_ll = std::mem::zeroed();
+                address.sll_family = libc::AF_PACKET as u16;
+                address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+                address.sll_ifindex = libc::if_nametoindex(c"pga0".as_ptr()).cast_signed();
+                let size = u32::try_from(size_of_val(&address)).unwrap_or(0);
+                assert_eq!(libc::bind(fd, (&raw const address).cast(), size), 0);
+                OwnedFd::from_raw_fd(fd)
+            }
+        });
+        Self {
+            socket,
+            v6,
+            sport,
+            dport,
+            isn,
+            seq: isn,
+            ack: 0,
+            window: 65535,
+            acked: isn,
+            received: Vec::new(),
+            reset: false,
+            finished: false,
+        }
+    }
+
+    fn packet(&self, flags: u8, seq: u32, payload: &[u8], odd: &Odd) -> Vec<u8> {
+        let mut tcp = Vec::new();
+        tcp.extend(self.sport.to_be_bytes());
+        tcp.extend(self.dport.to_be_bytes());
+        tcp.extend(seq.to_be_bytes());
+        tcp.extend(if flags & ACK != 0 || odd.ack.is_some() { odd.ack.unwrap_or(self.ack) } else { 0 }.to_be_bytes());
+        let options: &[u8] = if flags & SYN != 0 { &[2, 4, 5, 0xb4] } else { &[] };
+        tcp.push(u8::try_from((20 + options.len()) / 4).unwrap_or(0) << 4);
+        tcp.push(flags);
+        tcp.extend(self.window.to_be_bytes());
+        tcp.extend([0, 0]);
+        tcp.extend(odd.urgent.to_be_bytes());
+        tcp.extend(options);
+        tcp.extend(payload);
+        let length = tcp.len() as u32;
+        let server6 = Veth::SERVER6.octets();
+        let server4 = Veth::SERVER4.octets();
+        let pseudo = if self.v6 {
+            [&CLIENT6[..], &server6, &length.to_be_bytes(), &[0, 0, 0, 6]].concat()
+        } else {
+            [&CLIENT4[..], &server4, &[0, 6], &(length as u16).to_be_bytes()].concat()
+        };
+        let mut sum = checksum(&[&pseudo, &tcp]);
+        if odd.bad_checksum {
+            sum ^= 0x5555;
+        }
+        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        let mut out = [Veth::MAC_B, Veth::MAC_A].concat();
+        if self.v6 {
+            let (next, chain) = odd.extension.clone().unwrap_or((6, Vec::new()));
+            out.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            out.extend(((chain.len() + tcp.len()) as u16).to_be_bytes());
+            out.extend([next, 64]);
+            out.extend(CLIENT6);
+            out.extend(server6);
+            out.extend(chain);
+        } else {
+            out.extend([8, 0]);
+            let mut ip = vec![0x45, 0];
+            ip.extend((20 + tcp.len() as u16).to_be_bytes());
+            ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
+            ip.extend(CLIENT4);
+            ip.extend(server4);
+            let sum = checksum(&[&ip]);
+            ip[10..12].copy_from_slice(&sum.to_be_bytes());
+            out.extend(ip);
+        }
+        out.extend(tcp);
+        out
+    }
+
+    /// Sends one segment as told; nothing is remembered.
+    ///
+    /// # Panics
+    /// If the packet is refused.
+    pub fn segment(&self, flags: u8, seq: u32, payload: &[u8], odd: &Odd) {
+        let packet = self.packet(flags, seq, payload, odd);
+        // SAFETY: the buffer is valid for its length.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0) };
+        assert_eq!(sent, packet.len().cast_signed(), "{}", std::io::Error::last_os_error());
+    }
+
+    /// Sends bytes at a distance from the next sequence number.
+    pub fn at(&self, distance: u32, payload: &[u8]) {
+        self.segment(PSH | ACK, self.seq.wrapping_add(distance), payload, &Odd::default());
+    }
+
+    /// Sends the next bytes, in segments that Ethernet carries.
+    pub fn send(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(1400) {
+            self.at(0, part);
+            self.seq = self.seq.wrapping_add(part.len() as u32);
+        }
+    }
+
+    /// A handshake whose last ACK carries `early`. Returns false if there is no answer.
+    pub fn connect_with(&mut self, early: &[u8]) -> bool {
+        self.segment(SYN, self.isn, &[], &Odd::default());
+        self.seq = self.isn.wrapping_add(1);
+        if !self.wait(Duration::from_secs(2), |raw| raw.ack != 0) {
+            return false;
+        }
+        let flags = if early.is_empty() { ACK } else { ACK | PSH };
+        self.segment(flags, self.seq, early, &Odd::default());
+        self.seq = self.seq.wrapping_add(early.len() as u32);
+        true
+    }
+
+    /// A handshake.
+    ///
+    /// # Panics
+    /// If it is not answered.
+    pub fn connect(&mut self) {
+        assert!(self.connect_with(&[]), "no SYN-ACK");
+    }
+
+    /// Reads what comes until `until` holds or the time is over; acknowledges data. Says whether it held.
+    pub fn wait(&mut self, time: Duration, until: impl Fn(&Self) -> bool) -> bool {
+        let bound = Instant::now() + time;
+        loop {
+            if until(self) {
+                return true;
+            }
+            let left = bound.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let mut poll = libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one valid pollfd.
+            unsafe { libc::poll(&raw mut poll, 1, i32::try_from(left.as_millis()).unwrap_or(0).max(1)) };
+            let mut buffer = vec![0_u8; 70000];
+            // SAFETY: the buffer is valid for its length.
+            let n = unsafe {
+                libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+            };
+            if n > 0 {
+                buffer.truncate(n.cast_unsigned());
+                self.take(&buffer);
+            }
+        }
+    }
+
+    fn take(&mut self, frame: &[u8]) -> Option<()> {
+        let ip = frame.get(14..)?;
+        let tcp = if self.v6 {
+            if frame.get(12..14)? != [0x86, 0xdd] || *ip.get(6)? != 6 || ip.get(24..40)? != CLIENT6 {
+                return None;
+            }
+            ip.get(40..40 + usize::from(u16::from_be_bytes(ip.get(4..6)?.try_into().ok()?)))?
+        } else {
+            if frame.get(12..14)? != [8, 0] || *ip.get(9)? != 6 || ip.get(16..20)? != CLIENT4 {
+                return None;
+            }
+            ip.get(20..usize::from(u16::from_be_bytes(ip.get(2..4)?.try_into().ok()?)))?
+        };
+        let number = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
+        if tcp.get(..2)? != self.dport.to_be_bytes() || tcp.get(2..4)? != self.sport.to_be_bytes() {
+            return None;
+        }
+        let flags = *tcp.get(13)?;
+        let payload = tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?;
+        if flags & RST != 0 {
+            self.reset = true;
+            return Some(());
+        }
+        if flags & SYN != 0 {
+            self.ack = number(4)?.wrapping_add(1);
+            return Some(());
+        }
+        if number(8)?.wrapping_sub(self.acked).cast_signed() > 0 {
+            self.acked = number(8)?;
+        }
+        if number(4)? == self.ack {
+            self.received.extend(payload);
+            self.ack = self.ack.wrapping_add(payload.len() as u32);
+            if flags & FIN != 0 {
+                self.finished = true;
+                self.ack = self.ack.wrapping_add(1);
+            }
+        }
+        if !payload.is_empty() || flags & FIN != 0 {
+            self.segment(ACK, self.seq, &[], &Odd::default());
+        }
+        Some(())
+    }
+}
