@@ -128,10 +128,10 @@ struct pg_hpack {
 	u32 first; /* first character of the name or value; 0: none yet */
 	u32 last;  /* last character of the value */
 	u32 out[PG_MAX_METADATA_AUTOMATA];
-	u32 slashes; /* of the path */
-	u32 segment; /* bytes of the path since the last slash */
-	u32 updates; /* table size updates at the start of this block */
-	u32 tail;    /* last four characters of the name */
+	u32 slashes;	       /* of the path */
+	u32 segment;	       /* bytes of the path since the last slash */
+	u32 updates;	       /* table size updates at the start of this block */
+	u32 tail;	       /* last four characters of the name */
 	u32 prefix;	       /* longest prefix of the path that a rule names */
 	struct pg_entry entry; /* name, flags and outcome so far */
 	/* the dynamic table */

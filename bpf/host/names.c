@@ -8,21 +8,21 @@ struct pg_name_row {
 	const char *name;
 	const char *text;
 	const char *edge; /* limits: what happens past it */
-	u64 number; /* limits: the number; reasons: the cause */
+	u64 number;	  /* limits: the number; reasons: the cause */
 };
 
-#define REASON_ROW(name, cause, text, help) { text, help, NULL, PG_CAUSE_##cause },
-const struct pg_name_row pg_reason_rows[] = { PG_REASONS(REASON_ROW) };
+#define REASON_ROW(name, cause, text, help) {text, help, NULL, PG_CAUSE_##cause},
+const struct pg_name_row pg_reason_rows[] = {PG_REASONS(REASON_ROW)};
 const size_t pg_reason_row_count = sizeof(pg_reason_rows) / sizeof(pg_reason_rows[0]);
 
-#define CAUSE_ROW(name, text) { text, NULL, NULL, PG_CAUSE_##name },
-const struct pg_name_row pg_cause_rows[] = { PG_CAUSES(CAUSE_ROW) };
+#define CAUSE_ROW(name, text) {text, NULL, NULL, PG_CAUSE_##name},
+const struct pg_name_row pg_cause_rows[] = {PG_CAUSES(CAUSE_ROW)};
 const size_t pg_cause_row_count = sizeof(pg_cause_rows) / sizeof(pg_cause_rows[0]);
 
-#define LIMIT_ROW(name, number, why, edge) { #name, why, edge, number },
-const struct pg_name_row pg_limit_rows[] = { PG_LIMITS(LIMIT_ROW) };
+#define LIMIT_ROW(name, number, why, edge) {#name, why, edge, number},
+const struct pg_name_row pg_limit_rows[] = {PG_LIMITS(LIMIT_ROW)};
 const size_t pg_limit_row_count = sizeof(pg_limit_rows) / sizeof(pg_limit_rows[0]);
 
-#define COUNT_ROW(name, text, help) { text, help, NULL, PG_N_##name },
-const struct pg_name_row pg_count_rows[] = { PG_COUNTS(COUNT_ROW) };
+#define COUNT_ROW(name, text, help) {text, help, NULL, PG_N_##name},
+const struct pg_name_row pg_count_rows[] = {PG_COUNTS(COUNT_ROW)};
 const size_t pg_count_row_count = sizeof(pg_count_rows) / sizeof(pg_count_rows[0]);
