@@ -95,12 +95,7 @@ fn denied() -> Vec<Denied> {
         by_field(call("/echo.Echo/Unary", json!([secret()])), 1, &[], 0),
         by_field(call("/echo.Echo/ServerStream", json!([secret()])), 1, &[], 0),
         by_field(slowly("/echo.Echo/ClientStream", json!([text("c1"), secret(), text("c3")])), 2, &["c1"], 0),
-        by_field(
-            slowly("/echo.Echo/Bidi", json!([text("b1"), text("b2"), secret(), text("b4")])),
-            3,
-            &["b1", "b2"],
-            2,
-        ),
+        by_field(slowly("/echo.Echo/Bidi", json!([text("b1"), text("b2"), secret(), text("b4")])), 3, &["b1", "b2"], 2),
         by_metadata(call("/echo.Echo/Unary", json!([text("m")]))),
         by_metadata(call("/echo.Echo/ClientStream", json!([text("m"), text("m")]))),
         by_metadata(call("/echo.Echo/ServerStream", json!([text("m")]))),

@@ -52,7 +52,7 @@ pub async fn run(link: &Link, args: &Args, count: usize, calls: Vec<Call>) -> Re
             sum.add(allowed, &outcome, args);
         }
     }
-    Ok(sum.to_json(start.elapsed(), link.connections()))
+    Ok(sum.into_json(start.elapsed(), link.connections()))
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +89,7 @@ impl Sum {
         }
     }
 
-    fn to_json(mut self, elapsed: Duration, connections: u64) -> Value {
+    fn into_json(mut self, elapsed: Duration, connections: u64) -> Value {
         self.latencies.sort_unstable();
         let ms = |d: Duration| d.as_secs_f64() * 1000.0;
         let at = |percent: usize| {
