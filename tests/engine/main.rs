@@ -8,6 +8,7 @@
 
 mod fixtures;
 mod mutants;
+mod oracle;
 mod places;
 mod rig;
 mod wire;

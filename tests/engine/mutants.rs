@@ -93,6 +93,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("UTF-8 is unchecked", PROTOBUF, "s->utf8 = pg_utf8_step(s->utf8, byte);", "s->utf8 = 0;", "request.text.contains(\"A\"): 0xff"),
     mutant("UTF-8 may be cut off", PROTOBUF, "if (f->kind == PG_K_STRING && s->utf8)", "if (0)", "request.text.contains(\"A\"): a character that is cut off"),
     mutant("overlong UTF-8 is taken", UTF8, "byte >= 0xc2", "byte >= 0xc0", "request.text.contains(\"A\"): an overlong slash"),
+    mutant("an empty field at the end is waited for", PROTOBUF, "s->pb = state == PG_PB_SKIP && !size ? PG_PB_TAG : state;", "s->pb = state;", "request.text == \"x\" && request.i32 == 5: an empty unknown field at the end"),
     // pipeline and verdict
     mutant("END_STREAM on DATA is ignored", PIPELINE, "if (h->type == PG_F_DATA && h->flags & PG_FLAG_END_STREAM)", "if (0)", "END_STREAM on empty DATA, no message"),
     mutant("END_STREAM on HEADERS is ignored", PIPELINE, "return h->block_flags & PG_FLAG_END_STREAM ?", "return 0 ?", "END_STREAM on the header block"),

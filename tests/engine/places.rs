@@ -1,5 +1,5 @@
-//! The invariant: the last byte of a header block, or of a message, is passed only after its verdict, and no byte before it
-//! is held back.
+//! The invariant: the last byte of a header block, or of a message, is passed only after its verdict, and no byte before
+//! it is held back.
 
 use crate::fixtures::{NO_A, UNARY};
 use crate::rig::{Fixture, byte_by_byte, compile, fixture, run_here};
@@ -26,10 +26,10 @@ fn a_header_block_is_decided_at_its_last_byte() {
     let two = fixture("", CLOSED, &[split.clone(), data(1, &[0; 9])], &["deny default on 1#0"]);
     assert_eq!(passed(&two), split.len() - 1);
     let empty = [frame(HEADERS, 0, 1, &block), frame(CONTINUATION, END_HEADERS, 1, &[])].concat();
-    let three = fixture("", CLOSED, &[empty.clone()], &["deny default on 1#0"]);
+    let three = fixture("", CLOSED, std::slice::from_ref(&empty), &["deny default on 1#0"]);
     assert_eq!(passed(&three), empty.len() - 1);
     let padded_frame = frame(HEADERS, END_HEADERS | PADDED, 1, &padded(&block, 7));
-    let four = fixture("", CLOSED, &[padded_frame.clone()], &["deny default on 1#0"]);
+    let four = fixture("", CLOSED, std::slice::from_ref(&padded_frame), &["deny default on 1#0"]);
     assert_eq!(passed(&four), padded_frame.len() - 1 - 7, "the block is whole before its padding");
 }
 
@@ -51,9 +51,9 @@ fn a_message_is_decided_at_its_last_byte() {
 fn the_end_of_a_call_is_decided_at_the_last_byte_of_its_frame() {
     let open = headers(1, &request(UNARY));
     let end = [open.clone(), data_end(1, &[])].concat();
-    assert_eq!(passed(&fixture("", CLOSED, &[end.clone()], &["deny default on 1#0"])), end.len() - 1);
+    assert_eq!(passed(&fixture("", CLOSED, std::slice::from_ref(&end), &["deny default on 1#0"])), end.len() - 1);
     let end = [open, frame(DATA, END_STREAM | PADDED, 1, &padded(&[], 5))].concat();
-    assert_eq!(passed(&fixture("", CLOSED, &[end.clone()], &["deny default on 1#0"])), end.len() - 1);
+    assert_eq!(passed(&fixture("", CLOSED, std::slice::from_ref(&end), &["deny default on 1#0"])), end.len() - 1);
 }
 
 #[test]

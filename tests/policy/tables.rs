@@ -89,10 +89,10 @@ fn the_static_table_is_read_under_the_policy() {
     );
     let fixed = &policy.tables.config.fixed;
     assert_eq!(u32::from(fixed[1].name), PG_NAME_AUTHORITY);
-    assert_eq!((u32::from(fixed[3].name), fixed[3].size), (PG_NAME_METHOD, 7 + 4 + 32));
+    assert_eq!((u32::from(fixed[3].name), fixed[3].name_size, fixed[3].value_size), (PG_NAME_METHOD, 7, 4));
     for path in [4, 5] {
         assert_eq!(u32::from(fixed[path].name), PG_NAME_PATH);
-        assert_eq!(u32::from(fixed[path].flags), PG_ENTRY_BAD | PG_R_PATH << 8);
+        assert_eq!(u32::from(fixed[path].reason), PG_R_PATH);
     }
     assert_eq!(u32::from(fixed[31].name), PG_NAME_CONTENT_TYPE);
     assert_eq!(fixed[31].out0, policy.tables.automata[0].start);

@@ -1,0 +1,6 @@
+//! The engine against independent libraries, on seeded random traffic. `PROTOCG_SEED` replays a seed.
+
+mod client;
+mod hpack;
+mod protobuf;
+mod reference;
