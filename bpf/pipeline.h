@@ -189,6 +189,7 @@ PG_STEP int pg_request_end(struct pg_conn *c, struct pg_work *w, u32 stream)
 	}
 	c->pending++;
 	w->ended++;
+	s->ended = c->run;
 	return PG_GO;
 }
 
@@ -449,8 +450,7 @@ static inline void pg_response_frame_end(struct pg_conn *c)
 	}
 	s = pg_stream_get(c->id, h->stream);
 	if (s) {
-		if (s->request & PG_REQ_END && !(s->response & PG_RSP_END) && c->pending)
-			c->pending--;
+		pg_stream_answered(c, s);
 		s->response |= PG_RSP_END;
 		if (s->request & PG_REQ_END || h->type == PG_F_RST_STREAM)
 			pg_stream_close(c, h->stream);
@@ -507,6 +507,7 @@ PG_STEP int pg_connection_start(struct pg_conn *c)
 
 	if (!c)
 		return 0;
+	c->run = 1;
 	c->request.state = PG_H2_PREFACE;
 	c->response.state = PG_H2_HEAD;
 	c->hpack.limit = PG_HPACK_DEFAULT_TABLE;

@@ -83,7 +83,6 @@ static __always_inline void pg_denied(struct pg_conn *c, struct pg_work *w)
 	if (c->phase != PG_P_DEAD) {
 		/* what ended in this run was not delivered: nobody will answer it */
 		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
-		c->dead_stream = w->stream;
 		c->phase = PG_P_DEAD;
 		c->shadow = 1;
 	}

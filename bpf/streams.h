@@ -21,6 +21,15 @@ static inline struct pg_stream *pg_stream_open(struct pg_conn *c, u32 id)
 	return s;
 }
 
+/* The request waits for its answer no longer. What ended in the run that denied was not delivered: pg_denied has taken
+ * it off already. */
+static inline void pg_stream_answered(struct pg_conn *c, struct pg_stream *s)
+{
+	if (s->ended && c->pending && !(c->phase == PG_P_DEAD && s->ended == c->run))
+		c->pending--;
+	s->ended = 0;
+}
+
 PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 {
 	struct pg_stream *s, *other;
@@ -31,8 +40,7 @@ PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 	s = pg_stream_get(c->id, id);
 	if (!s)
 		return 0;
-	if (s->request & PG_REQ_END && !(s->response & PG_RSP_END) && c->pending)
-		c->pending--;
+	pg_stream_answered(c, s);
 	previous = s->previous;
 	next = s->next;
 	if (previous) {

@@ -56,7 +56,7 @@ struct pg_stream {
 	u32 field;  /* index of the field whose value is read, +1; 0: nobody reads it */
 	u32 points; /* code points of the string so far */
 	u32 utf8;   /* state of the UTF-8 check */
-	u32 reserved;
+	u32 ended;  /* the run that counted it as pending; 0: none did */
 	u64 value;
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
 	struct pg_level level[PG_MAX_MESSAGE_DEPTH];
@@ -182,7 +182,7 @@ struct pg_conn {
 	u8 local[16];
 	u8 remote[16];
 	u32 phase;	     /* enum pg_phase */
-	u32 dead_stream;     /* the denied stream; 0: none */
+	u32 run;	     /* counts the runs of the engine; a dead connection keeps the last */
 	u32 judged;	     /* J: sequence number up to which the request direction is judged */
 	u32 fin;	     /* 1: a FIN has passed */
 	u32 fin_at;	     /* its sequence number */

@@ -130,6 +130,7 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 		return pg_overlap(c, w, received);
 	c->stuck = 0;
 	c->delivered = c->complete;
+	c->run++;
 	if (c->held)
 		r.held = bpf_map_lookup_elem(&held, &cookie);
 	r.judged = b;
@@ -208,6 +209,7 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
 	if (pg_after(g->seq, c->judged))
 		return pg_cut(c, w, PG_R_UNJUDGED);
 	c->delivered = c->complete;
+	c->run++;
 	r.w = w;
 	r.judged = b;
 	pg_count_add(PG_N_SEGMENTS, 1);

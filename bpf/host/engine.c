@@ -64,6 +64,7 @@ int pg_host_request(struct pg_host *host, const u8 *bytes, u32 length)
 	if (host->held_outcome)
 		return host->held_outcome;
 	host->conn.delivered = host->conn.complete;
+	host->conn.run++;
 	pg_host_chunk(w, length);
 	while (w->pos < w->end && outcome == PG_GO) {
 		if (!pg_ready(w))
