@@ -1,1 +1,148 @@
-//! todo
+//! What the agent says never stands inside of a frame of the server's.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
+use protocg_peers::h2raw::{self, Encoder, Reader, Style, frame, setting};
+use protocg_peers::harness::Stack;
+use protocg_peers::wire::Message;
+
+use crate::stage::{Net, SECRET, Stage, policy, skip};
+
+const LARGE: u32 = 700_000;
+
+/// How a client reads, and which windows it gives.
+struct Manner {
+    window: u32,
+    receive: usize,
+    piece: usize,
+    pause: Duration,
+    stall: Duration,
+}
+
+fn connection(to: SocketAddr, receive: usize) -> TcpStream {
+    let SocketAddr::V4(to) = to else { panic!("an IPv4 address") };
+    let fd: OwnedFd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&fd, sockopt::RcvBuf, &receive).unwrap();
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+    TcpStream::from(fd)
+}
+
+/// What a client has got.
+#[derive(Default)]
+struct Got {
+    reader: Reader,
+    reset: bool,
+}
+
+/// Asks for a large answer, has another RPC denied while it comes, and reads to the end.
+fn talk(to: SocketAddr, manner: &Manner) -> Got {
+    let mut stream = connection(to, manner.receive);
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut encoder = Encoder::default();
+    let mut bytes = h2raw::open(&[(setting::INITIAL_WINDOW_SIZE, manner.window)]);
+    bytes.extend(frame::window_update(0, 1 << 30));
+    // EchoRequest: text = 1, reply_bytes = 101.
+    let large = Message::new().bytes(1, "large").varint(101, LARGE.into()).bytes;
+    bytes.extend(h2raw::unary(&mut encoder, Style::SMALL, 1, "/echo.Echo/Unary", &large));
+    stream.write_all(&bytes).unwrap();
+    let mut got = Got::default();
+    let mut buffer = vec![0; manner.piece];
+    // The answer has begun.
+    while got.reader.answer(1).data.is_empty() {
+        let n = stream.read(&mut buffer).unwrap();
+        got.reader.feed(&buffer[..n]).unwrap();
+    }
+    let secret = Message::new().bytes(1, "a SECRET").bytes;
+    stream.write_all(&h2raw::unary(&mut encoder, Style::SMALL, 3, "/echo.Echo/Unary", &secret)).unwrap();
+    std::thread::sleep(manner.stall);
+    let bound = Instant::now() + Duration::from_secs(10);
+    let mut cut = false;
+    loop {
+        assert!(Instant::now() < bound, "the connection ends in time");
+        match stream.read(&mut buffer) {
+            Ok(0) => {
+                got.reset = cut;
+                return got;
+            }
+            Ok(n) => {
+                got.reader.feed(&buffer[..n]).expect("frames that are whole");
+                let replies = got.reader.replies();
+                // A reset is told once: to whoever asks first.
+                cut |= stream.write_all(&replies).is_err();
+                std::thread::sleep(manner.pause);
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::ConnectionReset);
+                got.reset = true;
+                return got;
+            }
+        }
+    }
+}
+
+fn rounds(name: &str, server: Stack) {
+    const ROUNDS: usize = 20;
+    if skip(name, &[server]) {
+        return;
+    }
+    let more = &["--drain", "3"];
+    let stage = Stage::new(name, server, Net::Loopback4, |port| policy(port, SECRET), more);
+    let manners: Vec<Manner> = (0..ROUNDS)
+        .map(|i| Manner {
+            window: [1 << 20, 70_000, 1 << 24, 16_384][i % 4],
+            receive: [4096, 16_384, 65_536][i % 3],
+            piece: [4096, 999, 65_536][i / 3 % 3],
+            pause: Duration::from_micros([0, 300, 2000][i / 2 % 3]),
+            stall: Duration::from_millis([0, 30, 150, 400][i / 4 % 4]),
+        })
+        .collect();
+    let address = stage.server.address;
+    let all: Vec<Got> = std::thread::scope(|scope| {
+        let threads: Vec<_> = manners.iter().map(|manner| scope.spawn(|| talk(address, manner))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let (mut whole, mut answered, mut resets) = (0, 0, 0);
+    for (got, manner) in all.iter().zip(&manners) {
+        let (large, denied) = (got.reader.answer(1), got.reader.answer(3));
+        if large.ended && large.status() == Some(0) {
+            whole += 1;
+            assert!(large.data.len() > LARGE as usize);
+        } else {
+            // Once a connection is denied, the server gets no WINDOW_UPDATE: a larger answer ends with the drain time.
+            assert!(manner.window < LARGE, "an answer that fits its window finishes");
+        }
+        if let Some(status) = denied.status() {
+            answered += 1;
+            assert_eq!((status, denied.get("grpc-message")), (3, Some("keep your secrets")));
+        }
+        assert!(denied.data.is_empty());
+        // The payload is zeros: whatever else stood in it would show.
+        let strangers = large.data.iter().skip(32).filter(|byte| **byte != 0).count();
+        assert!(strangers < 32, "{strangers} strange bytes in {}", large.data.len());
+        if got.reset {
+            resets += 1;
+        } else {
+            assert_eq!(got.reader.unfinished(), 0, "an end between frames");
+        }
+    }
+    println!("{name}: {ROUNDS} rounds, {whole} large answers whole, {answered} denials answered, {resets} resets");
+    assert!(stage.server.seen().iter().all(|e| e["fields"]["text"] != "a SECRET"));
+    assert_eq!(stage.server.messages(), ROUNDS);
+    stage.decisions("deny", ROUNDS);
+}
+
+#[test]
+fn an_answer_of_tonics_is_never_broken_into() {
+    rounds("frames-tonic", Stack::Tonic);
+}
+
+#[test]
+fn an_answer_of_grpcios_is_never_broken_into() {
+    rounds("frames-grpcio", Stack::Grpcio);
+}
