@@ -107,7 +107,7 @@ impl Talk<'_> {
     /// Answers the first denial and all that follows, until nothing more comes and nothing is pending.
     async fn hold(&mut self, first: &Denial) -> bool {
         let core = self.core;
-        let opening = [Some(reply::shutdown()), first.headers()].into_iter().flatten().collect();
+        let opening = [Some(reply::shutdown()), first.answer()].into_iter().flatten().collect();
         if !self.say(opening).await {
             return false;
         }
@@ -144,8 +144,8 @@ impl Talk<'_> {
         self.inbox
             .drain(..)
             .filter_map(|signal| match signal {
-                Signal::Denied(denial) => denial.headers(),
-                Signal::Undelivered(denial) if denial.stream <= denial.delivered => denial.headers(),
+                Signal::Denied(denial) => denial.answer(),
+                Signal::Undelivered(denial) if denial.stream <= denial.delivered => denial.answer(),
                 _ => None,
             })
             .collect()

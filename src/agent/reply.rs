@@ -10,6 +10,7 @@ use crate::abi;
 const DATA_LIMIT: usize = abi::PG_REPLY_BYTES as usize;
 
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const END_STREAM_AND_HEADERS: u8 = 0x1 | 0x4;
 const NO_ERROR: u32 = 0;
@@ -32,9 +33,17 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// The status on the denied stream, as trailers-only, or as plain trailers if the server has begun to answer;
-    /// nothing if it has ended the stream.
-    pub fn headers(&self) -> Option<Vec<u8>> {
+    /// The status, and RST_STREAM: the whole response has been sent, and no more of the request is wanted (RFC 9113,
+    /// section 8.1). A caller that is still sending would keep the connection open in its own eyes, and lose its next
+    /// call on it. Nothing if the server has ended the stream.
+    pub fn answer(&self) -> Option<Vec<u8>> {
+        let mut out = self.headers()?;
+        out.extend(frame(RST_STREAM, 0, self.stream, &NO_ERROR.to_be_bytes()));
+        Some(out)
+    }
+
+    /// The status on the denied stream, as trailers-only, or as plain trailers if the server has begun to answer.
+    fn headers(&self) -> Option<Vec<u8>> {
         if self.response & abi::PG_RSP_END != 0 {
             return None;
         }
