@@ -136,16 +136,16 @@ impl Core {
         found
     }
 
-    /// Takes a connection apart, by descriptor if there is one, else by name.
-    pub fn destroy(&self, event: &abi::pg_event, socket: Option<&OwnedFd>) {
+    /// Takes a connection apart, by descriptor if there is one, else by name. Says whether that was possible.
+    pub fn destroy(&self, event: &abi::pg_event, socket: Option<&OwnedFd>) -> bool {
         if let Some(socket) = socket
             && sockets::abort(socket).is_ok()
         {
-            return;
+            return true;
         }
         let local = (events::address(event.local), event.local_port);
         let remote = (events::address(event.remote), event.remote_port);
-        self.destroy_named(event.cookie, local, remote);
+        self.destroy_named(event.cookie, local, remote)
     }
 
     /// Takes a connection apart by tuple and cookie.

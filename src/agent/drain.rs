@@ -59,9 +59,9 @@ pub enum Signal {
 pub async fn end(core: Rc<Core>, dying: Dying, signals: UnboundedReceiver<Signal>) {
     let cookie = dying.event.cookie;
     match &dying.denial {
-        None => core.destroy(&dying.event, core.find_socket(cookie).as_ref()),
+        None => cut(&core, &dying.event).await,
         Some(denial) => match find(&core, cookie).await {
-            None => core.destroy(&dying.event, None),
+            None => cut(&core, &dying.event).await,
             Some(socket) => {
                 let deadline = Instant::now() + core.drain;
                 let mut talk = Talk { core: &core, cookie, socket: &socket, deadline, signals, inbox: VecDeque::new() };
@@ -74,6 +74,14 @@ pub async fn end(core: Rc<Core>, dying: Dying, signals: UnboundedReceiver<Signal
     }
     core.shared.unregister(cookie);
     core.forget(cookie);
+}
+
+/// Takes a connection apart. A process that has just begun may not be known yet, nor its network namespace.
+async fn cut(core: &Core, event: &abi::pg_event) {
+    if !core.destroy(event, core.find_socket(event.cookie).as_ref()) {
+        let socket = find(core, event.cookie).await;
+        core.destroy(event, socket.as_ref());
+    }
 }
 
 /// The server's end of the connection, as soon as it has accepted it.
