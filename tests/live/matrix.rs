@@ -159,7 +159,7 @@ fn pair(name: &str, server: Stack, client: Stack, net: Net) {
         calls.push(allowed[index % allowed.len()].0.clone());
     }
     calls.push(call("/echo.Echo/Unary", json!([text("the last")])));
-    let results = stage.calls(client).make(&json!(calls));
+    let results = stage.make(client, &calls);
     assert_eq!(results.len(), calls.len());
     let mut expected_texts = Vec::new();
     let mut results = results.iter();

@@ -1,1 +1,153 @@
-//! todo
+//! Enforcement that outlives its agent, and what is left when all is over.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use libbpf_rs::{MapCore, MapHandle};
+use nix::sys::signal::Signal;
+use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Server, Stack};
+use serde_json::{Value, json};
+
+use crate::stage::{
+    BINARY, SECRET, SECRET_CODE, SECRET_MESSAGE, call, check, eventually, make, ok, policy, skip, texts_until, unary,
+    with,
+};
+
+/// A server under pinned enforcement; dropped, that is detached.
+struct Pinned {
+    server: Server,
+    cgroup: Cgroup,
+    policy: String,
+}
+
+impl Pinned {
+    fn new(name: &str) -> Self {
+        let cgroup = Cgroup::new(name);
+        let place = Place { cgroup: Some(&cgroup), net: None };
+        let server = Server::start(Stack::Tonic, place, "127.0.0.1:0".parse().unwrap());
+        let policy = policy(server.address.port(), SECRET);
+        Self { server, cgroup, policy }
+    }
+
+    fn run(&self) -> Protocg {
+        Protocg::run(BINARY, &[&self.cgroup], &self.policy, &["--pin"])
+    }
+
+    fn calls(&self, stack: Stack) -> Calls<'_> {
+        Calls { stack, place: Place::default(), target: self.server.address }
+    }
+
+    fn detach(&self) -> String {
+        let output = Command::new(BINARY).arg("detach").arg("--cgroup").arg(self.cgroup.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn pins(&self) -> PathBuf {
+        let id = std::fs::metadata(self.cgroup.path()).unwrap().ino();
+        PathBuf::from(format!("/sys/fs/bpf/protocg/{id}"))
+    }
+
+    fn entries(&self, map: &str) -> usize {
+        MapHandle::from_pinned_path(self.pins().join(map)).unwrap().keys().count()
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = Command::new(BINARY).arg("detach").arg("--cgroup").arg(self.cgroup.path()).output();
+    }
+}
+
+fn kill(mut agent: Protocg) {
+    agent.process().signal(Signal::SIGKILL);
+    agent.process().wait();
+}
+
+fn outlives(name: &str, client: Stack) {
+    if skip(name, &[client]) {
+        return;
+    }
+    let pinned = Pinned::new(name);
+    let agent = pinned.run();
+    let mut old = pinned.calls(client).session();
+    ok(&make(&mut old, &unary("before")));
+    kill(agent);
+
+    // Nobody is there to answer, and still nothing denied passes; the old connection goes on.
+    ok(&make(&mut old, &unary("meanwhile")));
+    let mut other = pinned.calls(client).session();
+    let orphan = make(&mut other, &with(unary("an orphaned SECRET"), "deadline_ms", 300));
+    assert!(orphan["code"] != 0 && orphan["code"] != SECRET_CODE, "{orphan:#}");
+    // One that still waits when the next agent comes is dealt with by it.
+    let mut waiting = pinned.calls(client).session();
+    waiting.begin(&json!([unary("a waiting SECRET")]));
+
+    let agent = pinned.run();
+    let ready = agent.of_type("ready").remove(0);
+    assert_eq!((&ready["origin"], &ready["pinned"]), (&json!("adopted"), &json!(true)));
+    let result = waiting.finish().remove(0);
+    assert!(result["code"] != 0 && result["code"] != 4, "it does not hang: {result:#}");
+    // The old connection was known all the time: it is usable, and judged.
+    ok(&make(&mut old, &unary("after")));
+    assert_eq!(old.connections, 1);
+    check(&make(&mut old, &unary("a SECRET")), SECRET_CODE, SECRET_MESSAGE);
+    ok(&make(&mut old, &unary("the last")));
+    assert_eq!(texts_until(&pinned.server, "the last"), ["before", "meanwhile", "after", "the last"]);
+
+    assert_eq!(agent.stop().code(), Some(0));
+    assert!(pinned.pins().exists());
+    assert!(pinned.detach().contains("ended"));
+    assert!(!pinned.pins().exists());
+    ok(&make(&mut old, &unary("a free SECRET")));
+    assert!(pinned.detach().contains("nothing was pinned"));
+}
+
+#[test]
+fn pinned_enforcement_outlives_its_agent_for_tonic() {
+    outlives("pin-tonic", Stack::Tonic);
+}
+
+#[test]
+fn pinned_enforcement_outlives_its_agent_for_grpcio() {
+    outlives("pin-grpcio", Stack::Grpcio);
+}
+
+#[test]
+fn nothing_stays_of_connections_that_are_closed() {
+    if skip("leak", &[]) {
+        return;
+    }
+    let pinned = Pinned::new("leak");
+    let _agent = pinned.run();
+    let calls: Vec<Value> = (0..40)
+        .map(|i| {
+            let call = match i % 4 {
+                0 => unary("a SECRET"),
+                1 => call("/echo.Echo/Bidi", json!([{ "text": "a" }, { "text": "SECRET" }, { "text": "c" }])),
+                // Gone before the answer, and inside of the request.
+                2 => with(call("/echo.Echo/Slow", json!([{ "delay_ms": 500 }])), "deadline_ms", 40),
+                _ => with(
+                    with(call("/echo.Echo/ClientStream", json!([{ "text": "a" }, { "text": "b" }])), "interval_ms", 200),
+                    "deadline_ms",
+                    40,
+                ),
+            };
+            with(call, "group", i / 8)
+        })
+        .collect();
+    let mut sessions: Vec<_> = (0..3).map(|_| pinned.calls(Stack::Tonic).session()).collect();
+    sessions.iter_mut().for_each(|s| s.begin(&json!(calls)));
+    for session in &mut sessions {
+        let results = session.finish();
+        assert_eq!(results.len(), calls.len());
+        assert!(results.iter().all(|r| r["code"] != 0));
+        ok(&make(session, &unary("fine")));
+    }
+    assert_eq!(pinned.entries("map_conns"), 3, "one connection each is left");
+    drop(sessions);
+    for map in ["map_conns", "map_streams", "map_replies"] {
+        eventually(&format!("{map} is empty"), || pinned.entries(map) == 0);
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use protocg_peers::harness::net::End;
-use protocg_peers::harness::{self, Calls, Cgroup, Place, Protocg, Server, Stack, Veth};
+use protocg_peers::harness::{self, Calls, Cgroup, Place, Protocg, Server, Session, Stack, Veth};
 use serde_json::{Value, json};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_protocg");
@@ -119,6 +119,12 @@ impl Stage {
         Calls { stack, place, target: self.server.address }
     }
 
+    /// Makes calls one after the other on one channel.
+    pub fn make(&self, stack: Stack, calls: &[Value]) -> Vec<Value> {
+        let mut session = self.calls(stack).session();
+        calls.iter().map(|call| make(&mut session, call)).collect()
+    }
+
     /// Waits until the handler has seen a text, and returns all texts that handlers have seen, in order.
     pub fn texts_until(&self, last: &str) -> Vec<String> {
         texts_until(&self.server, last)
@@ -163,6 +169,22 @@ pub fn unary(text: &str) -> Value {
 pub fn with(mut call: Value, key: &str, value: impl Into<Value>) -> Value {
     call[key] = value.into();
     call
+}
+
+/// Makes one call.
+///
+/// tonic loses a call that it is given between a connection's GOAWAY and its end: hyper hands the request back unsent,
+/// and tonic, unlike hyper's own client, does not try again. Such a call is repeated here, which the handlers' exact
+/// counts hold to account.
+pub fn make(session: &mut Session, call: &Value) -> Value {
+    loop {
+        let result = session.make(&json!([call])).remove(0);
+        let unsent = result["code"] == 1 && result["cause"].as_str().unwrap().ends_with("canceled: connection closed");
+        if !unsent {
+            return result;
+        }
+        println!("tonic did not send a call after a GOAWAY: made again");
+    }
 }
 
 /// How a call ended.

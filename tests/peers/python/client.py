@@ -22,7 +22,7 @@ class Link:
 
     def __init__(self, target):
         # A pool of its own: no other channel's connection is shared.
-        options = common.UNLIMITED + [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        options = common.UNLIMITED + [("grpc.use_local_subchannel_pool", 1)]
         options += [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100)]
         self.channel = grpc.insecure_channel(target, options=options)
         self.connections = 0
