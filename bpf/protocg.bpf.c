@@ -5,12 +5,14 @@
  *   pg_sockops   a connection is established, or closes ──► its state is made, or goes
  *   pg_ingress   a packet for a socket in the cgroup    ──► servers: the client's side is judged
  *   pg_egress    a packet of a socket in the cgroup     ──► servers: their side is followed; clients: theirs is judged
+ *   pg_replay    bytes from BPF_PROG_TEST_RUN           ──► judged as a client's; attached nowhere
  *
  * A hook finds the connection and takes its lock; hooks/ know what passing and dropping mean there, run.h runs the
  * engine (pipeline.h) over the bytes. Nothing here parses beyond TCP.
  */
 #include "hooks/request.h"
 #include "hooks/response.h"
+#include "hooks/replay.h"
 
 #define PG_TCP_LISTEN 10
 #define PG_TCP_SYN_RECV 3
@@ -112,6 +114,11 @@ SEC("sockops") int pg_sockops(struct bpf_sock_ops *ops)
 		break;
 	}
 	return 1;
+}
+
+SEC("?cgroup_skb/ingress") int pg_replay(struct __sk_buff *skb)
+{
+	return pg_replay_bytes(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -86,7 +86,7 @@ pub struct Decision {
     /// The method.
     #[serde(rename = "rpc.method", skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// What the caller is told.
+    /// What the caller is told, or would be in audit mode; nothing for an allowed call.
     #[serde(rename = "rpc.grpc.status_code", skip_serializing_if = "Option::is_none")]
     pub status: Option<u32>,
     /// The remote end.
@@ -201,7 +201,9 @@ pub fn decision(policy: &Policy, event: &abi::pg_event, path: Option<&str>, cgro
         system: rpc.then_some("grpc"),
         service,
         method,
-        status: rpc.then(|| if event.verdict == abi::PG_V_DENY { answer(policy, event).0 } else { event.status }),
+        // The status of an allowed call is its server's.
+        status: (rpc && event.verdict != abi::PG_V_ALLOW)
+            .then(|| if event.verdict == abi::PG_V_DENY { answer(policy, event).0 } else { event.status }),
         peer_address: remote.to_string(),
         peer_port: event.remote_port,
         server_address: server.0.to_string(),
@@ -265,7 +267,7 @@ impl Record {
                     Some(0) | None => "headers".to_owned(),
                     Some(n) => format!("message {n}"),
                 };
-                let status = d.status.filter(|_| d.verdict != "allow").map(names::status).unwrap_or_default();
+                let status = d.status.map(names::status).unwrap_or_default();
                 let gap = if status.is_empty() { "" } else { " " };
                 format!(
                     "{} {:10} {} by {}{gap}{status} from {} stream {} {at} in {}",

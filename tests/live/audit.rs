@@ -3,9 +3,7 @@
 use protocg_peers::harness::Stack;
 use serde_json::{Value, json};
 
-use crate::stage::{
-    Net, SECRET, SECRET_CODE, SECRET_MESSAGE, Stage, call, check, ok, policy_with, skip, unary, with,
-};
+use crate::stage::{Net, SECRET, SECRET_CODE, SECRET_MESSAGE, Stage, call, check, ok, policy_with, skip, unary, with};
 
 fn audited(client: Stack, name: &str) {
     if skip(name, &[client]) {
@@ -26,8 +24,7 @@ fn audited(client: Stack, name: &str) {
     stage.make(client, &calls).iter().for_each(ok);
     let texts = stage.texts_until("the last");
     let shown = "xxxxxxxxxxxxxxxx...(1000)";
-    let expected =
-        ["fine", "SECRET 1", "SECRET 2", "fine", "SECRET 3", "fine", "SECRET 4", shown, "the last"];
+    let expected = ["fine", "SECRET 1", "SECRET 2", "fine", "SECRET 3", "fine", "SECRET 4", shown, "the last"];
     assert_eq!(texts, expected);
     // Once a call: what it would have been denied for.
     let events = stage.decisions("audit-deny", 4);

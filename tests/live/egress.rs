@@ -33,7 +33,12 @@ fn judged(name: &str, server: Stack, client: Stack, net: Net) {
     let denied = [
         (unary("a SECRET"), "no-secrets", 1, vec![]),
         (slowly("/echo.Echo/ClientStream", json!([{ "text": "c1" }, secret])), "no-secrets", 2, vec!["c1"]),
-        (slowly("/echo.Echo/Bidi", json!([{ "text": "b1" }, { "text": "b2" }, secret])), "no-secrets", 3, vec!["b1", "b2"]),
+        (
+            slowly("/echo.Echo/Bidi", json!([{ "text": "b1" }, { "text": "b2" }, secret])),
+            "no-secrets",
+            3,
+            vec!["b1", "b2"],
+        ),
         (call("/echo.Echo/ServerStream", json!([secret])), "no-secrets", 1, vec![]),
         (call("/search.SearchService/Search", json!([{ "query": "x" }])), "by-method", 0, vec![]),
         (with(unary("m"), "metadata", json!([["x-role", "intruder"]])), "by-metadata", 0, vec![]),
@@ -67,7 +72,10 @@ fn judged(name: &str, server: Stack, client: Stack, net: Net) {
     let events = agent.of_type("decision");
     assert_eq!(events.len(), denied.len(), "{events:#?}");
     for (event, (call, rule, message, _)) in events.iter().zip(&denied) {
-        assert_eq!((&event["verdict"], &event["rule"], &event["message"]), (&json!("deny"), &json!(rule), &json!(message)));
+        assert_eq!(
+            (&event["verdict"], &event["rule"], &event["message"]),
+            (&json!("deny"), &json!(rule), &json!(message))
+        );
         let method = format!("/{}/{}", event["rpc.service"].as_str().unwrap(), event["rpc.method"].as_str().unwrap());
         assert_eq!(call["method"], method.as_str());
         assert_eq!(event["network.peer.address"], server.address.ip().to_string().as_str());

@@ -129,7 +129,11 @@ fn nothing_stays_of_connections_that_are_closed() {
                 // Gone before the answer, and inside of the request.
                 2 => with(call("/echo.Echo/Slow", json!([{ "delay_ms": 500 }])), "deadline_ms", 40),
                 _ => with(
-                    with(call("/echo.Echo/ClientStream", json!([{ "text": "a" }, { "text": "b" }])), "interval_ms", 200),
+                    with(
+                        call("/echo.Echo/ClientStream", json!([{ "text": "a" }, { "text": "b" }])),
+                        "interval_ms",
+                        200,
+                    ),
                     "deadline_ms",
                     40,
                 ),

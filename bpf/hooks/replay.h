@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The engine over bytes that are no connection's: BPF_PROG_TEST_RUN hands them over as a packet's payload. Not
+ * attached anywhere, and not loaded for enforcement; the kernel's verdict is compared with the host's through it, and
+ * its run time measured.
+ */
+#ifndef PG_HOOKS_REPLAY_H
+#define PG_HOOKS_REPLAY_H
+
+#include "hooks/request.h"
+
+#define PG_REPLAY_COOKIE 1
+
+/* A connection that begins here; the one before it goes. */
+static __always_inline struct pg_conn *pg_replay_begin(void)
+{
+	u64 cookie = PG_REPLAY_COOKIE;
+	struct pg_conn *blank, *c;
+	u32 zero = 0;
+
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (c)
+		pg_streams_drop(c);
+	blank = bpf_map_lookup_elem(&blank_conn, &zero);
+	if (!blank || bpf_map_update_elem(&conns, &cookie, blank, BPF_ANY))
+		return 0;
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (!c)
+		return 0;
+	c->id = pg_conn_id();
+	c->cookie = cookie;
+	c->remote[15] = 1;
+	pg_connection_start(c);
+	return c;
+}
+
+/* The whole packet is the client's next bytes; with a mark they are the first of a new connection. */
+static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
+{
+	struct pg_run r = {.skb = skb};
+	u64 cookie = PG_REPLAY_COOKIE;
+	u32 zero = 0;
+
+	r.w = bpf_map_lookup_elem(&work_scratch, &zero);
+	r.c = skb->mark ? pg_replay_begin() : bpf_map_lookup_elem(&conns, &cookie);
+	if (!r.w || !r.c)
+		return pg_drop(PG_R_INTERNAL);
+	if (r.c->phase == PG_P_BLIND)
+		return PG_PASS;
+	if (r.c->phase == PG_P_DEAD)
+		return PG_DROP;
+	r.c->delivered = r.c->complete;
+	r.judged = r.c->judged + skb->len;
+	pg_run(&r, 0, skb->len, 0);
+	return pg_conclude(r.c, r.w, &r);
+}
+
+#endif
