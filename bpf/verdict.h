@@ -7,7 +7,7 @@
 #include "emit.h"
 
 #define PG_STATUS_PERMISSION_DENIED 7
-#define PG_AUDIT_HITS 8 /* audit rules that match one call; more are undecidable */
+#define PG_AUDIT_HITS 256 /* audit rules that match one call; more are undecidable */
 
 enum pg_judgement { PG_J_NONE, PG_J_DENY, PG_J_ALLOW, PG_J_UNDECIDED };
 

@@ -125,11 +125,13 @@ PG_STEP int pg_match_some(struct pg_bits *bits, struct pg_work *w, u32 first, u3
 }
 
 /* The first test from `first` on, below `end`, that completes a clause that holds. */
-static inline int pg_match(struct pg_bits *bits, struct pg_work *w, u32 first, u32 end)
+PG_STEP int pg_match(struct pg_bits *bits, struct pg_work *w, u32 first, u32 end)
 {
 	int hit = PG_MATCH_NONE;
 	u32 i;
 
+	if (!bits || !w)
+		return PG_MATCH_NONE;
 	w->clause = 1;
 	for (i = 0; i < PG_MAX_CLAUSE_TESTS / PG_TESTS_A_CALL; i++) {
 		if (first >= end)
