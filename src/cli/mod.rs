@@ -74,6 +74,9 @@ pub struct RunArgs {
     /// Start although processes of the cgroup have sockets on policy ports that were made outside it
     #[arg(long)]
     pub allow_foreign_sockets: bool,
+    /// Start although this kernel (before 6.2) cannot tell whether a local sender can still write bytes that were judged
+    #[arg(long)]
+    pub allow_shared_pages: bool,
     /// How long RPCs beside a denied one may take to finish before their connection is closed
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub drain: std::time::Duration,

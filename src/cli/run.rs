@@ -71,6 +71,15 @@ fn enforce(
     files: (u64, u64),
     started: Instant,
 ) -> Result<ExitCode, Failure> {
+    if !args.allow_shared_pages && !crate::kernel::probe::pages_can_be_told() {
+        return Err(Failure::new(
+            Exit::Kernel,
+            miette!(
+                help = "use Linux 6.2 or later, or say --allow-shared-pages if no client on this machine is hostile",
+                "this kernel cannot tell whether a local client can still write bytes that were judged (sendfile, vmsplice)"
+            ),
+        ));
+    }
     let enforcer = attach::enforce(cgroups, &policy, args.pin).map_err(|e| {
         let exit = match &e {
             KernelError::Busy { .. } => Exit::Busy,

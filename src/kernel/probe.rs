@@ -1,6 +1,7 @@
 //! What this kernel really offers, found by loading; version numbers prove nothing.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::mem::MaybeUninit;
 use std::path::Path;
 
@@ -75,6 +76,20 @@ const PROGRAMS: [(&str, &str, Need, &str); 7] = [
     ),
     ("pr_sock_create", "cgroup sock_create", Need::Later, "processes of the cgroup can make MPTCP and raw sockets"),
 ];
+
+/// Whether the engine can see which pages a local sender can still write. It needs two functions of Linux 6.2; where they
+/// are missing it cannot refuse such segments.
+pub fn pages_can_be_told() -> bool {
+    let Ok(symbols) = File::open("/proc/kallsyms") else { return false };
+    let mut wanted = vec![" bpf_cast_to_kern_ctx", " bpf_rdonly_cast"];
+    for line in BufReader::with_capacity(1 << 16, symbols).lines().map_while(Result::ok) {
+        wanted.retain(|name| !line.ends_with(name));
+        if wanted.is_empty() {
+            return true;
+        }
+    }
+    false
+}
 
 /// Tries everything.
 pub fn features() -> Vec<Feature> {
