@@ -470,6 +470,130 @@ fn pages_that_the_sender_can_still_write_are_refused() {
     field.unharmed();
 }
 
+/// Receive offload merges segments into one: the mark of pages that can still be written must survive it.
+#[test]
+fn merged_segments_keep_the_mark_of_shared_pages() {
+    if harness::skip("shared_pages_merged") {
+        return;
+    }
+    let field = Field::new("merged");
+    for (end, device, features) in
+        [(End::A, "pga0", ["tso", "off", "gso", "off"]), (End::B, "pgb0", ["gro", "on", "rx", "on"])]
+    {
+        let mut ethtool = std::process::Command::new("ethtool");
+        ethtool.arg("-K").arg(device).args(features);
+        field.veth.enter(end, &mut ethtool);
+        assert!(ethtool.status().unwrap().success());
+    }
+    let bytes = conversation(&"shAred".repeat(20_000));
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
+    for round in 1..=5 {
+        let socket = field.veth.run(End::A, || std::net::TcpStream::connect(("10.77.0.2", PORT)).unwrap());
+        let mut at = 0;
+        // SAFETY: both descriptors are open, and `at` is valid for the call.
+        assert!(unsafe { libc::sendfile(fd(&socket), fd(&file), &raw mut at, bytes.len()) } > 0);
+        field.enforcer.process_lines(|lines| lines.iter().filter(|l| l.contains("shared_pages")).count() == round);
+    }
+    field.unharmed();
+}
+
+/// The filter runs for one connection on two CPUs at once, without the socket's lock.
+#[test]
+fn two_cpus_on_one_connection_lose_nothing_and_let_nothing_past() {
+    if harness::skip("two_cpus") {
+        return;
+    }
+    const CALLS: u32 = 150;
+    const SIZE: usize = 200;
+    let field = Field::new("cpus");
+    let mut encoder = Encoder::default();
+    let mut bytes = h2raw::open(&[]);
+    for call in 0..CALLS {
+        let text = format!("call-{call:03}");
+        bytes.extend(h2raw::unary(&mut encoder, Style::PLAIN, 2 * call + 1, PATH, &query(&text)));
+    }
+    // the denied call begins with a segment of its own, so that no allowed one is lost with it
+    let gap = 2 * SIZE - bytes.len() % SIZE - 9;
+    bytes.extend(frame::frame(0xfa, 0, 0, &vec![0; gap]));
+    bytes.extend(h2raw::unary(&mut encoder, Style::PLAIN, 2 * CALLS + 1, PATH, &query("lAst")));
+    let mut raw = field.client();
+    raw.connect();
+    let segments: Vec<(u32, &[u8])> =
+        bytes.chunks(SIZE).enumerate().map(|(i, part)| ((SIZE * i) as u32, part)).collect();
+    std::thread::scope(|scope| {
+        for cpu in 0..2 {
+            let (raw, segments) = (&raw, &segments);
+            scope.spawn(move || {
+                let mut set = nix::sched::CpuSet::new();
+                let _ = set.set(cpu).and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+                segments.iter().skip(cpu).step_by(2).for_each(|(at, part)| raw.at(*at, part));
+            });
+        }
+    });
+    // what was dropped comes again, as TCP would send it
+    let first = raw.seq;
+    for _ in 0..400 {
+        raw.wait(Duration::from_millis(20), |_| false);
+        let missing = raw.acked.wrapping_sub(first);
+        let Some((at, part)) = segments.iter().rev().find(|(at, _)| *at <= missing) else { break };
+        raw.at(*at, part);
+        if field.server.messages() as u32 == CALLS {
+            break;
+        }
+    }
+    assert_eq!(field.server.messages() as u32, CALLS, "acknowledged {}", raw.acked.wrapping_sub(first));
+    assert!(field.enforcer.events().iter().all(|e| e["reason"] != "unjudged" && e["reason"] != "lock"));
+    field.unharmed();
+}
+
+/// With a full accept queue TCP refuses the handshake's last ACK and its data after they were judged.
+#[test]
+fn data_that_a_full_accept_queue_refused_does_not_come_back_changed() {
+    if harness::skip("accept_queue") {
+        return;
+    }
+    const LISTENER: &str = "
+import socket, sys, time
+l = socket.socket(); l.setsockopt(1, 2, 1); l.bind(('0.0.0.0', 50051)); l.listen(0); print('listening', flush=True)
+time.sleep(2.5)
+while True:
+    c, a = l.accept(); c.settimeout(1); d = b''
+    try:
+        while x := c.recv(65536): d += x
+    except OSError: pass
+    print('got', a[1], 'A' if b'evilA' in d else '-', len(d), flush=True)
+";
+    let cgroup = Cgroup::new("queue");
+    let veth = Veth::new();
+    let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], POLICY, &[]);
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", LISTENER]);
+    Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) }.enter(&mut command);
+    let listener = protocg_peers::harness::process::Watched::start(command);
+    listener.wait_for("listening", |lines| lines.iter().any(|l| l == "listening").then_some(()));
+    let mut raw = Raw::new(&veth, false, PORT);
+    let (good, evil) = (conversation("good-"), conversation("evilA"));
+    raw.segment(SYN, raw.isn, &[], &Odd::default());
+    raw.seq = raw.isn.wrapping_add(1);
+    assert!(raw.wait(SHORT, |r| r.ack != 0), "no SYN-ACK");
+    // another takes the only place in the queue before the handshake ends
+    Raw::new(&veth, false, PORT).connect();
+    raw.segment(PSH | ACK, raw.seq, &good, &Odd::default());
+    raw.wait(SHORT, |r| r.reset);
+    for _ in 0..20 {
+        raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &evil, &Odd::default());
+        raw.segment(ACK, raw.isn.wrapping_add(1), &[], &Odd::default());
+        raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &evil, &Odd::default());
+        raw.wait(Duration::from_millis(200), |r| r.reset);
+    }
+    listener
+        .wait_for("two accepted", |lines| (lines.iter().filter(|l| l.starts_with("got")).count() >= 2).then_some(()));
+    raw.wait(Duration::from_secs(2), |r| r.reset);
+    assert!(!listener.lines().iter().any(|l| l.contains(" A ")), "{:?}", listener.lines());
+    assert!(enforcer.stop().success());
+}
+
 fn fd(file: &impl std::os::fd::AsRawFd) -> i32 {
     file.as_raw_fd()
 }

@@ -29,7 +29,12 @@ pub struct Watched {
 }
 
 impl Watched {
-    fn start(mut command: Command) -> Self {
+    /// Starts a command.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
