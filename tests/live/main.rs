@@ -4,7 +4,6 @@
 //! itself). Every test has cgroups, ports and processes of its own, and all run in parallel. What the machine lacks
 //! (root, cgroup v2, grpcio) is printed in lines that begin with `SKIPPED`.
 
-#![allow(dead_code)]
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
 mod agent;
