@@ -6,13 +6,34 @@ use serde::Serialize;
 
 use super::exit::{Exit, Failure};
 use crate::kernel::probe::{self, Enforcer, Feature, Need};
-use crate::{kernel, names};
+use crate::{abi, kernel, names};
 
 #[derive(Serialize)]
 struct Report {
     features: Vec<Feature>,
     limits: Vec<LimitRow>,
+    memory: Vec<MemoryRow>,
     enforcer: Enforcer,
+}
+
+/// What the state of one thing takes in the kernel, the map's own overhead (about 64 bytes an entry) not counted.
+#[derive(Serialize)]
+struct MemoryRow {
+    what: &'static str,
+    bytes: usize,
+}
+
+fn memory() -> Vec<MemoryRow> {
+    let slots = abi::PG_MAX_HELD_SMALL * abi::PG_HELD_SMALL_BYTES + abi::PG_MAX_HELD_LARGE * abi::PG_MAX_HELD_BYTES;
+    let texts = abi::PG_MAX_PATH_TEXTS as usize * (size_of::<abi::pg_text_key>() + size_of::<abi::pg_text>());
+    vec![
+        MemoryRow { what: "a connection, while it lives", bytes: size_of::<abi::pg_conn>() },
+        MemoryRow { what: "an RPC, while it lives", bytes: size_of::<abi::pg_stream>() },
+        MemoryRow { what: "a connection with a hole before waiting segments", bytes: size_of::<abi::pg_held>() },
+        MemoryRow { what: "waiting segments of all connections, always", bytes: slots as usize },
+        MemoryRow { what: "events, always", bytes: abi::PG_MAX_EVENT_BYTES as usize },
+        MemoryRow { what: "texts of paths, always", bytes: texts },
+    ]
 }
 
 #[derive(Serialize)]
@@ -31,6 +52,7 @@ pub fn probe(json: bool) -> Result<Exit, Failure> {
         limits: names::limits()
             .map(|l| LimitRow { name: l.name.to_lowercase(), number: l.number, why: l.why, edge: l.edge })
             .collect(),
+        memory: memory(),
         enforcer: probe::enforcer(),
     };
     let enough =
@@ -61,6 +83,10 @@ impl Report {
         out.push_str("\nlimits\n");
         for limit in &self.limits {
             out.push_str(&format!("  {:22}{:>9}  {}; {}\n", limit.name, limit.number, limit.why, limit.edge));
+        }
+        out.push_str("\nkernel memory (a policy's tables come on top: see `protocg check`)\n");
+        for row in &self.memory {
+            out.push_str(&format!("  {:>9} B  {}\n", row.bytes, row.what));
         }
         out.push_str("\nenforcer\n");
         if self.enforcer.loads {
