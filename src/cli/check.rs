@@ -85,7 +85,7 @@ fn write_rule(rule: &RuleInfo, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  methods    {}", rule.methods.join(", "))?;
     writeln!(out, "  when       {}", rule.compiled.replace('\n', "\n          "))?;
     if rule.action == Action::Deny {
-        let status = policy::STATUS.get(rule.status as usize).copied().unwrap_or("UNKNOWN");
+        let status = crate::names::status(rule.status);
         writeln!(out, "  answer     {status}: {}", rule.message)?;
     }
     let cost = &rule.cost;
