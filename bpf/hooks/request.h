@@ -206,8 +206,9 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
 		c->cgroup = bpf_skb_cgroup_id(skb);
 	if (!pg_after(b, c->judged))
 		return PG_PASS;
+	/* a segment before this one was dropped for want of the lock; both come again, in order */
 	if (pg_after(g->seq, c->judged))
-		return pg_cut(c, w, PG_R_UNJUDGED);
+		return pg_drop(PG_R_LOCK);
 	c->delivered = c->complete;
 	c->run++;
 	r.w = w;
