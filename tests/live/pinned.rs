@@ -149,6 +149,7 @@ fn nothing_stays_of_connections_that_are_closed() {
         assert!(results.iter().all(|r| r["code"] != 0));
         ok(&make(session, &unary("fine")));
     }
+    // Denied connections may still be waiting for their last acknowledgement.
     eventually("one connection each is left", || pinned.entries("map_conns") == 3);
     drop(sessions);
     for map in ["map_conns", "map_streams", "map_replies"] {
