@@ -59,6 +59,12 @@ impl Veth {
             ip(&format!("-n {ns} link set lo up"));
             ip(&format!("-n {ns} link set {device} up"));
         }
+        // Neighbours are known from the start: discovery on a new link takes longer than some clients wait.
+        for (ns, device, host, mac) in [(a, "pga0", 2, "0b"), (b, "pgb0", 1, "0a")] {
+            for address in [format!("10.77.0.{host}"), format!("fd77::{host}")] {
+                ip(&format!("-n {ns} neigh replace {address} lladdr 02:00:00:00:{mac}:01 dev {device} nud permanent"));
+            }
+        }
         for address in ["10.77.0.9", "fd77::9"] {
             ip(&format!("-n {b} neigh replace {address} lladdr 02:00:00:00:0a:01 dev pgb0 nud permanent"));
         }
