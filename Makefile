@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # `make setup` may have installed it a moment ago.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: all setup test demo lint fmt clean install help
+.PHONY: all setup test demo bench lint fmt clean install help
 
 all: setup ## Build protocg, optimised (the default)
 	cargo build --locked --release
@@ -21,6 +21,10 @@ test: setup ## Build and run every test; those that attach programs run as root
 
 demo: setup ## Enforce a policy on a small gRPC server, and show what its callers get
 	@scripts/demo.sh
+
+bench: setup ## Bulk throughput through the filter, as ratios to the unenforced path (needs root)
+	cargo build --locked --release --workspace --bins
+	cargo bench --locked --bench bulk
 
 lint: setup ## Check formats, lints and generated files
 	@scripts/lint.sh
