@@ -39,9 +39,13 @@ struct Field {
 
 impl Field {
     fn new(name: &str) -> Self {
+        Self::under(name, POLICY)
+    }
+
+    fn under(name: &str, policy: &str) -> Self {
         let cgroup = Cgroup::new(name);
         let veth = Veth::new();
-        let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], POLICY, &[]);
+        let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], policy, &[]);
         let place = Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) };
         let address = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PORT));
         let server = Server::start(Stack::Tonic, place, address);
@@ -304,6 +308,24 @@ fn urgent_data_cuts_the_connection() {
     raw.wait(SHORT, |r| r.reset);
     assert!(!field.server.process().lines().iter().any(|l| l.contains("after-urgent")));
     field.unharmed();
+}
+
+#[test]
+fn audit_mode_cuts_nothing() {
+    if harness::skip("audit") {
+        return;
+    }
+    let field = Field::under("audit", &POLICY.replace("default =", "mode = \"audit\"\ndefault ="));
+    let bytes = conversation("by-file-A");
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
+    let socket = field.veth.run(End::A, || std::net::TcpStream::connect(("10.77.0.2", PORT)).unwrap());
+    let mut at = 0;
+    // SAFETY: both descriptors are open, and `at` is valid for the call.
+    assert!(unsafe { libc::sendfile(fd(&socket), fd(&file), &raw mut at, bytes.len()) } > 0);
+    field.enforcer.wait_for("shared", |e| e["reason"] == "shared_pages" && e["verdict"] == "audit-deny");
+    field.seen("by-file-A");
+    assert!(field.enforcer.stop().success());
 }
 
 #[test]

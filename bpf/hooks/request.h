@@ -25,11 +25,17 @@ static __always_inline int pg_drop(u32 reason)
 	return PG_DROP;
 }
 
-/* The connection is denied as a whole: nothing more of the client passes. Under the lock. */
+/* The connection is denied as a whole: nothing more of the client passes. In audit mode it passes unread from here on.
+ * Under the lock. */
 static __always_inline int pg_cut(struct pg_conn *c, struct pg_work *w, u32 reason)
 {
 	pg_about(w, 0, 0);
 	w->reason = reason;
+	if (config.audit) {
+		c->phase = PG_P_BLIND;
+		pg_emit(c, w, PG_EV_CONNECTION, PG_V_AUDIT_DENY);
+		return PG_PASS;
+	}
 	c->phase = PG_P_DEAD;
 	pg_emit(c, w, PG_EV_CONNECTION, PG_V_DENY);
 	return pg_drop(reason);
