@@ -11,7 +11,7 @@ use crate::policy::{self, Action, Direction, Errors, Mode, Policy, RuleInfo};
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// These policies cannot be used.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{} of the policies cannot be enforced", .0.len())]
     Policies(Vec<Errors>),
     /// The report could not be written.
     #[error("cannot write the report")]

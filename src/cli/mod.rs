@@ -16,6 +16,7 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use self::check::CheckError;
 use self::exit::{Exit, Failure, HELP};
 use crate::agent::events::Format;
 
@@ -123,6 +124,11 @@ pub fn main() -> ExitCode {
         Verb::Detach(args) => detach::detach(&args).map(ExitCode::from),
         Verb::Check { policies } => match check::check(&policies, &mut io::stdout().lock()) {
             Ok(()) => Ok(Exit::Ok.into()),
+            // one wrong policy needs no summary above it
+            Err(CheckError::Policies(mut errors)) if errors.len() == 1 => match errors.pop() {
+                Some(only) => Err(Failure::new(Exit::Policy, only)),
+                None => Ok(Exit::Policy.into()),
+            },
             Err(e) => Err(Failure::new(Exit::Policy, e)),
         },
         Verb::Probe { json } => probe::probe(json).map(ExitCode::from),
