@@ -526,7 +526,9 @@ fn two_cpus_on_one_connection_lose_nothing_and_let_nothing_past() {
     if harness::skip("two_cpus") {
         return;
     }
-    const CALLS: u32 = 150;
+    // few enough for the receive buffer: what TCP prunes from its out-of-order queue cannot be told from an attack when
+    // it comes again, and ends the connection (docs/tcp.md)
+    const CALLS: u32 = 40;
     const SIZE: usize = 200;
     let field = Field::new("cpus");
     let mut encoder = Encoder::default();
