@@ -151,6 +151,10 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 	r->outcome = PG_GO;
 	r->done = 0;
 	bpf_loop(PG_TURNS, pg_run_cb, r, 0);
+	/* a run that stopped inside a held segment gives its slot back here, as pg_next_chunk() does after a whole one
+	 */
+	if (!r->done && r->w->source != PG_SRC_PACKET)
+		pg_slot_free(r->w->source, r->w->slot);
 	if (r->outcome == PG_GO && !r->done)
 		r->outcome = pg_fail_connection(r->c, r->w, PG_R_BUDGET);
 	return r->outcome;
