@@ -20,15 +20,12 @@ static inline int pg_switched_off(u32 reason)
 	return cause != PG_CAUSE_ALWAYS && config.cause[pg_index(cause, 16)] == PG_SWITCH_ALLOW;
 }
 
-/* One event about what stands in `w`. Data on the handshake's last ACK belongs to no connection yet: its events wait
- * until it is judged for one. */
-PG_STEP int pg_emit(struct pg_conn *c, struct pg_work *w, u32 type, u32 verdict)
+/* An event about what stands in `w`. */
+static inline void pg_event_fill(struct pg_event *e, const struct pg_conn *c, const struct pg_work *w, u32 type,
+				 u32 verdict)
 {
-	struct pg_event *e = pg_event_scratch();
 	struct pg_stream *s;
 
-	if (!c || !w || !e || !c->cookie)
-		return 0;
 	e->time_ns = pg_now();
 	e->cookie = c->cookie;
 	e->cgroup = c->cgroup;
@@ -55,6 +52,19 @@ PG_STEP int pg_emit(struct pg_conn *c, struct pg_work *w, u32 type, u32 verdict)
 	e->remote_port = c->remote_port;
 	__builtin_memcpy(e->local, c->local, sizeof(e->local));
 	__builtin_memcpy(e->remote, c->remote, sizeof(e->remote));
+	e->mends = w->mends;
+	e->reserved = 0;
+}
+
+/* Tells it. Data on the handshake's last ACK belongs to no connection yet: its events wait until it is judged for
+ * one. */
+PG_STEP int pg_emit(struct pg_conn *c, struct pg_work *w, u32 type, u32 verdict)
+{
+	struct pg_event *e = pg_event_scratch();
+
+	if (!c || !w || !e || !c->cookie)
+		return 0;
+	pg_event_fill(e, c, w, type, verdict);
 	pg_event_put(e);
 	if (verdict == PG_V_AUDIT_DENY)
 		pg_count_add(PG_N_AUDIT_DENIED, 1);

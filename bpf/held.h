@@ -68,16 +68,17 @@ PG_STEP int pg_held_take(struct pg_held *h, u32 judged, struct pg_held_segment *
 	return 0;
 }
 
-/* Copies the segment's payload into a slot. */
-PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, struct pg_held_segment *to)
+/* Copies a payload into a slot, which has room for `spare` bytes more. */
+PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spare, struct pg_held_segment *to)
 {
 	struct pg_small *small;
 	struct pg_large *large;
 	u32 slot;
 
-	if (!to || !length || length > PG_MAX_HELD_BYTES)
+	/* the verifier wants to see the length itself bounded */
+	if (!to || !length || length > PG_MAX_HELD_BYTES || length + spare > PG_MAX_HELD_BYTES)
 		return 0;
-	if (length <= PG_HELD_SMALL_BYTES && !bpf_map_pop_elem(&free_small, &slot)) {
+	if (length <= PG_HELD_SMALL_BYTES && length + spare <= PG_HELD_SMALL_BYTES && !bpf_map_pop_elem(&free_small, &slot)) {
 		small = bpf_map_lookup_elem(&held_small, &slot);
 		if (!small)
 			return 0;
@@ -119,7 +120,7 @@ static __always_inline int pg_held_put(struct __sk_buff *skb, u64 cookie, const 
 	}
 	if (h->count >= PG_MAX_HELD_SEGMENTS || pg_held_overlaps(h, g->seq, g->length))
 		return 0;
-	if (!pg_held_copy(skb, g->offset, g->length, &s))
+	if (!pg_held_copy(skb, g->offset, g->length, 0, &s))
 		return 0;
 	h->segment[pg_index(h->count, PG_MAX_HELD_SEGMENTS)] = s;
 	h->count++;

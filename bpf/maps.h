@@ -133,6 +133,7 @@ SCRATCH(work_scratch, struct pg_work, BPF_MAP_TYPE_PERCPU_ARRAY);
 SCRATCH(response_scratch, struct pg_work, BPF_MAP_TYPE_PERCPU_ARRAY);
 SCRATCH(text_scratch, struct pg_text, BPF_MAP_TYPE_PERCPU_ARRAY);
 SCRATCH(event_scratch, struct pg_event, BPF_MAP_TYPE_PERCPU_ARRAY);
+SCRATCH(hole_scratch, struct pg_hole_event, BPF_MAP_TYPE_PERCPU_ARRAY);
 SCRATCH(stash, struct pg_stash, BPF_MAP_TYPE_PERCPU_ARRAY);
 SCRATCH(blank_stream, struct pg_stream, BPF_MAP_TYPE_ARRAY); /* all zeros: what a new entry is copied from */
 SCRATCH(blank_conn, struct pg_conn, BPF_MAP_TYPE_ARRAY);

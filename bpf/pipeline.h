@@ -241,6 +241,10 @@ PG_STEP int pg_request_start(struct pg_conn *c, struct pg_work *w)
 	s->bits = c->block.bits;
 	s->method = c->block.method;
 	s->text = c->block.text;
+	if (c->request.type == PG_F_HEADERS && !c->hpack.changes && w->frame_at != PG_NO_FRAME) {
+		s->head_run = c->run;
+		s->head_at = w->frame_at;
+	}
 	reason = pg_block_check(&c->block);
 	if (reason) {
 		if (!(c->block.seen & PG_B_PATH)) {
@@ -311,6 +315,8 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 	if (!c || !w)
 		return PG_CUT;
 	h = &c->request;
+	if (h->type == PG_F_WINDOW_UPDATE)
+		return h->stream && pg_mended(c, h->stream) == PG_MENDED_AWAY ? PG_STRIP : PG_GO;
 	if (h->type != PG_F_HEADERS && h->type != PG_F_DATA && h->type != PG_F_RST_STREAM)
 		return PG_GO;
 	if (!(h->stream & 1))
@@ -327,6 +333,8 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 	if (h->type == PG_F_RST_STREAM) {
 		if (s)
 			pg_stream_close(c, h->stream);
+		else if (pg_mended(c, h->stream) == PG_MENDED_AWAY)
+			return PG_STRIP;
 		return PG_GO;
 	}
 	/* What comes after END_STREAM is an error (RFC 9113, section 5.1). */
@@ -334,7 +342,7 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	/* DATA may be under way when the server resets the stream: it is nobody's, and passed over. */
 	if (h->type == PG_F_DATA)
-		return PG_GO;
+		return !s && pg_mended(c, h->stream) != PG_NOT_MENDED ? PG_STRIP : PG_GO;
 	if (!s)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	if (!(h->flags & PG_FLAG_END_STREAM))

@@ -87,7 +87,7 @@ SEC("cgroup_skb/egress") int pg_egress(struct __sk_buff *skb)
 	cookie = bpf_get_socket_cookie(skb);
 	c = bpf_map_lookup_elem(&conns, &cookie);
 	if (config.direction == PG_INGRESS)
-		return c ? pg_server_response(skb, c, &g) : PG_PASS;
+		return c ? pg_index(pg_server_response(skb, c, &g), 2) : PG_PASS; /* the verifier wants to see 0 or 1 */
 	if (!c)
 		return pg_stranger(skb, sk, cookie, g.length);
 	if (!pg_lock(&c->lock))

@@ -3,7 +3,7 @@
 #ifndef PG_RUN_H
 #define PG_RUN_H
 
-#include "conn.h"
+#include "mend.h"
 
 #define PG_STEPS_A_TURN 6
 #define PG_TURNS 65536 /* of the loop, for one run: far more than any segment of honest size needs */
@@ -56,6 +56,7 @@ static __always_inline void pg_chunk(struct pg_work *w, u32 source, u32 slot, u3
 	w->pos = 0;
 	w->window_at = 0;
 	w->window_size = 0;
+	w->frame_at = PG_NO_FRAME;
 }
 
 /* The chunk again, from `pos` on. */
@@ -73,6 +74,7 @@ struct pg_run {
 	struct pg_work *w;
 	struct pg_held *held; /* 0: none */
 	u32 judged;	      /* sequence number at the end of the chunk */
+	int mendable;	      /* 1: a denied frame may be taken out of the packet */
 	int outcome;	      /* the first that was not PG_GO */
 	int done;
 };
@@ -130,6 +132,13 @@ static long pg_run_cb(u32 index, void *data)
 		outcome = pg_request_step(r->c, w);
 		if (outcome == PG_GO)
 			continue;
+		if (outcome == PG_STRIP) {
+			if (r->c->phase == PG_P_DEAD || pg_mend_strip(r->skb, r->c, w))
+				continue;
+			outcome = pg_fail_connection(r->c, w, PG_R_STREAM_ID);
+		}
+		if (outcome == PG_DENIED && pg_mend_deny(r->skb, r->c, w))
+			continue;
 		if (r->outcome == PG_GO)
 			r->outcome = outcome;
 		if (outcome != PG_DENIED || !r->c->cookie)
@@ -148,6 +157,13 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 	pg_chunk(r->w, PG_SRC_PACKET, 0, offset, length);
 	r->w->pos = skip;
 	r->w->ended = 0;
+	r->w->mends = 0;
+	r->w->mendable = r->mendable;
+	r->w->credit = 0;
+	r->w->hole_source = PG_SRC_PACKET;
+	r->w->hole_skip = skip;
+	r->w->hole_offset = offset + skip;
+	r->w->hole_length = length - skip;
 	r->outcome = PG_GO;
 	r->done = 0;
 	bpf_loop(PG_TURNS, pg_run_cb, r, 0);

@@ -61,4 +61,19 @@ PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 	return 0;
 }
 
+enum pg_mended { PG_NOT_MENDED, PG_MENDED_RESET, PG_MENDED_AWAY };
+
+/* Was the stream ended by mending? Then the server has had RST_STREAM for it, or nothing at all. */
+static inline enum pg_mended pg_mended(const struct pg_conn *c, u32 stream)
+{
+	u32 i;
+
+	if (!c->mends)
+		return PG_NOT_MENDED;
+	for (i = 0; i < PG_MENDED_STREAMS; i++)
+		if ((c->mended[i] & ~PG_MENDED_UNSEEN) == stream)
+			return c->mended[i] & PG_MENDED_UNSEEN ? PG_MENDED_AWAY : PG_MENDED_RESET;
+	return PG_NOT_MENDED;
+}
+
 #endif

@@ -132,7 +132,7 @@ impl Denied {
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
         handle(core, &abi::pg_event { type_, ..self.event });
-        while core.is_dying(self.event.cookie)
+        while core.is_attended(self.event.cookie)
             && self.registered(&core.shared).is_some_and(|now| now.bytes == reply.bytes)
         {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -143,7 +143,7 @@ impl Denied {
     /// Lets every reply pass until the connection has ended; returns all of them in a row.
     async fn hook_all(&self, core: &Rc<Core>) -> Vec<u8> {
         let mut said = Vec::new();
-        while core.is_dying(self.event.cookie) {
+        while core.is_attended(self.event.cookie) {
             tokio::select! {
                 piece = self.hook(core, abi::PG_EV_INJECTED) => said.extend(piece),
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
@@ -171,13 +171,13 @@ fn story<F: Future<Output = ()>>(drain: Duration, tell: impl FnOnce(Rc<Core>) ->
     local.block_on(&runtime, async {
         let core = stay.core(drain);
         tell(Rc::clone(&core)).await;
-        support::eventually("no task is left", || core.dying_count() == 0);
+        support::eventually("no task is left", || core.attended_count() == 0);
         assert_eq!(core.shared.replies.keys().count(), 0, "no reply stays registered");
     });
 }
 
 async fn all_done(core: &Core) {
-    while core.dying_count() > 0 {
+    while core.attended_count() > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -222,7 +222,7 @@ fn nothing_is_said_while_the_server_is_inside_a_frame() {
         denied.change(&core.shared, |conn| conn.response.have = 3);
         handle(&core, &denied.event);
         let started = Instant::now();
-        while core.dying_count() > 0 {
+        while core.attended_count() > 0 {
             assert!(denied.registered(&core.shared).is_none(), "no reply is registered");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -240,7 +240,7 @@ fn delivered_rpcs_finish_before_the_connection_ends() {
         handle(&core, &denied.event);
         let status = denied.hook(&core, abi::PG_EV_INJECTED).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!(core.dying_count(), 1, "one RPC has no answer yet");
+        assert_eq!(core.attended_count(), 1, "one RPC has no answer yet");
         (&denied.server).write_all(b"the answer").unwrap();
         denied.change(&core.shared, |conn| conn.pending = 0);
         handle(&core, &abi::pg_event { type_: abi::PG_EV_DRAINED, ..denied.event });
@@ -321,8 +321,8 @@ fn five_hundred_denials_in_a_second_are_answered() {
         all.iter().for_each(|denied| handle(&core, &denied.event));
         let mut told = std::collections::HashSet::new();
         let mut answered = None;
-        while core.dying_count() > 0 {
-            for denied in all.iter().filter(|d| core.is_dying(d.event.cookie)) {
+        while core.attended_count() > 0 {
+            for denied in all.iter().filter(|d| core.is_attended(d.event.cookie)) {
                 let Some(reply) = denied.registered(&core.shared) else { continue };
                 if told.insert((denied.event.cookie, reply.length)) {
                     handle(&core, &abi::pg_event { type_: abi::PG_EV_INJECTED, ..denied.event });

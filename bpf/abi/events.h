@@ -14,6 +14,7 @@ enum pg_event_type {
 	PG_EV_INJECT_FAILED, /* the agent's reply stood inside a frame: it was held back */
 	PG_EV_DRAINED,	     /* a denied connection has no delivered RPC left to answer */
 	PG_EV_UNDELIVERED,   /* a whole request on a denied connection: no rule denies it, the server never has it */
+	PG_EV_HOLE,	     /* a segment was dropped, and another may take its place: struct pg_hole_event */
 };
 
 enum pg_verdict { PG_V_ALLOW, PG_V_DENY, PG_V_AUDIT_DENY };
@@ -35,6 +36,7 @@ enum pg_role { PG_ROLE_SERVER, PG_ROLE_CLIENT };
 	K(DEAD, "dead", "segments dropped on connections that were denied")                              \
 	K(STASH_LOST, "stash_lost", "data on a handshake's last ACK that its connection did not take")   \
 	K(EVENTS_LOST, "events_lost", "events that found the ring buffer full")                          \
+	K(MENDED, "mended", "RPCs and messages denied without an end of their connection")               \
 	K(HELPER_FAILED, "helper_failed", "calls into the kernel that failed where none should")
 
 #define PG_COUNT_ENUM(name, text, help) PG_N_##name,
@@ -66,8 +68,28 @@ struct pg_event {
 	u16 remote_port;
 	u8 local[16]; /* IPv4 is ::ffff:a.b.c.d */
 	u8 remote[16];
+	u32 mends; /* 1: of a denial: only the RPC ends, the connection goes on once its hole is mended */
+	u32 reserved;
 };
-PG_SIZE(struct pg_event, 120);
+PG_SIZE(struct pg_event, 128);
+
+/*
+ * A segment with denied frames was dropped. Its payload, with harmless frames in their place, is in a slot; the agent
+ * sends that as a segment, and the filter lets exactly these bytes pass there. bpf/mend.h.
+ */
+#define PG_TCP_HEADER_BYTES 60
+struct pg_hole_event {
+	struct pg_event about;
+	u32 seq;    /* where the payload begins */
+	u32 length; /* of the payload */
+	u32 slot;
+	u32 source; /* enum pg_source: which kind of slot */
+	u32 credit; /* bytes of DATA frames that the server will not see, and so not give back to the client's window */
+	u32 header; /* bytes of the TCP header */
+	u8 tcp[PG_TCP_HEADER_BYTES]; /* of the dropped segment */
+	u32 reserved;
+};
+PG_SIZE(struct pg_hole_event, 216);
 
 /*
  * The agent's reply to a denied caller, registered by socket cookie before it is sent. The egress hook looks for its

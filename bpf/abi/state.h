@@ -57,6 +57,8 @@ struct pg_stream {
 	u32 points; /* code points of the string so far */
 	u32 utf8;   /* state of the UTF-8 check */
 	u32 ended;  /* the run that counted it as pending; 0: none did */
+	u32 head_run;	 /* the run that read its HEADERS, if these are one frame and change no HPACK table; else 0 */
+	u32 head_at;	 /* where in that run's segment the frame began */
 	u64 value;
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
 	struct pg_level level[PG_MAX_MESSAGE_DEPTH];
@@ -131,6 +133,8 @@ struct pg_hpack {
 	u32 slashes;	       /* of the path */
 	u32 segment;	       /* bytes of the path since the last slash */
 	u32 updates;	       /* table size updates at the start of this block */
+	u32 changes;	       /* what of this block changes the dynamic table */
+	u32 reserved;
 	u32 tail;	       /* last four characters of the name */
 	u32 prefix;	       /* longest prefix of the path that a rule names */
 	struct pg_entry entry; /* name, flags and outcome so far */
@@ -168,6 +172,17 @@ enum pg_phase {
 	PG_P_BLIND, /* a policy switch lets it pass unread */
 };
 
+/* A segment that was dropped for its denied frames, and whose place the mended one may take. */
+struct pg_hole {
+	u32 seq;
+	u32 length;
+	u32 slot; /* where the mended payload is */
+	u32 source; /* enum pg_source */
+};
+
+#define PG_MENDED_STREAMS 16	    /* a power of two */
+#define PG_MENDED_UNSEEN 0x80000000 /* in mended[]: the server has seen nothing of the stream */
+
 struct pg_conn {
 	u64 id;
 	u64 cookie;
@@ -201,6 +216,10 @@ struct pg_conn {
 	u32 table_limit;     /* largest SETTINGS_HEADER_TABLE_SIZE that the server has sent, at least 4096 */
 	u32 drained;	     /* 1: said so */
 	u32 shadow;	     /* 1: dead, and still read, so that every RPC under way gets its own answer */
+	u32 holes;	     /* how many of hole[] are open */
+	u32 mends;	     /* streams that ended by mending, ever */
+	struct pg_hole hole[PG_MAX_HOLES];
+	u32 mended[PG_MENDED_STREAMS]; /* the last of them: frames for them must not reach the server */
 	struct pg_bits peer; /* header-scope bits that depend on the peer only */
 	struct pg_h2 request;
 	struct pg_h2 response;
@@ -212,6 +231,9 @@ struct pg_conn {
 /* ---- segments that wait for a hole to fill ---- */
 
 #define PG_HELD_SMALL_BYTES 2048
+
+/* Where bytes are: in the packet, or in a slot of one of two sizes. */
+enum pg_source { PG_SRC_PACKET, PG_SRC_HELD_SMALL, PG_SRC_HELD_LARGE };
 
 struct pg_held_segment {
 	u32 seq;

@@ -55,6 +55,7 @@ PG_SIZE(struct pg_trie, 16);
  * path that nothing names. Rules of wider prefixes are already merged in. */
 #define PG_METHOD_UNKNOWN 1u  /* a request rule covers it and no proto describes it */
 #define PG_METHOD_MESSAGES 2u /* rules read the request messages: plan and message tests are valid */
+#define PG_METHOD_UNARY 4u    /* its proto says that the request is one message */
 struct pg_method {
 	u32 header_test;  /* first of the tests that read no message; deny rules first, then allow rules */
 	u32 header_tests; /* how many */

@@ -42,20 +42,31 @@ static __always_inline int pg_cut(struct pg_conn *c, struct pg_work *w, u32 reas
 }
 
 /* The run's end: what it decided about the segment. Under the lock. */
-static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, const struct pg_run *r)
+static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, const struct pg_run *r,
+				       const struct pg_segment *g)
 {
 	switch (r->outcome) {
 	case PG_GO:
 		c->judged = r->judged;
-		return PG_PASS;
+		if (w->hole_source == PG_SRC_PACKET)
+			return PG_PASS;
+		pg_hole_open(r->skb, c, w, g);
+		return pg_drop(PG_R_NONE);
 	case PG_BLIND:
-		c->phase = PG_P_BLIND;
-		return PG_PASS;
+		if (w->hole_source == PG_SRC_PACKET && !c->holes) {
+			c->phase = PG_P_BLIND;
+			return PG_PASS;
+		}
+		/* unread from here on, the client could send what was denied once more */
+		pg_mend_abandon(w);
+		return pg_cut(c, w, w->reason);
 	case PG_DENIED:
+		pg_mend_abandon(w);
 		c->judged = r->judged;
 		c->shadow = r->done;
 		return pg_drop(PG_R_NONE);
 	default:
+		pg_mend_abandon(w);
 		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
 		c->phase = PG_P_DEAD;
 		pg_emit(c, w, PG_EV_CONNECTION, PG_V_DENY);
@@ -113,7 +124,7 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 
 	if (c->fin && c->fin_at == c->judged)
 		most++;
-	if (pg_after(received, most))
+	if (pg_after(received, most) || (c->holes && pg_hole_violated(c, received)))
 		return pg_cut(c, w, PG_R_UNJUDGED);
 	if (!pg_after(b, received))
 		return PG_PASS;
@@ -134,16 +145,21 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 		return pg_overlap(c, w, received);
 	if (!pg_after(b, c->judged))
 		return pg_overlap(c, w, received);
+	if (c->holes >= PG_MAX_HOLES) {
+		pg_count_add(PG_N_HELD_FULL, 1);
+		return PG_DROP;
+	}
 	c->stuck = 0;
 	c->delivered = c->complete;
 	c->run++;
 	if (c->held)
 		r.held = bpf_map_lookup_elem(&held, &cookie);
 	r.judged = b;
+	r.mendable = !(g->flags & PG_TCP_FIN);
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, g->length);
 	pg_run(&r, g->offset, g->length, c->judged - a);
-	return pg_conclude(c, w, &r);
+	return pg_conclude(c, w, &r, g);
 }
 
 /* A server's segment from its client, with payload or FIN, under the lock. */
@@ -162,6 +178,9 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_s
 	if (!w || !numbers || !tp)
 		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
+		return PG_PASS;
+	if (c->holes && g->length && !(g->flags & (PG_TCP_FIN | PG_TCP_URG)) && g->flags & PG_TCP_ACK &&
+	    !pg_pages_shared(skb) && pg_hole_fill(skb, c, w, g))
 		return PG_PASS;
 	if (c->phase == PG_P_DEAD)
 		return pg_shadow(skb, c, w, g);
@@ -222,7 +241,7 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, g->length);
 	pg_run(&r, g->offset, g->length, c->judged - g->seq);
-	return pg_conclude(c, w, &r);
+	return pg_conclude(c, w, &r, g);
 }
 
 /*

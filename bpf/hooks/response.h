@@ -131,6 +131,8 @@ static __always_inline int pg_follow_reply(struct pg_run *r, struct pg_reply *re
 	}
 	if (s.found) {
 		reply->done = reply->between ? PG_EV_INJECTED : PG_EV_INJECT_FAILED;
+		if (!reply->between)
+			r->c->phase = PG_P_DEAD; /* what was queued cannot be taken back */
 		pg_about(r->w, 0, 0);
 		pg_emit(r->c, r->w, reply->done, reply->between ? PG_V_ALLOW : PG_V_DENY);
 		return reply->between && pg_follow_to(r, end);
@@ -152,7 +154,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 	u64 cookie = c->cookie;
 	int pass = 1;
 
-	if (c->phase == PG_P_DEAD) {
+	if (c->phase == PG_P_DEAD || c->mends) {
 		reply = bpf_map_lookup_elem(&replies, &cookie);
 		if (reply && reply->done == PG_EV_INJECT_FAILED)
 			return 0;
@@ -178,6 +180,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 		if (!pass && reply->done != PG_EV_INJECT_FAILED) {
 			/* nothing that could tell is left: no reply, a reset */
 			reply->done = PG_EV_INJECT_FAILED;
+			c->phase = PG_P_DEAD;
 			pg_about(r.w, 0, 0);
 			pg_emit(c, r.w, PG_EV_INJECT_FAILED, PG_V_DENY);
 		}

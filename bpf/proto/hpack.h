@@ -440,10 +440,12 @@ static inline int pg_hpack_form(struct pg_hpack *p, u8 byte)
 	}
 	if (byte & 0x40) {
 		p->form = PG_HF_INCREMENTAL;
+		p->changes++;
 		return pg_hpack_integer(p, byte, 6);
 	}
 	if (byte & 0x20) {
 		p->form = PG_HF_SIZE_UPDATE;
+		p->changes++;
 		return pg_hpack_integer(p, byte, 5);
 	}
 	p->form = PG_HF_LITERAL;
@@ -503,6 +505,7 @@ static inline void pg_hpack_block_start(struct pg_hpack *p)
 	p->fields = 0;
 	p->bytes = 0;
 	p->updates = 0;
+	p->changes = 0;
 }
 
 #endif

@@ -44,6 +44,12 @@ enum pg_frame {
 PG_CONST u8 pg_preface[PG_PREFACE_BYTES + 8] = {'P', 'R', 'I',	' ',  '*',  ' ',  'H', 'T', 'T',  'P',	'/',  '2',
 						'.', '0', '\r', '\n', '\r', '\n', 'S', 'M', '\r', '\n', '\r', '\n'};
 
+/* Of the current frame's payload, padding included. */
+static inline u32 pg_h2_length(const struct pg_h2 *h)
+{
+	return (u32)h->head[0] << 16 | (u32)h->head[1] << 8 | h->head[2];
+}
+
 /* The client's preface. Returns PG_R_NONE while it fits, else what comes instead. */
 static inline u32 pg_h2_preface(struct pg_h2 *h, struct pg_work *w)
 {
@@ -138,13 +144,15 @@ static inline u32 pg_h2_head(struct pg_h2 *h, struct pg_work *w, int from_client
 	for (i = 0; i < PG_HEAD_BYTES; i++) {
 		if (h->have >= PG_HEAD_BYTES || !pg_ready(w))
 			break;
+		if (!h->have)
+			w->frame_at = w->pos;
 		h->head[pg_index(h->have, 16)] = pg_peek(w);
 		h->have++;
 		w->pos++;
 	}
 	if (h->have < PG_HEAD_BYTES)
 		return PG_R_NONE;
-	h->left = (u32)h->head[0] << 16 | (u32)h->head[1] << 8 | h->head[2];
+	h->left = pg_h2_length(h);
 	h->type = h->head[3];
 	h->flags = h->head[4];
 	if (h->type == PG_F_CONTINUATION &&

@@ -30,7 +30,7 @@ static inline __attribute__((always_inline)) u32 pg_index(u32 i, u32 size)
 
 #define PG_WINDOW 512 /* a power of two; larger ones cost more for small calls than they save for large ones */
 
-enum pg_source { PG_SRC_PACKET, PG_SRC_HELD_SMALL, PG_SRC_HELD_LARGE };
+#define PG_PATCH 32 /* room for the two frames that take a denied one's place: 13 and 9 bytes */
 
 /* What a step of the engine asks of its caller. */
 enum pg_outcome {
@@ -38,6 +38,7 @@ enum pg_outcome {
 	PG_DENIED, /* an RPC or a message is denied: nothing more of this connection passes */
 	PG_CUT,	   /* the connection is denied as a whole */
 	PG_BLIND,  /* a switch lets the rest of the connection pass unread */
+	PG_STRIP,  /* the frame is for a stream that mending has ended: the server must not see it */
 };
 
 /* Scratch of one run over one chunk; nothing here outlives it. */
@@ -60,8 +61,21 @@ struct pg_work {
 	u32 message;
 	u32 clause; /* 1: the tests of the clause so far hold */
 	u32 skip;   /* rule whose tests are passed over; PG_NO_RULE: none */
+	/* of a segment that may be mended */
+	u32 frame_at;	 /* where in the chunk the current frame's head begins; PG_NO_FRAME: in one before */
+	u32 mendable;	 /* 1: it may */
+	u32 hole_skip;	 /* bytes of the packet's payload that TCP has already */
+	u32 hole_offset; /* where in the packet the rest begins */
+	u32 hole_length; /* of the rest */
+	u32 hole_source; /* enum pg_source of the slot that the rest was copied to; PG_SRC_PACKET: none yet */
+	u32 hole_slot;
+	u32 credit; /* bytes of DATA frames taken out */
+	u32 mends;  /* 1: the denial that is being told ends its RPC only */
+	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW];
 };
+
+#define PG_NO_FRAME 0xffffffffu
 
 /* Bytes of the window from `pos` on. */
 static inline u32 pg_ready(const struct pg_work *w)

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::diag::{self, Namespaces, Side};
-use super::drain::{self, Dying, Signal};
+use super::drain::{self, Signal};
 use super::events::{self, Format, Record, Warning};
 use super::limit::Limiter;
+use super::mend::Senders;
 use super::output::Output;
 use super::sockets::{self, Sockets};
 use crate::abi;
@@ -43,7 +44,9 @@ pub struct Core {
     namespaces: RefCell<Namespaces>,
     processes: RefCell<(Option<Instant>, Vec<u32>)>,
     tree: RefCell<HashMap<u64, PathBuf>>,
-    dying: RefCell<HashMap<u64, UnboundedSender<Signal>>>,
+    /// Senders of mended segments.
+    pub senders: RefCell<Senders>,
+    attended: RefCell<HashMap<u64, UnboundedSender<Signal>>>,
 }
 
 impl Core {
@@ -68,7 +71,8 @@ impl Core {
             namespaces: RefCell::default(),
             processes: RefCell::default(),
             tree: RefCell::default(),
-            dying: RefCell::default(),
+            senders: RefCell::default(),
+            attended: RefCell::default(),
         }
     }
 
@@ -160,36 +164,36 @@ impl Core {
         })
     }
 
-    /// Starts the end of a connection, once.
-    pub fn begin_end(self: &Rc<Self>, dying: Dying) {
-        let cookie = dying.event.cookie;
-        if self.dying.borrow().contains_key(&cookie) {
-            return;
-        }
-        let (sender, receiver) = unbounded_channel();
-        self.dying.borrow_mut().insert(cookie, sender);
-        tokio::task::spawn_local(drain::end(Rc::clone(self), dying, receiver));
+    /// Hands what must be attended to to the connection's task; makes one if there is none.
+    pub fn attend(self: &Rc<Self>, event: &abi::pg_event, signal: Signal) {
+        let mut attended = self.attended.borrow_mut();
+        let sender = attended.entry(event.cookie).or_insert_with(|| {
+            let (sender, receiver) = unbounded_channel();
+            tokio::task::spawn_local(drain::attend(Rc::clone(self), *event, receiver));
+            sender
+        });
+        let _ = sender.send(signal);
     }
 
-    /// Hands a later event to the task that ends its connection.
+    /// Hands a further event to the connection's task, if there is one.
     pub fn signal(&self, cookie: u64, signal: Signal) {
-        if let Some(sender) = self.dying.borrow().get(&cookie) {
+        if let Some(sender) = self.attended.borrow().get(&cookie) {
             let _ = sender.send(signal);
         }
     }
 
-    /// Whether a task ends this connection.
-    pub fn is_dying(&self, cookie: u64) -> bool {
-        self.dying.borrow().contains_key(&cookie)
+    /// Whether a task attends to this connection.
+    pub fn is_attended(&self, cookie: u64) -> bool {
+        self.attended.borrow().contains_key(&cookie)
     }
 
-    /// How many connections are being ended.
-    pub fn dying_count(&self) -> usize {
-        self.dying.borrow().len()
+    /// How many connections are attended to.
+    pub fn attended_count(&self) -> usize {
+        self.attended.borrow().len()
     }
 
     /// The task is done.
     pub fn forget(&self, cookie: u64) {
-        self.dying.borrow_mut().remove(&cookie);
+        self.attended.borrow_mut().remove(&cookie);
     }
 }

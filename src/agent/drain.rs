@@ -1,7 +1,8 @@
-//! The end of a denied connection: answer, let delivered RPCs finish, take it apart.
+//! One task a connection on which something was denied. It answers the callers; where the kernel says that the
+//! connection can go on it mends it, and else it lets delivered RPCs finish and takes the connection apart.
 //!
 //! The kernel reads on after a denial, so the client's other RPCs under way are answered too, each with its own
-//! status. One task a connection; they overlap. Every wait is bounded, and every way out ends with the connection gone.
+//! status. Tasks overlap. Every wait is bounded, and every way out leaves a connection that is whole or gone.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -30,21 +31,28 @@ const SETTINGS_FRAME: u64 = 9;
 /// must have come before the connection is taken apart.
 const QUIET_LEAST: Duration = Duration::from_millis(25);
 const QUIET_MOST: Duration = Duration::from_millis(200);
+/// An answer leaves before its hole is filled, so that the server cannot answer first; but all that the client sends
+/// waits for the hole, so not for longer than this.
+const FIRST: Duration = Duration::from_millis(20);
+/// How long an answer on a connection that goes on may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long the task of a connection that goes on stays for the next denial.
+const STAY: Duration = Duration::from_millis(50);
 
-/// A connection that is to end, and what its first caller is told.
-#[derive(Debug, Clone)]
-pub struct Dying {
-    /// What the kernel said.
-    pub event: abi::pg_event,
-    /// The answer; none: the connection is cut.
-    pub denial: Option<Denial>,
-}
-
-/// What the kernel says of a connection that is ending.
+/// What the kernel says of a connection.
 #[derive(Debug, Clone)]
 pub enum Signal {
-    /// Another RPC on it is denied.
-    Denied(Denial),
+    /// An RPC is denied.
+    Denied {
+        /// What the caller is told.
+        denial: Denial,
+        /// Whether only this RPC ends.
+        goes_on: bool,
+    },
+    /// A segment was dropped, and its copy is ready.
+    Hole(Box<abi::pg_hole_event>),
+    /// The connection is denied as a whole, and nobody on it can be answered.
+    Cut,
     /// A whole request came that the server never gets.
     Undelivered(Denial),
     /// A reply has left.
@@ -55,23 +63,47 @@ pub enum Signal {
     Drained,
 }
 
-/// Ends a denied connection.
-pub async fn end(core: Rc<Core>, dying: Dying, signals: UnboundedReceiver<Signal>) {
-    let cookie = dying.event.cookie;
-    match &dying.denial {
-        None => cut(&core, &dying.event).await,
-        Some(denial) => match find(&core, cookie).await {
-            None => cut(&core, &dying.event).await,
-            Some(socket) => {
-                let deadline = Instant::now() + core.drain;
-                let mut talk = Talk { core: &core, cookie, socket: &socket, deadline, signals, inbox: VecDeque::new() };
-                if talk.hold(denial).await {
-                    farewell(&socket).await;
-                }
-                core.destroy(&dying.event, Some(&socket));
-            }
-        },
+/// How the conversation on a living connection ended.
+enum Outcome {
+    /// Nothing more is heard: it goes on by itself.
+    Quiet,
+    /// An RPC is denied whose frames cannot be taken out. Frames that have not been sent yet come along.
+    Ends(Denial, Vec<Vec<u8>>),
+    /// It can only be cut.
+    Broken,
+}
+
+/// Attends to a connection until it is quiet again, or gone.
+pub async fn attend(core: Rc<Core>, event: abi::pg_event, signals: UnboundedReceiver<Signal>) {
+    let cookie = event.cookie;
+    let mut signals = signals;
+    let first = signals.recv().await;
+    let answerable = !matches!(first, None | Some(Signal::Cut));
+    let socket = if answerable { find(&core, cookie).await } else { None };
+    let Some(socket) = socket else {
+        cut(&core, &event).await;
+        return leave(&core, cookie);
+    };
+    let mut talk = Talk { core: &core, cookie, socket: &socket, signals, inbox: VecDeque::from_iter(first) };
+    loop {
+        let (denial, frames) = match talk.live().await {
+            // One thread: nothing comes between the look and the leaving.
+            Outcome::Quiet if talk.is_silent() => return leave(&core, cookie),
+            Outcome::Quiet => continue,
+            Outcome::Ends(denial, frames) => (denial, frames),
+            Outcome::Broken => break,
+        };
+        if talk.hold(&denial, frames).await {
+            farewell(&socket).await;
+        }
+        break;
     }
+    core.destroy(&event, Some(&socket));
+    leave(&core, cookie);
+}
+
+fn dbg(s:String){use std::io::Write;let _=std::fs::OpenOptions::new().append(true).create(true).open("/tmp/mend.log").map(|mut f|f.write_all(s.as_bytes()));}
+fn leave(core: &Core, cookie: u64) {
     core.shared.unregister(cookie);
     core.forget(cookie);
 }
@@ -105,26 +137,124 @@ struct Talk<'a> {
     core: &'a Core,
     cookie: u64,
     socket: &'a OwnedFd,
-    deadline: Instant,
     signals: UnboundedReceiver<Signal>,
     /// Signals that came while a reply was on its way.
     inbox: VecDeque<Signal>,
 }
 
 impl Talk<'_> {
-    /// Answers the first denial and all that follows, until nothing more comes and nothing is pending.
-    async fn hold(&mut self, first: &Denial) -> bool {
+    /// Answers denials that end their RPC only, and fills their holes.
+    async fn live(&mut self) -> Outcome {
+        let mut due = Vec::new();
+        loop {
+            let signal = match self.inbox.pop_front() {
+                Some(signal) => signal,
+                None => match timeout(STAY, self.signals.recv()).await {
+                    Ok(Some(signal)) => signal,
+                    Ok(None) => {dbg(format!("broken at 1\n")); return Outcome::Broken},
+                    // The event may have been lost: a hole that nobody fills is the end.
+                    Err(_) if self.core.shared.conn(self.cookie).is_some_and(|conn| conn.holes > 0) => {
+                        {dbg(format!("broken at 2\n")); return Outcome::Broken};
+                    }
+                    Err(_) => return Outcome::Quiet,
+                },
+            };
+            match signal {
+                Signal::Denied { denial, goes_on: true } => due.extend(denial.answer()),
+                Signal::Denied { denial, goes_on: false } => {dbg(format!("ends {denial:?}\n")); return Outcome::Ends(denial, due)}
+                Signal::Hole(hole) => {
+                    if hole.credit > 0 {
+                        due.push(reply::credit(hole.credit));
+                    }
+                    if !self.mend(&hole, std::mem::take(&mut due)).await {
+                        {dbg(format!("broken at 3\n")); return Outcome::Broken};
+                    }
+                }
+                Signal::Cut | Signal::InjectFailed => {dbg(format!("broken at 4\n")); return Outcome::Broken},
+                Signal::Undelivered(_) | Signal::Injected | Signal::Drained => {}
+            }
+        }
+    }
+
+    /// The answers first, then the segment: so the server's own idea of the ended RPC never overtakes the policy's.
+    async fn mend(&mut self, hole: &abi::pg_hole_event, answers: Vec<Vec<u8>>) -> bool {
+        let pieces = reply::pieces(answers);
+        let mut rest = pieces.iter();
+        let first = match rest.next() {
+            Some(piece) if self.may_speak_by(Instant::now() + FIRST).await => {
+                if !self.put(piece) {
+                    return false;
+                }
+                true
+            }
+            Some(_) => {
+                rest = pieces.iter();
+                false
+            }
+            None => false,
+        };
+        if !self.fill(hole).await {
+            return false;
+        }
+        let deadline = Instant::now() + ANSWER;
+        if first && !self.passed(deadline).await {
+            return false;
+        }
+        for piece in rest {
+            if !self.say(piece, deadline).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sends the copy of a dropped segment, until it is in its place.
+    async fn fill(&self, hole: &abi::pg_hole_event) -> bool {
+        let Some(payload) = self.core.shared.slot(hole.source, hole.slot, hole.length) else { return false };
+        for pause in [0, 1, 5, 25, 100] {
+            if pause > 0 {
+                sleep(Duration::from_millis(pause)).await;
+            }
+            let open = |conn: &abi::pg_conn| {
+                conn.hole.iter().take(conn.holes as usize).any(|h| h.seq == hole.seq && h.slot == hole.slot)
+            };
+            match self.core.shared.conn(self.cookie) {
+                None => return false,
+                Some(conn) if !open(&conn) => return true,
+                Some(_) => {}
+            }
+            if let Err(e) = self.core.senders.borrow_mut().send(self.socket, hole, &payload) {
+                tracing::debug!("cannot mend the connection of cookie {}: {e}", self.cookie);
+                return false;
+            }
+            if self.core.shared.conn(self.cookie).is_some_and(|conn| !open(&conn)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether nothing waits to be heard.
+    fn is_silent(&mut self) -> bool {
+        self.inbox.extend(self.signals.try_recv());
+        self.inbox.is_empty()
+    }
+
+    /// Answers the denial that ends the connection and all that follows, until nothing more comes and nothing is
+    /// pending. `due` are answers from before.
+    async fn hold(&mut self, first: &Denial, due: Vec<Vec<u8>>) -> bool {
         let core = self.core;
-        let opening = [Some(reply::shutdown()), first.answer()].into_iter().flatten().collect();
-        if !self.say(opening).await {
+        let deadline = Instant::now() + core.drain;
+        let opening = [Some(reply::shutdown()), first.answer()].into_iter().flatten().chain(due).collect();
+        if !self.say_all(opening, deadline).await {
             return false;
         }
         let quiet = sockets::round_trip(self.socket).unwrap_or(QUIET_LEAST).clamp(QUIET_LEAST, QUIET_MOST) * 2;
         let mut heard = Instant::now();
-        while Instant::now() < self.deadline {
+        while Instant::now() < deadline {
             let frames = self.answers();
             if !frames.is_empty() {
-                if !self.say(frames).await {
+                if !self.say_all(frames, deadline).await {
                     return false;
                 }
                 heard = Instant::now();
@@ -140,7 +270,7 @@ impl Talk<'_> {
             }
         }
         // What is above was never delivered: its callers may try again, and clients do so by themselves.
-        self.say(vec![reply::goaway(first.delivered)]).await
+        self.say_all(vec![reply::goaway(first.delivered)], deadline).await
     }
 
     /// The frames that answer what has come. A request that was not delivered at all is left to the last GOAWAY; where
@@ -152,7 +282,7 @@ impl Talk<'_> {
         self.inbox
             .drain(..)
             .filter_map(|signal| match signal {
-                Signal::Denied(denial) => denial.answer(),
+                Signal::Denied { denial, .. } => denial.answer(),
                 Signal::Undelivered(denial) if denial.stream <= denial.delivered => denial.answer(),
                 _ => None,
             })
@@ -160,45 +290,56 @@ impl Talk<'_> {
     }
 
     /// Sends frames, in pieces that the egress hook can watch. False: the connection can only be cut.
-    async fn say(&mut self, frames: Vec<Vec<u8>>) -> bool {
+    async fn say_all(&mut self, frames: Vec<Vec<u8>>, deadline: Instant) -> bool {
         for piece in reply::pieces(frames) {
-            let mut pause = Duration::from_millis(1);
-            while !may_speak(self.core, self.cookie, self.socket) {
-                let followed = self.core.shared.conn(self.cookie).is_some_and(|conn| conn.followed == 1);
-                if Instant::now() >= self.deadline || !followed {
-                    return false;
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(20));
-            }
-            let registered = self.core.shared.register(self.cookie, &piece);
-            if registered.is_err() || sockets::send(self.socket, &piece).ok() != Some(piece.len()) {
+            if !self.say(&piece, deadline).await {
                 return false;
             }
-            if !self.passed().await {
-                return false;
-            }
-            self.core.shared.unregister(self.cookie);
         }
         true
     }
 
+    async fn say(&mut self, piece: &[u8], deadline: Instant) -> bool {
+        self.may_speak_by(deadline).await && self.put(piece) && self.passed(deadline).await
+    }
+
+    /// Waits until the server stands between two frames, with nothing left to send.
+    async fn may_speak_by(&self, deadline: Instant) -> bool {
+        let mut pause = Duration::from_millis(1);
+        while !may_speak(self.core, self.cookie, self.socket) {
+            let followed = self.core.shared.conn(self.cookie).is_some_and(|conn| conn.followed == 1);
+            if Instant::now() >= deadline || !followed {
+                return false;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        true
+    }
+
+    fn put(&self, piece: &[u8]) -> bool {
+        self.core.shared.register(self.cookie, piece).is_ok()
+            && sockets::send(self.socket, piece).ok() == Some(piece.len())
+    }
+
     /// Waits until the egress hook has seen the reply between two frames.
-    async fn passed(&mut self) -> bool {
-        loop {
+    async fn passed(&mut self, deadline: Instant) -> bool {
+        let passed = loop {
             match timeout(LOOK, self.signals.recv()).await {
-                Ok(Some(Signal::Injected)) => return true,
-                Ok(Some(Signal::InjectFailed) | None) => return false,
+                Ok(Some(Signal::Injected)) => break true,
+                Ok(Some(Signal::InjectFailed) | None) => break false,
                 Ok(Some(signal)) => self.inbox.push_back(signal),
                 // The event may have been lost; the registration says it too.
                 Err(_) => match self.core.shared.answered(self.cookie) {
-                    Some(abi::PG_EV_INJECTED) => return true,
-                    Some(_) => return false,
-                    None if Instant::now() >= self.deadline => return false,
+                    Some(abi::PG_EV_INJECTED) => break true,
+                    Some(_) => break false,
+                    None if Instant::now() >= deadline => break false,
                     None => {}
                 },
             }
-        }
+        };
+        self.core.shared.unregister(self.cookie);
+        passed
     }
 }
 

@@ -8,6 +8,7 @@ pub mod drain;
 pub mod events;
 pub mod foreign;
 pub mod limit;
+pub mod mend;
 pub mod output;
 pub mod reply;
 pub mod sockets;
@@ -26,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::core::Core;
-use self::drain::{Dying, Signal};
+use self::drain::Signal;
 use self::events::{Lost, Record};
 use self::reply::Denial;
 use self::sweep::Sweeper;
@@ -49,10 +50,33 @@ pub enum End<T> {
     NoCgroup,
 }
 
+/// A record of the ring buffer.
+enum Heard {
+    Event(abi::pg_event),
+    Hole(Box<abi::pg_hole_event>),
+}
+
+impl Heard {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        // The ring buffer rounds no lengths: they tell the two apart.
+        if bytes.len() == size_of::<abi::pg_hole_event>() {
+            return load::read(bytes).map(Box::new).map(Self::Hole);
+        }
+        load::read(bytes).map(Self::Event)
+    }
+
+    fn handle(&self, core: &Rc<Core>) {
+        match self {
+            Self::Event(event) => handle(core, event),
+            Self::Hole(hole) => core.attend(&hole.about, Signal::Hole(hole.clone())),
+        }
+    }
+}
+
 /// The ring buffer's read end.
 pub struct Ring {
     buffer: RingBuffer<'static>,
-    events: Rc<RefCell<Vec<abi::pg_event>>>,
+    events: Rc<RefCell<Vec<Heard>>>,
     readable: AsyncFd<OwnedFd>,
 }
 
@@ -63,7 +87,7 @@ impl Ring {
         let sink = Rc::clone(&events);
         let mut builder = RingBufferBuilder::new();
         builder.add(&core.shared.events, move |bytes: &[u8]| {
-            sink.borrow_mut().extend(load::read::<abi::pg_event>(bytes));
+            sink.borrow_mut().extend(Heard::read(bytes));
             0
         })?;
         let buffer = builder.build()?;
@@ -75,7 +99,7 @@ impl Ring {
     }
 
     /// Waits for events and takes at most a turn's worth.
-    async fn next(&self) -> Vec<abi::pg_event> {
+    async fn next(&self) -> Vec<Heard> {
         loop {
             let Ok(mut ready) = self.readable.readable().await else {
                 // Without readiness the tick below still reads.
@@ -91,7 +115,7 @@ impl Ring {
         }
     }
 
-    fn take(&self) -> Vec<abi::pg_event> {
+    fn take(&self) -> Vec<Heard> {
         self.buffer.consume_raw_n(TURN);
         self.events.take()
     }
@@ -114,11 +138,11 @@ pub async fn work<T>(
         tokio::select! {
             done = &mut stop => return End::Stopped(done),
             events = ring.next() => {
-                events.iter().for_each(|event| handle(core, event));
+                events.iter().for_each(|heard| heard.handle(core));
                 tokio::task::yield_now().await;
             }
             _ = tick.tick() => {
-                ring.take().iter().for_each(|event| handle(core, event));
+                ring.take().iter().for_each(|heard| heard.handle(core));
                 report_losses(core, sweeper.tick(core), false);
                 if !still_there(core) {
                     return End::NoCgroup;
@@ -140,8 +164,8 @@ pub async fn work<T>(
 pub async fn wind_up(core: &Rc<Core>, ring: &Ring) {
     let bound = Instant::now() + LAST_ANSWERS;
     loop {
-        ring.take().iter().for_each(|event| handle(core, event));
-        if core.dying_count() == 0 || Instant::now() >= bound {
+        ring.take().iter().for_each(|heard| heard.handle(core));
+        if core.attended_count() == 0 || Instant::now() >= bound {
             break;
         }
         sleep(Duration::from_millis(5)).await;
@@ -156,10 +180,9 @@ pub fn handle(core: &Rc<Core>, event: &abi::pg_event) {
         abi::PG_EV_DECISION | abi::PG_EV_CONNECTION => {
             print(core, event);
             if event.verdict == abi::PG_V_DENY {
-                match denial(core, event) {
-                    Some(denial) if core.is_dying(event.cookie) => core.signal(event.cookie, Signal::Denied(denial)),
-                    denial => core.begin_end(Dying { event: *event, denial }),
-                }
+                let goes_on = event.mends == 1;
+                let signal = denial(core, event).map_or(Signal::Cut, |denial| Signal::Denied { denial, goes_on });
+                core.attend(event, signal);
             }
         }
         abi::PG_EV_UNDELIVERED => core.signal(event.cookie, Signal::Undelivered(undelivered(core, event))),

@@ -12,6 +12,7 @@ const DATA_LIMIT: usize = abi::PG_REPLY_BYTES as usize;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM_AND_HEADERS: u8 = 0x1 | 0x4;
 const NO_ERROR: u32 = 0;
 /// `:status: 200` in HPACK's static table.
@@ -56,6 +57,12 @@ impl Denial {
         literal(&mut block, "grpc-message", &percent_encode(&self.message));
         Some(frame(HEADERS, END_STREAM_AND_HEADERS, self.stream, &block))
     }
+}
+
+/// Gives bytes of DATA frames back to the connection's flow-control window, in the server's name: it never sees them
+/// (RFC 9113, section 6.9).
+pub fn credit(bytes: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, 0, &bytes.to_be_bytes())
 }
 
 /// No stream above `last` is processed, and no new one is wanted (RFC 9113, section 6.8).

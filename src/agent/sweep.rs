@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use super::drain::Dying;
+use super::drain::Signal;
 use crate::abi;
 
 /// A sweep costs time with the number of connections: it may take this share of the agent's.
@@ -60,16 +60,16 @@ impl Sweeper {
         news
     }
 
-    /// A dead connection that is seen twice and that no task ends is cut: its event was lost.
+    /// A connection that is over, seen twice and attended to by no task, is cut: its event was lost.
     fn cut_dead(&mut self, core: &Rc<Core>) {
         let mut seen = HashSet::new();
         for cookie in core.shared.cookies() {
-            if core.is_dying(cookie) {
+            if core.is_attended(cookie) {
                 continue;
             }
-            let Some(conn) = core.shared.conn(cookie).filter(|c| c.phase == abi::PG_P_DEAD) else { continue };
+            let Some(conn) = core.shared.conn(cookie).filter(is_over) else { continue };
             if self.suspects.contains(&cookie) {
-                core.begin_end(Dying { event: event_of(&conn), denial: None });
+                core.attend(&event_of(&conn), Signal::Cut);
             } else {
                 seen.insert(cookie);
             }
@@ -104,10 +104,15 @@ impl Default for Sweeper {
 /// Cuts every dead connection now: once enforcement ends, what was denied would be let through.
 pub fn cut_all(core: &Core) {
     for cookie in core.shared.cookies() {
-        if let Some(conn) = core.shared.conn(cookie).filter(|c| c.phase == abi::PG_P_DEAD) {
+        if let Some(conn) = core.shared.conn(cookie).filter(is_over) {
             core.destroy(&event_of(&conn), core.find_socket(cookie).as_ref());
         }
     }
+}
+
+/// Dead, or with a hole that only the agent fills.
+fn is_over(conn: &Box<abi::pg_conn>) -> bool {
+    conn.phase == abi::PG_P_DEAD || conn.holes > 0
 }
 
 fn event_of(conn: &abi::pg_conn) -> abi::pg_event {

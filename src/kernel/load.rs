@@ -29,6 +29,10 @@ pub struct Shared {
     pub events: MapHandle,
     /// The agent's registered replies.
     pub replies: MapHandle,
+    /// Slots for copies of segments, of either size.
+    pub held_small: MapHandle,
+    /// The larger ones.
+    pub held_large: MapHandle,
     /// Counters by CPU.
     pub counters: MapHandle,
     /// Read-only data: the policy's numbers are in it.
@@ -37,13 +41,15 @@ pub struct Shared {
 
 impl Shared {
     /// Each map with the name that it is pinned under.
-    pub fn named(&self) -> [(&'static str, &MapHandle); 7] {
+    pub fn named(&self) -> [(&'static str, &MapHandle); 9] {
         [
             ("conns", &self.conns),
             ("streams", &self.streams),
             ("texts", &self.texts),
             ("events", &self.events),
             ("replies", &self.replies),
+            ("held_small", &self.held_small),
+            ("held_large", &self.held_large),
             ("counters", &self.counters),
             ("rodata", &self.rodata),
         ]
@@ -168,6 +174,8 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared), Ke
         texts: handle(&skel.maps.texts)?,
         events: handle(&skel.maps.events)?,
         replies: handle(&skel.maps.replies)?,
+        held_small: handle(&skel.maps.held_small)?,
+        held_large: handle(&skel.maps.held_large)?,
         counters: handle(&skel.maps.counters)?,
         rodata: handle(&skel.maps.rodata)?,
     };
@@ -276,6 +284,8 @@ fn bytes_of_mut<T>(row: &mut T) -> &mut [u8] {
 // SAFETY: C structures of integers: any bytes are a valid value.
 unsafe impl Plain for abi::pg_event {}
 // SAFETY: as above.
+unsafe impl Plain for abi::pg_hole_event {}
+// SAFETY: as above.
 unsafe impl Plain for abi::pg_conn {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_reply {}
@@ -344,6 +354,14 @@ impl Shared {
         self.replies
             .update(&cookie.to_ne_bytes(), bytes_of(std::slice::from_ref(&reply)), MapFlags::ANY)
             .map_err(|e| io_error(&e))
+    }
+
+    /// The first `length` bytes of a slot.
+    pub fn slot(&self, source: u32, slot: u32, length: u32) -> Option<Vec<u8>> {
+        let map = if source == abi::PG_SRC_HELD_SMALL { &self.held_small } else { &self.held_large };
+        let mut value = map.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
+        value.truncate(length as usize);
+        (value.len() == length as usize).then_some(value)
     }
 
     /// What the egress hook has made of the registered reply: an event type, once it is known.

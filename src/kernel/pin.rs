@@ -116,6 +116,8 @@ fn open(dir: &Path, id: u64) -> Option<Pins> {
         texts: map("texts")?,
         events: map("events")?,
         replies: map("replies")?,
+        held_small: map("held_small")?,
+        held_large: map("held_large")?,
         counters: map("counters")?,
         rodata: map("rodata")?,
     };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use prost_reflect::MessageDescriptor;
+use prost_reflect::{MessageDescriptor, MethodDescriptor};
 
 use super::decide::Bit;
 use super::err::Warning;
@@ -119,7 +119,7 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
         }
         paths.entry(path.as_bytes().to_vec()).or_default().exact = index(methods.len()) + 1;
         infos.push(MethodInfo { path: Some(path.to_owned()), exact: true });
-        methods.push(builder.method(&cover.rules(path, true), protos.request(path))?);
+        methods.push(builder.method(&cover.rules(path, true), protos.method(path))?);
     }
     warn_unknown(file, &cover, rules, protos, warnings);
 
@@ -148,16 +148,19 @@ impl Builder<'_> {
         of(Action::Deny).chain(of(Action::Allow)).collect()
     }
 
-    fn method(&mut self, covering: &[usize], request: Option<&MessageDescriptor>) -> Result<abi::pg_method, Refusal> {
+    fn method(&mut self, covering: &[usize], described: Option<&MethodDescriptor>) -> Result<abi::pg_method, Refusal> {
         let on_header = self.ordered(covering, false);
         let on_message = self.ordered(covering, true);
         let mut method = abi::pg_method::default();
         (method.header_test, method.header_tests) = self.header_tests(on_header);
-        match request {
+        if described.is_some_and(|m| !m.is_client_streaming()) {
+            method.flags |= abi::PG_METHOD_UNARY;
+        }
+        match described.map(MethodDescriptor::input) {
             Some(request) if !on_message.is_empty() => {
                 let allows = |i: &usize| self.rules.get(*i).is_some_and(|rule| rule.action == Action::Allow);
                 method.allow_messages = u32::from(on_message.iter().any(allows));
-                let part = self.on_message(request, on_message)?;
+                let part = self.on_message(&request, on_message)?;
                 method.flags |= abi::PG_METHOD_MESSAGES;
                 method.message_test = part.first;
                 method.message_tests = part.count;

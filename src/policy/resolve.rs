@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 use prost_reflect::prost_types::FileDescriptorSet;
-use prost_reflect::{DescriptorPool, MessageDescriptor};
+use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 use toml::Spanned;
 
 use super::err::Fault;
@@ -19,19 +19,24 @@ const PROTO_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Protos {
     pub pool: DescriptorPool,
-    /// Every method, by path, sorted: `/pkg.Service/Method` and its request.
-    pub methods: Vec<(String, MessageDescriptor)>,
+    /// Every method, by path, sorted: `/pkg.Service/Method`.
+    pub methods: Vec<(String, MethodDescriptor)>,
     by_path: HashMap<String, usize>,
 }
 
 impl Protos {
+    /// A method.
+    pub fn method(&self, path: &str) -> Option<&MethodDescriptor> {
+        self.methods.get(*self.by_path.get(path)?).map(|(_, method)| method)
+    }
+
     /// The request of a method.
-    pub fn request(&self, path: &str) -> Option<&MessageDescriptor> {
-        self.methods.get(*self.by_path.get(path)?).map(|(_, request)| request)
+    pub fn request(&self, path: &str) -> Option<MessageDescriptor> {
+        self.method(path).map(MethodDescriptor::input)
     }
 
     /// The methods whose path begins so.
-    pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a (String, MessageDescriptor)> {
+    pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a (String, MethodDescriptor)> {
         let start = self.methods.partition_point(|(path, _)| path.as_str() < prefix);
         self.methods.iter().skip(start).take_while(move |(path, _)| path.starts_with(prefix))
     }
@@ -54,11 +59,11 @@ pub fn protos(file: &File, base: &Path) -> Result<Protos, Vec<Fault>> {
     if !faults.is_empty() {
         return Err(faults);
     }
-    let mut methods: Vec<(String, MessageDescriptor)> = pool
+    let mut methods: Vec<(String, MethodDescriptor)> = pool
         .services()
         .flat_map(|service| {
             let name = service.full_name().to_owned();
-            service.methods().map(|method| (format!("/{name}/{}", method.name()), method.input())).collect::<Vec<_>>()
+            service.methods().map(|method| (format!("/{name}/{}", method.name()), method)).collect::<Vec<_>>()
         })
         .collect();
     methods.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -193,8 +193,8 @@ fn requests(raw: &file::Rule, patterns: &[Pattern], protos: &Protos) -> Result<V
     let (mut out, mut faults): (BTreeMap<String, MessageDescriptor>, Vec<Fault>) = Default::default();
     for (pattern, written) in patterns.iter().zip(&raw.methods) {
         let covered: Vec<MessageDescriptor> = match pattern {
-            Pattern::Exact(path) => protos.request(path).into_iter().cloned().collect(),
-            Pattern::Prefix(prefix) => protos.under(prefix).map(|(_, request)| request.clone()).collect(),
+            Pattern::Exact(path) => protos.request(path).into_iter().collect(),
+            Pattern::Prefix(prefix) => protos.under(prefix).map(|(_, method)| method.input()).collect(),
         };
         if covered.is_empty() {
             let message = match pattern {

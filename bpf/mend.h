@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Denials that cost the caller one RPC, and its neighbours nothing.
+ *
+ * A segment with a denied frame is never passed. Left at that, the hole in the TCP stream would end the connection. So
+ * the payload is copied into a slot, and in the copy the denied RPC's frames give way to frames of a type that nobody
+ * defines, which are to be ignored:
+ *
+ *   │ DATA 5 │ HEADERS 7 │ DATA 7, denied │ DATA 9 │    the segment, dropped
+ *   │ DATA 5 │ unknown   │ unknown        │ DATA 9 │    what takes its place
+ *
+ * If the server has the HEADERS already, or its HPACK table must have them, RST_STREAM takes the place of DATA:
+ *
+ *   │ DATA 5 │ HEADERS 7 │ RST_STREAM 7 │ unknown │ DATA 9 │
+ *
+ * The agent sends the copy as a segment with the same place; the filter compares it with the slot and passes exactly
+ * these bytes there, once. Everything else that touches the hole is dropped, so the agent is not trusted, and the judged
+ * bytes are still the delivered ones. Reading goes on behind the hole meanwhile. What cannot be taken out like that ends
+ * the connection: a header block that the HPACK table depends on and that is denied itself, a frame that began in an
+ * earlier segment, a denied segment that waited for one before it.
+ */
+#ifndef PG_MEND_H
+#define PG_MEND_H
+
+#include "conn.h"
+
+#define PG_F_UNKNOWN 0x2a /* reserved for exercising that unknown types are ignored (RFC 9113, section 5.5) */
+#define PG_CANCEL 8
+#define PG_RST_BYTES 13 /* RST_STREAM: head and error code */
+
+/* Writes `n` bytes of the patch into a slot. */
+PG_STEP int pg_slot_put(struct pg_work *w, u32 source, u32 slot, u32 at, u32 n)
+{
+	struct pg_small *small;
+	struct pg_large *large;
+
+	if (!w || n > PG_PATCH)
+		return 0;
+	if (source == PG_SRC_HELD_SMALL) {
+		small = bpf_map_lookup_elem(&held_small, &slot);
+		if (!small || at > PG_HELD_SMALL_BYTES - PG_PATCH)
+			return 0;
+		return !bpf_probe_read_kernel(small->bytes + at, n, w->patch);
+	}
+	large = bpf_map_lookup_elem(&held_large, &slot);
+	if (!large || at > PG_MAX_HELD_BYTES - PG_PATCH)
+		return 0;
+	return !bpf_probe_read_kernel(large->bytes + at, n, w->patch);
+}
+
+/* Reads `n` bytes of a slot into the patch. */
+PG_STEP int pg_slot_get(struct pg_work *w, u32 source, u32 slot, u32 at, u32 n)
+{
+	struct pg_small *small;
+	struct pg_large *large;
+
+	if (!w || n > PG_PATCH)
+		return 0;
+	if (source == PG_SRC_HELD_SMALL) {
+		small = bpf_map_lookup_elem(&held_small, &slot);
+		if (!small || at > PG_HELD_SMALL_BYTES - PG_PATCH)
+			return 0;
+		return !bpf_probe_read_kernel(w->patch, n, small->bytes + at);
+	}
+	large = bpf_map_lookup_elem(&held_large, &slot);
+	if (!large || at > PG_MAX_HELD_BYTES - PG_PATCH)
+		return 0;
+	return !bpf_probe_read_kernel(w->patch, n, large->bytes + at);
+}
+
+/* Writes the first `n` bytes of the patch into the copy. */
+static __always_inline int pg_mend_put(struct pg_work *w, u32 at, u32 n)
+{
+	return at <= w->hole_length && n <= w->hole_length - at &&
+	       pg_slot_put(w, w->hole_source, w->hole_slot, at, n);
+}
+
+/* The head of a frame on the same stream, into the patch. */
+static __always_inline void pg_mend_head(struct pg_work *w, const struct pg_h2 *h, u32 length, u8 type, u8 flags)
+{
+	u32 i;
+
+	w->patch[0] = length >> 16;
+	w->patch[1] = length >> 8;
+	w->patch[2] = length;
+	w->patch[3] = type;
+	w->patch[4] = flags;
+	for (i = 5; i < PG_HEAD_BYTES; i++)
+		w->patch[i] = h->head[i];
+}
+
+struct pg_blank {
+	struct pg_work *w;
+	u32 at;
+	u32 end;
+	int done;
+};
+
+static long pg_blank_cb(u32 index, void *data)
+{
+	struct pg_blank *b = data;
+	u32 n;
+
+	(void)index;
+	if (b->at >= b->end) {
+		b->done = 1;
+		return 1;
+	}
+	n = b->end - b->at;
+	if (n > PG_PATCH)
+		n = PG_PATCH;
+	if (!b->w || !pg_mend_put(b->w, b->at, n))
+		return 1;
+	b->at += n;
+	return 0;
+}
+
+/* What the server is to ignore need not be what the client wrote. */
+PG_STEP int pg_mend_blank(struct pg_work *w, u32 from, u32 to)
+{
+	struct pg_blank b = {.w = w, .at = from};
+
+	if (!w)
+		return 0;
+	b.end = to < w->hole_length ? to : w->hole_length;
+	__builtin_memset(w->patch, 0, sizeof(w->patch));
+	bpf_loop(PG_MAX_HELD_BYTES / PG_PATCH + 1, pg_blank_cb, &b, 0);
+	return b.done;
+}
+
+/* Copies what is not yet received of the packet, once a run. */
+static __always_inline int pg_mend_begin(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_held_segment s = {};
+
+	if (!w->mendable || c->role != PG_ROLE_SERVER || c->phase != PG_P_LIVE || !c->cookie ||
+	    w->source != PG_SRC_PACKET || w->frame_at == PG_NO_FRAME ||
+	    w->frame_at < w->hole_skip || c->holes >= PG_MAX_HOLES)
+		return 0;
+	if (w->hole_source != PG_SRC_PACKET)
+		return 1;
+	if (!pg_held_copy(skb, w->hole_offset, w->hole_length, PG_PATCH, &s))
+		return 0;
+	w->hole_source = s.source;
+	w->hole_slot = s.slot;
+	return 1;
+}
+
+/* Does an empty DATA frame that ends the stream follow the frame? Some clients end each request with one. */
+static __always_inline int pg_end_follows(struct __sk_buff *skb, const struct pg_work *w, const struct pg_h2 *h, u32 at)
+{
+	u8 next[PG_HEAD_BYTES];
+	u32 i;
+
+	if (at > w->hole_length || w->hole_length - at < PG_HEAD_BYTES ||
+	    bpf_skb_load_bytes(skb, w->hole_offset + at, next, PG_HEAD_BYTES))
+		return 0;
+	if (next[0] | next[1] | next[2] | next[3] || next[4] != PG_FLAG_END_STREAM)
+		return 0;
+	for (i = 5; i < PG_HEAD_BYTES; i++)
+		if (next[i] != h->head[i])
+			return 0;
+	return 1;
+}
+
+/* In the copy: a frame becomes one that nobody reads. */
+static __always_inline int pg_mend_away(struct pg_work *w, u32 at, u32 length)
+{
+	u32 i;
+
+	w->patch[0] = length >> 16;
+	w->patch[1] = length >> 8;
+	w->patch[2] = length;
+	w->patch[3] = PG_F_UNKNOWN;
+	for (i = 4; i < PG_HEAD_BYTES; i++)
+		w->patch[i] = 0;
+	return pg_mend_put(w, at, PG_HEAD_BYTES) && pg_mend_blank(w, at + PG_HEAD_BYTES, at + PG_HEAD_BYTES + length);
+}
+
+/*
+ * In the copy: the denied DATA frame, whose HEADERS the server may have, becomes RST_STREAM and padding of its length.
+ * One that is too short for that, as the whole request of a unary call, becomes one without data: the server sees a
+ * request without its message.
+ */
+PG_STEP int pg_mend_reset(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+{
+	const struct pg_method *m;
+	u32 at, length, whole;
+	struct pg_h2 *h;
+
+	if (!skb || !c || !w)
+		return 0;
+	h = &c->request;
+	at = w->frame_at - w->hole_skip;
+	length = pg_h2_length(h);
+	whole = PG_HEAD_BYTES + length;
+	if (whole < PG_RST_BYTES + PG_HEAD_BYTES && !(h->flags & PG_FLAG_END_STREAM) && pg_end_follows(skb, w, h, at + whole))
+		whole += PG_HEAD_BYTES;
+	if (whole == PG_RST_BYTES || whole >= PG_RST_BYTES + PG_HEAD_BYTES) {
+		pg_mend_head(w, h, 4, PG_F_RST_STREAM, 0);
+		w->patch[9] = 0;
+		w->patch[10] = 0;
+		w->patch[11] = 0;
+		w->patch[12] = PG_CANCEL;
+		w->credit += length;
+		return pg_mend_put(w, at, PG_RST_BYTES) &&
+		       (whole == PG_RST_BYTES ||
+			pg_mend_away(w, at + PG_RST_BYTES, whole - PG_RST_BYTES - PG_HEAD_BYTES));
+	}
+	m = pg_get_method(w->method);
+	if (!m || !(m->flags & PG_METHOD_UNARY) || !(h->flags & PG_FLAG_END_STREAM) || !length)
+		return 0;
+	pg_mend_head(w, h, length, PG_F_DATA, PG_FLAG_END_STREAM | PG_FLAG_PADDED);
+	w->patch[PG_HEAD_BYTES] = length - 1;
+	return pg_mend_put(w, at, PG_HEAD_BYTES + 1) && pg_mend_blank(w, at + PG_HEAD_BYTES + 1, at + whole);
+}
+
+struct pg_walk {
+	struct pg_work *w;
+	u32 at;
+	u32 last; /* where the last frame begins */
+	u32 stream;
+	int done;
+};
+
+/* The frame at `at`, if it is the stream's; then on to the next. */
+PG_STEP int pg_walk_frame(struct pg_work *w, u32 at, u32 stream)
+{
+	u32 length, type, of;
+
+	if (!w || !pg_slot_get(w, w->hole_source, w->hole_slot, at, PG_HEAD_BYTES))
+		return -1;
+	length = (u32)w->patch[0] << 16 | (u32)w->patch[1] << 8 | w->patch[2];
+	type = w->patch[3];
+	of = (u32)(w->patch[5] & 0x7f) << 24 | (u32)w->patch[6] << 16 | (u32)w->patch[7] << 8 | w->patch[8];
+	if (of != stream)
+		return length;
+	if (type == PG_F_DATA)
+		w->credit += length;
+	return pg_mend_away(w, at, length) ? length : -1;
+}
+
+static long pg_walk_cb(u32 index, void *data)
+{
+	struct pg_walk *q = data;
+	int length;
+
+	(void)index;
+	if (q->at > q->last) {
+		q->done = 1;
+		return 1;
+	}
+	length = pg_walk_frame(q->w, q->at, q->stream);
+	if (length < 0)
+		return 1;
+	q->at += PG_HEAD_BYTES + length;
+	return 0;
+}
+
+/* Takes the current frame out of the copy: with all of its stream if the HEADERS are in the same segment and no table
+ * depends on them. Returns what is to be known of the stream; PG_NOT_MENDED: that cannot be. */
+static __always_inline int pg_mend_frame(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_walk q = {.w = w, .stream = w->stream};
+	struct pg_stream *s;
+
+	s = pg_stream_get(c->id, w->stream);
+	if (!s || s->head_run != c->run)
+		return c->request.type == PG_F_DATA && pg_mend_reset(skb, c, w) ? PG_MENDED_RESET : PG_NOT_MENDED;
+	q.at = s->head_at - w->hole_skip;
+	q.last = w->frame_at - w->hole_skip;
+	bpf_loop(PG_MAX_HELD_BYTES / PG_HEAD_BYTES, pg_walk_cb, &q, 0);
+	return q.done ? PG_MENDED_AWAY : PG_NOT_MENDED;
+}
+
+/* The denial in `w` ends its RPC only, if its frames can be taken out. */
+PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+{
+	int mended;
+
+	if (!skb || !c || !w || !pg_mend_begin(skb, c, w))
+		return 0;
+	mended = pg_mend_frame(skb, c, w);
+	if (mended == PG_NOT_MENDED)
+		return 0;
+	w->mends = 1;
+	pg_emit(c, w, PG_EV_DECISION, PG_V_DENY);
+	w->mends = 0;
+	pg_count_add(PG_N_DENIED, 1);
+	pg_count_add(PG_N_MENDED, 1);
+	c->mended[pg_index(c->mends, PG_MENDED_STREAMS)] =
+		w->stream | (mended == PG_MENDED_AWAY ? PG_MENDED_UNSEEN : 0);
+	c->mends++;
+	pg_stream_close(c, w->stream);
+	return 1;
+}
+
+/* A frame of a stream that the server has had RST_STREAM for, or nothing at all: it must not come there (RFC 9113,
+ * section 5.1), so it becomes one that nobody reads. */
+PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+{
+	u32 length;
+
+	if (!skb || !c || !w || !pg_mend_begin(skb, c, w))
+		return 0;
+	length = pg_h2_length(&c->request);
+	if (c->request.type == PG_F_DATA)
+		w->credit += length;
+	return pg_mend_away(w, w->frame_at - w->hole_skip, length);
+}
+
+/* ---- holes ---- */
+
+static __always_inline void pg_mend_abandon(struct pg_work *w)
+{
+	if (w->hole_source != PG_SRC_PACKET)
+		pg_slot_free(w->hole_source, w->hole_slot);
+	w->hole_source = PG_SRC_PACKET;
+}
+
+/* The run is over, its segment is dropped: the place is kept for the copy, and the agent told. */
+PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w, const struct pg_segment *g)
+{
+	struct pg_hole_event *e;
+	u32 zero = 0, tcp, n;
+	struct pg_hole *hole;
+
+	if (!skb || !c || !w || !g)
+		return 0;
+	hole = &c->hole[pg_index(c->holes, PG_MAX_HOLES)];
+	hole->seq = g->seq + w->hole_skip;
+	hole->length = w->hole_length;
+	hole->source = w->hole_source;
+	hole->slot = w->hole_slot;
+	c->holes++;
+	e = bpf_map_lookup_elem(&hole_scratch, &zero);
+	tcp = pg_tcp_offset(skb);
+	if (!e || !tcp)
+		return 0;
+	n = g->offset - tcp;
+	if (n > PG_TCP_HEADER_BYTES || !n || bpf_skb_load_bytes(skb, tcp, e->tcp, n))
+		return 0;
+	pg_about(w, 0, 0);
+	pg_event_fill(&e->about, c, w, PG_EV_HOLE, PG_V_DENY);
+	e->seq = hole->seq;
+	e->length = hole->length;
+	e->slot = hole->slot;
+	e->source = hole->source;
+	e->credit = w->credit;
+	e->header = n;
+	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
+		pg_count_add(PG_N_EVENTS_LOST, 1);
+	return 1;
+}
+
+/* Has TCP taken bytes into a hole that nothing was passed for? */
+PG_STEP int pg_hole_violated(const struct pg_conn *c, u32 received)
+{
+	u32 i;
+
+	if (!c)
+		return 1;
+	for (i = 0; i < PG_MAX_HOLES; i++) {
+		if (i >= c->holes)
+			break;
+		if (pg_after(received, c->hole[i].seq))
+			return 1;
+	}
+	return 0;
+}
+
+/* The hole that a segment with this place fills; PG_MAX_HOLES: none. */
+PG_STEP int pg_hole_find(const struct pg_conn *c, u32 seq, u32 length)
+{
+	u32 i;
+
+	if (!c)
+		return PG_MAX_HOLES;
+	for (i = 0; i < PG_MAX_HOLES; i++) {
+		if (i >= c->holes)
+			break;
+		if (c->hole[i].seq == seq && c->hole[i].length == length)
+			return i;
+	}
+	return PG_MAX_HOLES;
+}
+
+static __always_inline int pg_same_bytes(const struct pg_work *w, u32 n)
+{
+	u32 i;
+
+	for (i = 0; i < PG_PATCH; i++)
+		if (i < n && w->window[i] != w->patch[i])
+			return 0;
+	return 1;
+}
+
+/* Compares the next bytes of the segment with the slot's. */
+PG_STEP int pg_hole_compare(struct __sk_buff *skb, struct pg_work *w)
+{
+	u32 n;
+
+	if (!skb || !w)
+		return 0;
+	n = w->hole_length - w->pos;
+	if (n > PG_PATCH)
+		n = PG_PATCH;
+	if (!n || bpf_skb_load_bytes(skb, w->hole_offset + w->pos, w->window, n) ||
+	    !pg_slot_get(w, w->hole_source, w->hole_slot, w->pos, n) || !pg_same_bytes(w, n))
+		return 0;
+	w->pos += n;
+	return 1;
+}
+
+struct pg_compare {
+	struct __sk_buff *skb;
+	struct pg_work *w;
+};
+
+static long pg_compare_cb(u32 index, void *data)
+{
+	struct pg_compare *q = data;
+
+	(void)index;
+	return !q->w || q->w->pos >= q->w->hole_length || !pg_hole_compare(q->skb, q->w);
+}
+
+/* Is the segment the mended one for a hole? Then the hole is closed: the segment passes. */
+PG_STEP int pg_hole_fill(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w, const struct pg_segment *g)
+{
+	struct pg_compare q = {.skb = skb, .w = w};
+	struct pg_hole *hole;
+	u32 found;
+
+	if (!skb || !c || !w || !g)
+		return 0;
+	found = pg_hole_find(c, g->seq, g->length);
+	if (found >= PG_MAX_HOLES)
+		return 0;
+	hole = &c->hole[pg_index(found, PG_MAX_HOLES)];
+	w->pos = 0;
+	w->hole_offset = g->offset;
+	w->hole_length = g->length;
+	w->hole_source = hole->source;
+	w->hole_slot = hole->slot;
+	bpf_loop(PG_MAX_HELD_BYTES / PG_PATCH + 1, pg_compare_cb, &q, 0);
+	if (w->pos != w->hole_length)
+		return 0;
+	pg_slot_free(hole->source, hole->slot);
+	c->holes--;
+	*hole = c->hole[pg_index(c->holes, PG_MAX_HOLES)];
+	return 1;
+}
+
+#endif

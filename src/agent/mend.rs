@@ -1,0 +1,195 @@
+//! Segments that take the place of dropped ones.
+//!
+//! The kernel drops a segment with a denied frame and keeps a copy in which harmless frames stand in its place
+//! (bpf/mend.h). Sent as a segment of the same connection, the copy fills the hole, and the connection goes on. It goes
+//! over the loopback interface of the server's network namespace, as the client's; the filter passes it only if it is the
+//! copy, byte for byte.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, getsockname, sendto, socket,
+};
+
+use super::events;
+use crate::abi;
+
+const TCP: u8 = 6;
+const TTL: u8 = 64;
+/// Where the checksum is in a TCP header.
+const CHECKSUM: usize = 16;
+/// Network namespaces whose sockets are kept; past this many all are closed.
+const MAX_NAMESPACES: usize = 256;
+
+/// Raw sockets in the network namespaces of servers.
+#[derive(Default)]
+pub struct Senders {
+    known: HashMap<(u64, bool), OwnedFd>,
+}
+
+impl Senders {
+    /// Sends the copy of a dropped segment to the socket that it was for.
+    pub fn send(&mut self, to: &OwnedFd, hole: &abi::pg_hole_event, payload: &[u8]) -> io::Result<()> {
+        let about = &hole.about;
+        let (source, destination) = (events::address(about.remote), events::address(about.local));
+        let (source, destination) = match i32::from(about.family) {
+            libc::AF_INET6 => (source, destination),
+            _ => (source.to_canonical(), destination.to_canonical()),
+        };
+        let header = hole.tcp.get(..hole.header as usize).ok_or_else(|| io::Error::other("no TCP header"))?;
+        let packet = packet(source, destination, header, payload)?;
+        // A link-local address needs its interface, which the socket knows; a raw socket wants no port.
+        let address: SockaddrStorage = getsockname(to.as_raw_fd())?;
+        let address = match (address.as_sockaddr_in6(), destination) {
+            (Some(v6), IpAddr::V6(ip)) => {
+                SockaddrStorage::from(std::net::SocketAddrV6::new(ip, 0, 0, v6.scope_id()))
+            }
+            _ => SockaddrStorage::from(SocketAddr::new(destination, 0)),
+        };
+        let sender = self.in_namespace_of(to, packet_is_v6(&packet))?;
+        match sendto(sender.as_raw_fd(), &packet, &address, MsgFlags::MSG_DONTWAIT)? {
+            sent if sent == packet.len() => Ok(()),
+            _ => Err(io::Error::other("the segment was cut short")),
+        }
+    }
+
+    fn in_namespace_of(&mut self, to: &OwnedFd, v6: bool) -> io::Result<&OwnedFd> {
+        let namespace = namespace_of(to)?;
+        let key = (namespace.metadata()?.ino(), v6);
+        if self.known.len() >= MAX_NAMESPACES && !self.known.contains_key(&key) {
+            self.known.clear();
+        }
+        Ok(match self.known.entry(key) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => new.insert(open_in(namespace, v6)?),
+        })
+    }
+}
+
+fn packet_is_v6(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|byte| byte >> 4 == 6)
+}
+
+/// The network namespace of a socket.
+fn namespace_of(socket: &OwnedFd) -> io::Result<File> {
+    const SIOCGSKNS: libc::c_ulong = 0x894c;
+    // SAFETY: the request takes no argument and returns a descriptor or -1.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call made the descriptor for us, and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// A socket belongs to the namespace that it was made in: a thread of its own goes there. IPPROTO_RAW takes packets with
+/// their IP header and receives none.
+fn open_in(namespace: File, v6: bool) -> io::Result<OwnedFd> {
+    let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let open = move || -> io::Result<OwnedFd> {
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        Ok(socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?)
+    };
+    std::thread::spawn(open).join().map_err(|_| io::Error::other("the helper thread ended"))?
+}
+
+/// An IP packet with this TCP header and payload.
+fn packet(source: IpAddr, destination: IpAddr, header: &[u8], payload: &[u8]) -> io::Result<Vec<u8>> {
+    let length = header.len() + payload.len();
+    let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let mut out = Vec::with_capacity(40 + length);
+    let mut sum = Sum::default();
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            // The kernel fills in length, identification and checksum (raw(7)).
+            let total = u16::try_from(20 + length).map_err(too_long)?;
+            out.extend([0x45, 0]);
+            out.extend(total.to_be_bytes());
+            out.extend([0, 0, 0x40, 0, TTL, TCP, 0, 0]);
+            out.extend(source.octets());
+            out.extend(destination.octets());
+            sum.add(&source.octets());
+            sum.add(&destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            out.extend([0x60, 0, 0, 0]);
+            out.extend(u16::try_from(length).map_err(too_long)?.to_be_bytes());
+            out.extend([TCP, TTL]);
+            out.extend(source.octets());
+            out.extend(destination.octets());
+            sum.add(&source.octets());
+            sum.add(&destination.octets());
+        }
+        _ => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    }
+    let mut header = header.to_vec();
+    header.get_mut(CHECKSUM..CHECKSUM + 2).ok_or_else(|| io::Error::other("short TCP header"))?.fill(0);
+    sum.add(&[0, TCP]);
+    sum.add(&u32::try_from(length).map_err(too_long)?.to_be_bytes());
+    sum.add(&header);
+    sum.add(payload);
+    header.splice(CHECKSUM..CHECKSUM + 2, sum.finish().to_be_bytes());
+    out.extend(header);
+    out.extend(payload);
+    Ok(out)
+}
+
+/// The Internet checksum (RFC 1071). What is added has an even length, but for the last.
+#[derive(Default)]
+struct Sum(u64);
+
+impl Sum {
+    fn add(&mut self, bytes: &[u8]) {
+        for pair in bytes.chunks(2) {
+            self.0 += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        }
+    }
+
+    fn finish(self) -> u16 {
+        let mut sum = self.0;
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a receiver sums up: all ones.
+    fn folded(source: &[u8], destination: &[u8], tcp: &[u8]) -> u16 {
+        let mut sum = Sum::default();
+        [source, destination, &[0, TCP], &(tcp.len() as u32).to_be_bytes(), tcp].iter().for_each(|b| sum.add(b));
+        !sum.finish()
+    }
+
+    #[test]
+    fn packets_have_the_right_lengths_and_checksums() {
+        let header = [[0x1f, 0x90, 0xc3, 0x54, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x18, 1, 0], [9; 16]].concat();
+        let header = &header[..20];
+        for payload in [&b""[..], b"odd", b"even"] {
+            let (a, b) = ("192.0.2.1".parse::<IpAddr>().unwrap(), "192.0.2.77".parse::<IpAddr>().unwrap());
+            let v4 = packet(a, b, header, payload).unwrap();
+            assert_eq!(v4.len(), 40 + payload.len());
+            assert_eq!(usize::from(u16::from_be_bytes([v4[2], v4[3]])), v4.len());
+            assert_eq!(folded(&v4[12..16], &v4[16..20], &v4[20..]), 0xffff);
+            let (a, b) = ("2001:db8::1".parse::<IpAddr>().unwrap(), "2001:db8::2".parse::<IpAddr>().unwrap());
+            let v6 = packet(a, b, header, payload).unwrap();
+            assert_eq!(v6.len(), 60 + payload.len());
+            assert_eq!(usize::from(u16::from_be_bytes([v6[4], v6[5]])), 20 + payload.len());
+            assert_eq!(folded(&v6[8..24], &v6[24..40], &v6[40..]), 0xffff);
+        }
+        let (a, b) = ("192.0.2.1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+        assert!(packet(a, b, header, b"").is_err());
+        assert!(packet(a, a, header, &[0; 65536]).is_err());
+        assert!(packet(a, a, &header[..10], b"").is_err());
+    }
+}
