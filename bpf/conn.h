@@ -217,6 +217,7 @@ static __always_inline void pg_conn_open(struct bpf_sock_ops *ops, u32 role)
 	made->cookie = cookie;
 	made->role = role;
 	made->judged = next;
+	made->first = ops->snd_nxt;
 	made->sent = ops->snd_nxt;
 	made->followed = role == PG_ROLE_SERVER;
 	if (bpf_map_update_elem(&conns, &cookie, made, BPF_NOEXIST)) {

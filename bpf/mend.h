@@ -13,11 +13,13 @@
  *
  *   │ DATA 5 │ HEADERS 7 │ RST_STREAM 7 │ unknown │ DATA 9 │
  *
+ * If the HEADERS themselves are denied then, for their method, the path in them is changed to one that is no method's.
+ *
  * The agent sends the copy as a segment with the same place; the filter compares it with the slot and passes exactly
  * these bytes there, once. Everything else that touches the hole is dropped, so the agent is not trusted, and the judged
  * bytes are still the delivered ones. Reading goes on behind the hole meanwhile. What cannot be taken out like that ends
- * the connection: a header block that the HPACK table depends on and that is denied itself, a frame that began in an
- * earlier segment, a denied segment that waited for one before it.
+ * the connection: HEADERS that the HPACK table depends on and that are denied for their metadata, a DATA frame that
+ * began in an earlier segment, a denied segment that waited for one before it.
  */
 #ifndef PG_MEND_H
 #define PG_MEND_H
@@ -134,8 +136,7 @@ static __always_inline int pg_mend_begin(struct __sk_buff *skb, struct pg_conn *
 	struct pg_held_segment s = {};
 
 	if (!w->mendable || c->role != PG_ROLE_SERVER || c->phase != PG_P_LIVE || !c->cookie ||
-	    w->source != PG_SRC_PACKET || w->frame_at == PG_NO_FRAME ||
-	    w->frame_at < w->hole_skip || c->holes >= PG_MAX_HOLES)
+	    w->source != PG_SRC_PACKET || c->holes >= PG_MAX_HOLES)
 		return 0;
 	if (w->hole_source != PG_SRC_PACKET)
 		return 1;
@@ -144,6 +145,12 @@ static __always_inline int pg_mend_begin(struct __sk_buff *skb, struct pg_conn *
 	w->hole_source = s.source;
 	w->hole_slot = s.slot;
 	return 1;
+}
+
+/* Does the current frame begin in the packet? */
+static __always_inline int pg_frame_inside(const struct pg_work *w)
+{
+	return w->frame_at != PG_NO_FRAME && w->frame_at >= w->hole_skip;
 }
 
 /* Does an empty DATA frame that ends the stream follow the frame? Some clients end each request with one. */
@@ -190,6 +197,8 @@ PG_STEP int pg_mend_reset(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 
 	if (!skb || !c || !w)
 		return 0;
+	if (!pg_frame_inside(w))
+		return 0;
 	h = &c->request;
 	at = w->frame_at - w->hole_skip;
 	length = pg_h2_length(h);
@@ -203,6 +212,7 @@ PG_STEP int pg_mend_reset(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 		w->patch[11] = 0;
 		w->patch[12] = PG_CANCEL;
 		w->credit += length;
+		w->resets++;
 		return pg_mend_put(w, at, PG_RST_BYTES) &&
 		       (whole == PG_RST_BYTES ||
 			pg_mend_away(w, at + PG_RST_BYTES, whole - PG_RST_BYTES - PG_HEAD_BYTES));
@@ -257,16 +267,87 @@ static long pg_walk_cb(u32 index, void *data)
 	return 0;
 }
 
-/* Takes the current frame out of the copy: with all of its stream if the HEADERS are in the same segment and no table
- * depends on them. Returns what is to be known of the stream; PG_NOT_MENDED: that cannot be. */
+/* How many bits the code of the second character takes, if the first is a slash (RFC 7541, appendix B); 0: more than
+ * 8, or it is no slash. `bits` are the path's first 16. */
+static __always_inline u32 pg_second_code(u32 bits)
+{
+	u32 second = bits & 0x3ff; /* what follows the slash's 6 bits */
+
+	if (bits >> 10 != 0x18)
+		return 0;
+	if (second >> 5 < 0x0a)
+		return 5;
+	if (second >> 4 < 0x2e)
+		return 6;
+	if (second >> 3 < 0x7c)
+		return 7;
+	return second >> 2 < 0xfe ? 8 : 0;
+}
+
+/*
+ * In the copy: the path's second character becomes one that no name begins with, as long in the Huffman code, so that
+ * the header block has its length, its entry in the HPACK table its size, and the server no such method. Only for
+ * methods that are denied whatever else a call says: a later call may refer to the entry.
+ */
+PG_STEP int pg_mend_path(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+{
+	/* by the code's length: 0 (5 bits), 3 (6 bits), a colon (7 bits), an asterisk (8 bits) */
+	const u32 codes = 0x00u | 0x19u << 8 | 0x5cu << 16 | 0xf9u << 24;
+	const struct pg_method *m;
+	u32 at, slot, bits, n, code;
+	u8 path[2];
+
+	if (!skb || !c || !w)
+		return 0;
+	m = pg_get_method(w->method);
+	if (!m || !(m->flags & PG_METHOD_REFUSED) || w->reason != PG_R_NONE)
+		return 0;
+	if (c->block.changed)
+		return 1;
+	if (w->path_at == PG_NO_FRAME || w->path_at < w->hole_skip)
+		return 0;
+	at = w->path_at - w->hole_skip;
+	if (bpf_skb_load_bytes(skb, w->hole_offset + at, path, 2))
+		return 0;
+	bits = (u32)path[0] << 8 | path[1];
+	if (!w->path_coded) {
+		if (path[0] != '/' || (path[1] >= '0' && path[1] <= '9'))
+			return 0;
+		bits = (u32)'/' << 8 | '0';
+	} else {
+		n = pg_second_code(bits);
+		if (!n)
+			return 0;
+		code = codes >> (8 * (n - 5)) & 0xff;
+		if ((bits >> (10 - n) & ((1u << n) - 1)) == code)
+			return 0;
+		bits = (bits & ~(((1u << n) - 1) << (10 - n))) | code << (10 - n);
+	}
+	w->patch[0] = bits >> 8;
+	w->patch[1] = bits;
+	if (!pg_mend_put(w, at, 2))
+		return 0;
+	slot = c->hpack.path_slot;
+	if (slot)
+		c->hpack.ring[pg_index(slot - 1, PG_MAX_DYNAMIC_ENTRIES)].name = PG_NAME_PATH_CHANGED;
+	return 1;
+}
+
+/*
+ * Takes the denied RPC out of the copy: all of its frames, if its HEADERS are in the same segment and no table depends
+ * on them, else the denied frame. Returns what is to be known of the stream; PG_NOT_MENDED: that cannot be.
+ */
 static __always_inline int pg_mend_frame(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_walk q = {.w = w, .stream = w->stream};
 	struct pg_stream *s;
 
 	s = pg_stream_get(c->id, w->stream);
-	if (!s || s->head_run != c->run)
-		return c->request.type == PG_F_DATA && pg_mend_reset(skb, c, w) ? PG_MENDED_RESET : PG_NOT_MENDED;
+	if (!s || s->head_run != c->run) {
+		if (c->request.type == PG_F_DATA)
+			return pg_mend_reset(skb, c, w) ? PG_MENDED_RESET : PG_NOT_MENDED;
+		return pg_mend_path(skb, c, w) ? PG_MENDED_ASTRAY : PG_NOT_MENDED;
+	}
 	q.at = s->head_at - w->hole_skip;
 	q.last = w->frame_at - w->hole_skip;
 	bpf_loop(PG_MAX_HELD_BYTES / PG_HEAD_BYTES, pg_walk_cb, &q, 0);
@@ -288,8 +369,9 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	w->mends = 0;
 	pg_count_add(PG_N_DENIED, 1);
 	pg_count_add(PG_N_MENDED, 1);
-	c->mended[pg_index(c->mends, PG_MENDED_STREAMS)] =
-		w->stream | (mended == PG_MENDED_AWAY ? PG_MENDED_UNSEEN : 0);
+	if (mended != PG_MENDED_ASTRAY)
+		c->mended[pg_index(c->mends, PG_MENDED_STREAMS)] =
+			w->stream | (mended == PG_MENDED_AWAY ? PG_MENDED_UNSEEN : 0);
 	c->mends++;
 	pg_stream_close(c, w->stream);
 	return 1;
@@ -301,7 +383,7 @@ PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 {
 	u32 length;
 
-	if (!skb || !c || !w || !pg_mend_begin(skb, c, w))
+	if (!skb || !c || !w || !pg_mend_begin(skb, c, w) || !pg_frame_inside(w))
 		return 0;
 	length = pg_h2_length(&c->request);
 	if (c->request.type == PG_F_DATA)
@@ -347,6 +429,7 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	e->slot = hole->slot;
 	e->source = hole->source;
 	e->credit = w->credit;
+	e->resets = w->resets;
 	e->header = n;
 	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
 		pg_count_add(PG_N_EVENTS_LOST, 1);

@@ -259,7 +259,7 @@ PG_STEP int pg_request_start(struct pg_conn *c, struct pg_work *w)
 	}
 	pg_about(w, s, stream);
 	m = pg_get_method(s->method);
-	if (!m)
+	if (!m || (c->block.changed && !(m->flags & PG_METHOD_REFUSED)))
 		return pg_fail_connection(c, w, PG_R_INTERNAL);
 	return pg_request_judge(c, w, s, m);
 }
@@ -284,7 +284,7 @@ static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_h2 *h;
-	u32 i, reason, field;
+	u32 i, reason, field, was;
 
 	if (!c || !w)
 		return PG_CUT;
@@ -293,9 +293,14 @@ PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 		if (!h->left || !pg_ready(w))
 			break;
 		field = 0;
+		was = c->hpack.state;
 		reason = pg_hpack_byte(c, pg_peek(w), &field);
 		w->pos++;
 		h->left--;
+		if (c->hpack.state == PG_HP_VALUE && was != PG_HP_VALUE && c->hpack.entry.name == PG_NAME_PATH) {
+			w->path_at = h->left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
+			w->path_coded = c->hpack.huffman;
+		}
 		if (reason)
 			return pg_fail_connection(c, w, reason);
 		if (field && !c->block.trailers)
@@ -325,6 +330,7 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 		c->highest = h->stream;
 		pg_hpack_block_start(&c->hpack);
 		pg_block_start(&c->block, &c->peer, 0);
+		w->path_at = PG_NO_FRAME;
 		return PG_GO;
 	}
 	if (h->stream > c->highest)

@@ -57,6 +57,7 @@ static __always_inline void pg_chunk(struct pg_work *w, u32 source, u32 slot, u3
 	w->window_at = 0;
 	w->window_size = 0;
 	w->frame_at = PG_NO_FRAME;
+	w->path_at = PG_NO_FRAME;
 }
 
 /* The chunk again, from `pos` on. */
@@ -160,6 +161,7 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 	r->w->mends = 0;
 	r->w->mendable = r->mendable;
 	r->w->credit = 0;
+	r->w->resets = 0;
 	r->w->hole_source = PG_SRC_PACKET;
 	r->w->hole_skip = skip;
 	r->w->hole_offset = offset + skip;

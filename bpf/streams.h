@@ -61,7 +61,12 @@ PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 	return 0;
 }
 
-enum pg_mended { PG_NOT_MENDED, PG_MENDED_RESET, PG_MENDED_AWAY };
+enum pg_mended {
+	PG_NOT_MENDED,
+	PG_MENDED_RESET,  /* the server gets RST_STREAM */
+	PG_MENDED_AWAY,	  /* the server sees nothing of it */
+	PG_MENDED_ASTRAY, /* the server gets a call of a method that it does not have */
+};
 
 /* Was the stream ended by mending? Then the server has had RST_STREAM for it, or nothing at all. */
 static inline enum pg_mended pg_mended(const struct pg_conn *c, u32 stream)

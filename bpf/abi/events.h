@@ -87,7 +87,7 @@ struct pg_hole_event {
 	u32 credit; /* bytes of DATA frames that the server will not see, and so not give back to the client's window */
 	u32 header; /* bytes of the TCP header */
 	u8 tcp[PG_TCP_HEADER_BYTES]; /* of the dropped segment */
-	u32 reserved;
+	u32 resets; /* RST_STREAM frames in the copy */
 };
 PG_SIZE(struct pg_hole_event, 216);
 

@@ -134,7 +134,7 @@ struct pg_hpack {
 	u32 segment;	       /* bytes of the path since the last slash */
 	u32 updates;	       /* table size updates at the start of this block */
 	u32 changes;	       /* what of this block changes the dynamic table */
-	u32 reserved;
+	u32 path_slot;	       /* of this block's :path in the ring, + 1; 0: it is not there */
 	u32 tail;	       /* last four characters of the name */
 	u32 prefix;	       /* longest prefix of the path that a rule names */
 	struct pg_entry entry; /* name, flags and outcome so far */
@@ -161,7 +161,7 @@ struct pg_block {
 	u32 method;
 	u32 text;
 	u32 trailers; /* 1: the block ends a stream that is already open */
-	u32 reserved;
+	u32 changed;  /* 1: the server reads another :path, which names no method */
 };
 
 /* ---- a connection ---- */
@@ -204,6 +204,7 @@ struct pg_conn {
 	u32 stuck;	     /* dropped overlaps since rcv_nxt last moved */
 	u32 stuck_at;	     /* rcv_nxt then */
 	u32 held;	     /* segments waiting for a hole to fill */
+	u32 first;	     /* sequence number of the first byte of the response direction */
 	u32 sent;	     /* sequence number up to which the response direction was followed */
 	u32 followed;	     /* 1: `sent` is valid and the response direction is in step */
 	u32 highest;	     /* highest stream opened */

@@ -25,6 +25,7 @@ struct pg_bits {
 enum pg_name {
 	PG_NAME_OTHER, /* no rule reads it */
 	PG_NAME_PATH,
+	PG_NAME_PATH_CHANGED, /* :path in a dynamic table, where the server's table has one that mending has changed */
 	PG_NAME_METHOD,
 	PG_NAME_SCHEME,
 	PG_NAME_AUTHORITY,
@@ -56,6 +57,7 @@ PG_SIZE(struct pg_trie, 16);
 #define PG_METHOD_UNKNOWN 1u  /* a request rule covers it and no proto describes it */
 #define PG_METHOD_MESSAGES 2u /* rules read the request messages: plan and message tests are valid */
 #define PG_METHOD_UNARY 4u    /* its proto says that the request is one message */
+#define PG_METHOD_REFUSED 8u  /* every call of it is denied on its header block, whatever else stands there */
 struct pg_method {
 	u32 header_test;  /* first of the tests that read no message; deny rules first, then allow rules */
 	u32 header_tests; /* how many */

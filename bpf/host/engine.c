@@ -39,6 +39,7 @@ static void pg_host_chunk(struct pg_work *w, u32 length)
 	w->window_at = 0;
 	w->window_size = 0;
 	w->frame_at = PG_NO_FRAME;
+	w->path_at = PG_NO_FRAME;
 	w->ended = 0;
 }
 

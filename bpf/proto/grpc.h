@@ -53,7 +53,9 @@ PG_STEP int pg_block_field(struct pg_block *b, struct pg_hpack *p)
 	case PG_NAME_OTHER:
 	case PG_NAME_BINARY:
 		return 0;
+	case PG_NAME_PATH_CHANGED:
 	case PG_NAME_PATH:
+		b->changed = e->name == PG_NAME_PATH_CHANGED;
 		pg_block_pseudo(b, PG_B_PATH);
 		b->method = e->out0;
 		b->text = e->out1;

@@ -68,6 +68,8 @@ static inline u32 pg_hpack_insert(struct pg_conn *c)
 	p->ring[pg_index(p->newest, PG_MAX_DYNAMIC_ENTRIES)] = p->entry;
 	p->count++;
 	p->size += size;
+	if (p->entry.name == PG_NAME_PATH)
+		p->path_slot = pg_index(p->newest, PG_MAX_DYNAMIC_ENTRIES) + 1;
 	return PG_R_NONE;
 }
 
@@ -349,6 +351,8 @@ static inline u32 pg_hpack_indexed(struct pg_conn *c, u32 *field)
 		return PG_R_NONE;
 	}
 	p->name_size = p->entry.name_size;
+	if (p->entry.name == PG_NAME_PATH_CHANGED)
+		p->entry.name = PG_NAME_PATH;
 	/* What was wrong with the other value is not wrong with this one; what was wrong with the name is. */
 	if (p->entry.reason != PG_R_HEADER_NAME && p->entry.reason != PG_R_PSEUDO_HEADER)
 		p->entry.reason = PG_R_NONE;
@@ -506,6 +510,7 @@ static inline void pg_hpack_block_start(struct pg_hpack *p)
 	p->bytes = 0;
 	p->updates = 0;
 	p->changes = 0;
+	p->path_slot = 0;
 }
 
 #endif

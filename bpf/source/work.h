@@ -63,6 +63,8 @@ struct pg_work {
 	u32 skip;   /* rule whose tests are passed over; PG_NO_RULE: none */
 	/* of a segment that may be mended */
 	u32 frame_at;	 /* where in the chunk the current frame's head begins; PG_NO_FRAME: in one before */
+	u32 path_at;	 /* where in the chunk the block's :path has its first two bytes; PG_NO_FRAME: elsewhere */
+	u32 path_coded;	 /* 1: they are Huffman-coded */
 	u32 mendable;	 /* 1: it may */
 	u32 hole_skip;	 /* bytes of the packet's payload that TCP has already */
 	u32 hole_offset; /* where in the packet the rest begins */
@@ -70,6 +72,7 @@ struct pg_work {
 	u32 hole_source; /* enum pg_source of the slot that the rest was copied to; PG_SRC_PACKET: none yet */
 	u32 hole_slot;
 	u32 credit; /* bytes of DATA frames taken out */
+	u32 resets; /* RST_STREAM frames put in */
 	u32 mends;  /* 1: the denial that is being told ends its RPC only */
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW];

@@ -34,6 +34,10 @@ const QUIET_MOST: Duration = Duration::from_millis(200);
 /// An answer leaves before its hole is filled, so that the server cannot answer first; but all that the client sends
 /// waits for the hole, so not for longer than this.
 const FIRST: Duration = Duration::from_millis(20);
+/// HTTP/2 servers end connections with many RST_STREAM for requests that they have not looked at yet (CVE-2023-44487;
+/// h2, of tonic and hyper, at 20): no more than this many are sent before the server has read them.
+const RESETS: u32 = 8;
+const READ: Duration = Duration::from_millis(100);
 /// How long an answer on a connection that goes on may take.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the task of a connection that goes on stays for the next denial.
@@ -84,7 +88,7 @@ pub async fn attend(core: Rc<Core>, event: abi::pg_event, signals: UnboundedRece
         cut(&core, &event).await;
         return leave(&core, cookie);
     };
-    let mut talk = Talk { core: &core, cookie, socket: &socket, signals, inbox: VecDeque::from_iter(first) };
+    let mut talk = Talk { core: &core, cookie, socket: &socket, signals, inbox: VecDeque::from_iter(first), resets: 0 };
     loop {
         let (denial, frames) = match talk.live().await {
             // One thread: nothing comes between the look and the leaving.
@@ -102,7 +106,6 @@ pub async fn attend(core: Rc<Core>, event: abi::pg_event, signals: UnboundedRece
     leave(&core, cookie);
 }
 
-fn dbg(s:String){use std::io::Write;let _=std::fs::OpenOptions::new().append(true).create(true).open("/tmp/mend.log").map(|mut f|f.write_all(s.as_bytes()));}
 fn leave(core: &Core, cookie: u64) {
     core.shared.unregister(cookie);
     core.forget(cookie);
@@ -140,6 +143,8 @@ struct Talk<'a> {
     signals: UnboundedReceiver<Signal>,
     /// Signals that came while a reply was on its way.
     inbox: VecDeque<Signal>,
+    /// RST_STREAM frames that the server may not have read.
+    resets: u32,
 }
 
 impl Talk<'_> {
@@ -151,26 +156,26 @@ impl Talk<'_> {
                 Some(signal) => signal,
                 None => match timeout(STAY, self.signals.recv()).await {
                     Ok(Some(signal)) => signal,
-                    Ok(None) => {dbg(format!("broken at 1\n")); return Outcome::Broken},
+                    Ok(None) => return Outcome::Broken,
                     // The event may have been lost: a hole that nobody fills is the end.
                     Err(_) if self.core.shared.conn(self.cookie).is_some_and(|conn| conn.holes > 0) => {
-                        {dbg(format!("broken at 2\n")); return Outcome::Broken};
+                        return Outcome::Broken;
                     }
                     Err(_) => return Outcome::Quiet,
                 },
             };
             match signal {
                 Signal::Denied { denial, goes_on: true } => due.extend(denial.answer()),
-                Signal::Denied { denial, goes_on: false } => {dbg(format!("ends {denial:?}\n")); return Outcome::Ends(denial, due)}
+                Signal::Denied { denial, goes_on: false } => return Outcome::Ends(denial, due),
                 Signal::Hole(hole) => {
                     if hole.credit > 0 {
                         due.push(reply::credit(hole.credit));
                     }
                     if !self.mend(&hole, std::mem::take(&mut due)).await {
-                        {dbg(format!("broken at 3\n")); return Outcome::Broken};
+                        return Outcome::Broken;
                     }
                 }
-                Signal::Cut | Signal::InjectFailed => {dbg(format!("broken at 4\n")); return Outcome::Broken},
+                Signal::Cut | Signal::InjectFailed => return Outcome::Broken,
                 Signal::Undelivered(_) | Signal::Injected | Signal::Drained => {}
             }
         }
@@ -193,6 +198,7 @@ impl Talk<'_> {
             }
             None => false,
         };
+        self.let_read(hole.resets).await;
         if !self.fill(hole).await {
             return false;
         }
@@ -208,6 +214,19 @@ impl Talk<'_> {
         true
     }
 
+    /// Waits, if need be, until the server has read the RST_STREAM frames before these.
+    async fn let_read(&mut self, resets: u32) {
+        let bound = Instant::now() + READ;
+        while resets > 0 && self.resets + resets > RESETS && Instant::now() < bound {
+            if sockets::unread(self.socket).is_none_or(|n| n == 0) {
+                self.resets = 0;
+                break;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.resets += resets;
+    }
+
     /// Sends the copy of a dropped segment, until it is in its place.
     async fn fill(&self, hole: &abi::pg_hole_event) -> bool {
         let Some(payload) = self.core.shared.slot(hole.source, hole.slot, hole.length) else { return false };
@@ -218,12 +237,14 @@ impl Talk<'_> {
             let open = |conn: &abi::pg_conn| {
                 conn.hole.iter().take(conn.holes as usize).any(|h| h.seq == hole.seq && h.slot == hole.slot)
             };
-            match self.core.shared.conn(self.cookie) {
+            let first = match self.core.shared.conn(self.cookie) {
                 None => return false,
                 Some(conn) if !open(&conn) => return true,
-                Some(_) => {}
-            }
-            if let Err(e) = self.core.senders.borrow_mut().send(self.socket, hole, &payload) {
+                Some(conn) => conn.first,
+            };
+            let Some(acked) = sockets::bytes_acked(self.socket) else { return false };
+            let acknowledged = first.wrapping_add(acked as u32);
+            if let Err(e) = self.core.senders.borrow_mut().send(self.socket, hole, acknowledged, &payload) {
                 tracing::debug!("cannot mend the connection of cookie {}: {e}", self.cookie);
                 return false;
             }

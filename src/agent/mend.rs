@@ -22,7 +22,9 @@ use crate::abi;
 
 const TCP: u8 = 6;
 const TTL: u8 = 64;
-/// Where the checksum is in a TCP header.
+/// Where the acknowledgement number is in a TCP header.
+const ACKNOWLEDGEMENT: usize = 8;
+/// Where the checksum is.
 const CHECKSUM: usize = 16;
 /// Network namespaces whose sockets are kept; past this many all are closed.
 const MAX_NAMESPACES: usize = 256;
@@ -34,8 +36,15 @@ pub struct Senders {
 }
 
 impl Senders {
-    /// Sends the copy of a dropped segment to the socket that it was for.
-    pub fn send(&mut self, to: &OwnedFd, hole: &abi::pg_hole_event, payload: &[u8]) -> io::Result<()> {
+    /// Sends the copy of a dropped segment to the socket that it was for. It acknowledges what the client has
+    /// acknowledged by now: TCP refuses a segment that acknowledges too little (RFC 5961, section 5.2).
+    pub fn send(
+        &mut self,
+        to: &OwnedFd,
+        hole: &abi::pg_hole_event,
+        acknowledged: u32,
+        payload: &[u8],
+    ) -> io::Result<()> {
         let about = &hole.about;
         let (source, destination) = (events::address(about.remote), events::address(about.local));
         let (source, destination) = match i32::from(about.family) {
@@ -43,13 +52,16 @@ impl Senders {
             _ => (source.to_canonical(), destination.to_canonical()),
         };
         let header = hole.tcp.get(..hole.header as usize).ok_or_else(|| io::Error::other("no TCP header"))?;
-        let packet = packet(source, destination, header, payload)?;
+        let mut header = header.to_vec();
+        header
+            .get_mut(ACKNOWLEDGEMENT..ACKNOWLEDGEMENT + 4)
+            .ok_or_else(|| io::Error::other("short TCP header"))?
+            .copy_from_slice(&acknowledged.to_be_bytes());
+        let packet = packet(source, destination, &header, payload)?;
         // A link-local address needs its interface, which the socket knows; a raw socket wants no port.
         let address: SockaddrStorage = getsockname(to.as_raw_fd())?;
         let address = match (address.as_sockaddr_in6(), destination) {
-            (Some(v6), IpAddr::V6(ip)) => {
-                SockaddrStorage::from(std::net::SocketAddrV6::new(ip, 0, 0, v6.scope_id()))
-            }
+            (Some(v6), IpAddr::V6(ip)) => SockaddrStorage::from(std::net::SocketAddrV6::new(ip, 0, 0, v6.scope_id())),
             _ => SockaddrStorage::from(SocketAddr::new(destination, 0)),
         };
         let sender = self.in_namespace_of(to, packet_is_v6(&packet))?;

@@ -128,6 +128,13 @@ pub fn bytes_sent(socket: &OwnedFd) -> Option<u64> {
     option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_SENT)
 }
 
+/// How many bytes the peer has acknowledged.
+pub fn bytes_acked(socket: &OwnedFd) -> Option<u64> {
+    /// `tcpi_bytes_acked` in struct tcp_info.
+    const BYTES_ACKED: usize = 120;
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_ACKED)
+}
+
 /// The smoothed round-trip time to the peer.
 pub fn round_trip(socket: &OwnedFd) -> Option<std::time::Duration> {
     /// `tcpi_rtt` in struct tcp_info: 32 bits, microseconds.
@@ -158,6 +165,14 @@ pub fn queued(socket: &OwnedFd, acknowledged: bool) -> Option<i32> {
     let request = if acknowledged { SIOCOUTQ } else { SIOCOUTQNSD };
     // SAFETY: both requests write one int.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut count) };
+    (result == 0).then_some(count)
+}
+
+/// Bytes that the owner has not read yet.
+pub fn unread(socket: &OwnedFd) -> Option<i32> {
+    let mut count = 0_i32;
+    // SAFETY: the request writes one int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) };
     (result == 0).then_some(count)
 }
 
@@ -209,6 +224,7 @@ mod tests {
         let mut buffer = [0; 5];
         client.read_exact(&mut buffer).unwrap();
         assert_eq!((&buffer, queued(&copy, false)), (b"hello", Some(0)));
+        assert_eq!((queued(&copy, true), bytes_acked(&copy)), (Some(0), Some(5)));
         assert_eq!(bytes_sent(&copy), Some(5));
         abort(&copy).unwrap();
         assert_eq!(client.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::ConnectionReset);

@@ -73,6 +73,7 @@ struct OnMessage {
 }
 
 struct Builder<'a> {
+    file: &'a File,
     rules: &'a [Rule],
     tables: Assembly,
     header: Header,
@@ -93,6 +94,7 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
     let header = header::add(&mut tables, &bits)?;
     let cover = Cover::new(rules);
     let mut builder = Builder {
+        file,
         rules,
         tables,
         header,
@@ -170,6 +172,9 @@ impl Builder<'_> {
             None if !on_message.is_empty() => method.flags |= abi::PG_METHOD_UNKNOWN,
             None => {}
         }
+        if self.is_refused(covering) {
+            method.flags |= abi::PG_METHOD_REFUSED;
+        }
         if method.header_tests + method.message_tests > abi::PG_MAX_CLAUSE_TESTS {
             let most = abi::PG_MAX_CLAUSE_TESTS;
             return Err(Refusal::whole(format!(
@@ -177,6 +182,17 @@ impl Builder<'_> {
             )));
         }
         Ok(method)
+    }
+
+    /// Whether every call is denied, whatever its metadata and its messages: by a rule without condition, or because
+    /// no rule allows any.
+    fn is_refused(&self, covering: &[usize]) -> bool {
+        let denies = |i: &usize| {
+            let audit = self.file.rules.get(*i).is_none_or(|rule| rule.audit);
+            self.rules.get(*i).is_some_and(|rule| !audit && rule.action == Action::Deny && rule.is_unconditional())
+        };
+        let allows = |i: &usize| self.rules.get(*i).is_some_and(|rule| rule.action == Action::Allow);
+        covering.iter().any(denies) || (self.file.default == Action::Deny && !covering.iter().any(allows))
     }
 
     fn header_tests(&mut self, rules: Vec<usize>) -> (u32, u32) {

@@ -42,6 +42,11 @@ impl Rule {
         }
     }
 
+    /// Whether it holds for every call, on its header block.
+    pub fn is_unconditional(&self) -> bool {
+        matches!(&self.decides, Decides::OnHeader(decision) if decision.clauses.iter().any(BTreeMap::is_empty))
+    }
+
     /// Whether it reads the request.
     pub fn is_per_message(&self) -> bool {
         matches!(self.decides, Decides::PerMessage(_))

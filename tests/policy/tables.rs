@@ -27,7 +27,12 @@ fn a_policy_without_rules_has_its_described_methods() {
     assert_eq!(paths, [None, Some("/t.S/P"), Some("/t.S/Q"), Some("/t.S/R")]);
     assert_eq!(eval::method(tables, "/t.S/Q"), 2);
     assert_eq!(eval::method(tables, "/t.S/Qx"), 0);
-    assert!(tables.methods.iter().all(|method| method.flags == 0 && method.header_tests == 0));
+    assert!(
+        tables
+            .methods
+            .iter()
+            .all(|method| method.flags & !PG_METHOD_UNARY == PG_METHOD_REFUSED && method.header_tests == 0)
+    );
     assert_ne!(tables.config.generation, 0);
     assert_eq!(tables.config.ports[50051 / 64], 1 << (50051 % 64));
     assert_eq!(tables.config.default_action, PG_DENY);
@@ -45,14 +50,14 @@ fn rules_of_wider_patterns_are_merged_into_narrower_entries() {
     let rules = |path: &str| {
         let method = eval::method(tables, path);
         let header: Vec<u32> = eval::header_rules(tables, method, &[0; 32]).into_iter().collect();
-        (header, tables.methods[method].flags)
+        (header, tables.methods[method].flags & !PG_METHOD_UNARY)
     };
     assert_eq!(rules("/other.A/B"), (vec![0], 0));
-    assert_eq!(rules("/t.Other/B"), (vec![0, 1], 0));
-    assert_eq!(rules("/t.S/Unheard"), (vec![0, 1], PG_METHOD_UNKNOWN));
-    assert_eq!(rules("/t.S/R"), (vec![0, 1, 2], PG_METHOD_MESSAGES));
-    assert_eq!(rules("/t.S/Q"), (vec![0, 1], PG_METHOD_MESSAGES));
-    assert_eq!(rules("/x.Y/Z"), (vec![0, 2], 0));
+    assert_eq!(rules("/t.Other/B"), (vec![0, 1], PG_METHOD_REFUSED));
+    assert_eq!(rules("/t.S/Unheard"), (vec![0, 1], PG_METHOD_UNKNOWN | PG_METHOD_REFUSED));
+    assert_eq!(rules("/t.S/R"), (vec![0, 1, 2], PG_METHOD_MESSAGES | PG_METHOD_REFUSED));
+    assert_eq!(rules("/t.S/Q"), (vec![0, 1], PG_METHOD_MESSAGES | PG_METHOD_REFUSED));
+    assert_eq!(rules("/x.Y/Z"), (vec![0, 2], PG_METHOD_REFUSED));
     let first = tables.methods[eval::method(tables, "/t.S/R")].header_test as usize;
     let order: Vec<u32> = tables.tests[first..first + 3].iter().map(|test| test.rule).collect();
     assert_eq!(order, [1, 2, 0], "deny rules come first");
@@ -204,4 +209,21 @@ fn a_thousand_field_rules_and_ten_thousand_methods_compile() {
     let policy =
         compile(&format!("[[allow]]\nname = \"r\"\nwhen = 'metadata[\"x-tenant\"] in [{}]'\n", literals.join(", ")));
     println!("1,000 literals in a list: {:?}, {} bytes", started.elapsed(), policy.tables.bytes());
+}
+
+#[test]
+fn methods_are_refused_that_no_metadata_can_allow() {
+    let refused = |rules: &str, path: &str| {
+        let policy = compile(rules);
+        policy.tables.methods[eval::method(&policy.tables, path)].flags & PG_METHOD_REFUSED != 0
+    };
+    let on_header = "when = '\"x\" in metadata'\n";
+    assert!(refused("", "/t.S/R") && refused("", "/unheard.Of/It"));
+    let allow = format!("[[allow]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\n{on_header}");
+    assert!(!refused(&allow, "/t.S/R") && refused(&allow, "/t.S/Q"));
+    let deny = "[[allow]]\nname = \"a\"\n[[deny]]\nname = \"d\"\nmethods = [\"/t.S/R\"]\n";
+    assert!(refused(deny, "/t.S/R") && !refused(deny, "/t.S/Q"));
+    assert!(!refused(&format!("{deny}{on_header}"), "/t.S/R"));
+    assert!(!refused(&format!("{deny}when = 'request.s == \"x\"'\n"), "/t.S/R"));
+    assert!(!refused(&format!("{deny}mode = \"audit\"\n"), "/t.S/R"));
 }
