@@ -28,6 +28,7 @@
 
 #define PG_F_UNKNOWN 0x2a /* reserved for exercising that unknown types are ignored (RFC 9113, section 5.5) */
 #define PG_CANCEL 8
+#define PG_INDEX_ROOT 0x84 /* ":path: /" (RFC 7541, appendix A) */
 #define PG_RST_BYTES 13 /* RST_STREAM: head and error code */
 
 /* Writes `n` bytes of the patch into a slot. */
@@ -184,10 +185,18 @@ static __always_inline int pg_mend_away(struct pg_work *w, u32 at, u32 length)
 	return pg_mend_put(w, at, PG_HEAD_BYTES) && pg_mend_blank(w, at + PG_HEAD_BYTES, at + PG_HEAD_BYTES + length);
 }
 
+/* In the copy: a DATA frame becomes one without data. */
+static __always_inline int pg_mend_empty(struct pg_work *w, const struct pg_h2 *h, u32 at, u32 length)
+{
+	pg_mend_head(w, h, length, PG_F_DATA, (h->flags & PG_FLAG_END_STREAM) | PG_FLAG_PADDED);
+	w->patch[PG_HEAD_BYTES] = length - 1;
+	return pg_mend_put(w, at, PG_HEAD_BYTES + 1) && pg_mend_blank(w, at + PG_HEAD_BYTES + 1, at + PG_HEAD_BYTES + length);
+}
+
 /*
  * In the copy: the denied DATA frame, whose HEADERS the server may have, becomes RST_STREAM and padding of its length.
- * One that is too short for that, as the whole request of a unary call, becomes one without data: the server sees a
- * request without its message.
+ * One that is too short for that, as the first of a unary call, loses its data: the server sees a request without its
+ * message.
  */
 PG_STEP int pg_mend_reset(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
@@ -214,15 +223,15 @@ PG_STEP int pg_mend_reset(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 		w->credit += length;
 		w->resets++;
 		return pg_mend_put(w, at, PG_RST_BYTES) &&
-		       (whole == PG_RST_BYTES ||
-			pg_mend_away(w, at + PG_RST_BYTES, whole - PG_RST_BYTES - PG_HEAD_BYTES));
+				       (whole == PG_RST_BYTES ||
+					pg_mend_away(w, at + PG_RST_BYTES, whole - PG_RST_BYTES - PG_HEAD_BYTES))
+			       ? PG_MENDED_RESET
+			       : PG_NOT_MENDED;
 	}
 	m = pg_get_method(w->method);
-	if (!m || !(m->flags & PG_METHOD_UNARY) || !(h->flags & PG_FLAG_END_STREAM) || !length)
-		return 0;
-	pg_mend_head(w, h, length, PG_F_DATA, PG_FLAG_END_STREAM | PG_FLAG_PADDED);
-	w->patch[PG_HEAD_BYTES] = length - 1;
-	return pg_mend_put(w, at, PG_HEAD_BYTES + 1) && pg_mend_blank(w, at + PG_HEAD_BYTES + 1, at + whole);
+	if (!m || !(m->flags & PG_METHOD_UNARY) || w->message != 1 || !length || length > 256)
+		return PG_NOT_MENDED;
+	return pg_mend_empty(w, h, at, length) ? PG_MENDED_EMPTY : PG_NOT_MENDED;
 }
 
 struct pg_walk {
@@ -285,9 +294,10 @@ static __always_inline u32 pg_second_code(u32 bits)
 }
 
 /*
- * In the copy: the path's second character becomes one that no name begins with, as long in the Huffman code, so that
- * the header block has its length, its entry in the HPACK table its size, and the server no such method. Only for
- * methods that are denied whatever else a call says: a later call may refer to the entry.
+ * In the copy: the path becomes one that names no method, without a change of length, so that the HPACK tables stay in
+ * step. An index becomes that of the path "/". In a literal the second character becomes one that no name begins with,
+ * as long in the Huffman code; if the literal goes into the table the server's entry is another one then, so this is
+ * only for methods that are denied whatever else a call says.
  */
 PG_STEP int pg_mend_path(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
@@ -299,18 +309,23 @@ PG_STEP int pg_mend_path(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 
 	if (!skb || !c || !w)
 		return 0;
-	m = pg_get_method(w->method);
-	if (!m || !(m->flags & PG_METHOD_REFUSED) || w->reason != PG_R_NONE)
-		return 0;
 	if (c->block.changed)
 		return 1;
 	if (w->path_at == PG_NO_FRAME || w->path_at < w->hole_skip)
 		return 0;
 	at = w->path_at - w->hole_skip;
+	if (w->path_form == PG_PATH_INDEX) {
+		w->patch[0] = PG_INDEX_ROOT;
+		return pg_mend_put(w, at, 1);
+	}
+	m = pg_get_method(w->method);
+	slot = c->hpack.path_slot;
+	if (slot && (!m || !(m->flags & PG_METHOD_REFUSED) || w->reason != PG_R_NONE))
+		return 0;
 	if (bpf_skb_load_bytes(skb, w->hole_offset + at, path, 2))
 		return 0;
 	bits = (u32)path[0] << 8 | path[1];
-	if (!w->path_coded) {
+	if (w->path_form == PG_PATH_PLAIN) {
 		if (path[0] != '/' || (path[1] >= '0' && path[1] <= '9'))
 			return 0;
 		bits = (u32)'/' << 8 | '0';
@@ -327,7 +342,6 @@ PG_STEP int pg_mend_path(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	w->patch[1] = bits;
 	if (!pg_mend_put(w, at, 2))
 		return 0;
-	slot = c->hpack.path_slot;
 	if (slot)
 		c->hpack.ring[pg_index(slot - 1, PG_MAX_DYNAMIC_ENTRIES)].name = PG_NAME_PATH_CHANGED;
 	return 1;
@@ -345,7 +359,7 @@ static __always_inline int pg_mend_frame(struct __sk_buff *skb, struct pg_conn *
 	s = pg_stream_get(c->id, w->stream);
 	if (!s || s->head_run != c->run) {
 		if (c->request.type == PG_F_DATA)
-			return pg_mend_reset(skb, c, w) ? PG_MENDED_RESET : PG_NOT_MENDED;
+			return pg_mend_reset(skb, c, w);
 		return pg_mend_path(skb, c, w) ? PG_MENDED_ASTRAY : PG_NOT_MENDED;
 	}
 	q.at = s->head_at - w->hole_skip;
@@ -369,26 +383,29 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	w->mends = 0;
 	pg_count_add(PG_N_DENIED, 1);
 	pg_count_add(PG_N_MENDED, 1);
-	if (mended != PG_MENDED_ASTRAY)
-		c->mended[pg_index(c->mends, PG_MENDED_STREAMS)] =
-			w->stream | (mended == PG_MENDED_AWAY ? PG_MENDED_UNSEEN : 0);
+	c->mended[pg_index(c->mends, PG_MENDED_STREAMS)] = (struct pg_mended){.stream = w->stream, .as = mended};
 	c->mends++;
 	pg_stream_close(c, w->stream);
 	return 1;
 }
 
-/* A frame of a stream that the server has had RST_STREAM for, or nothing at all: it must not come there (RFC 9113,
- * section 5.1), so it becomes one that nobody reads. */
+/*
+ * A frame of a stream that mending has ended. The server has had RST_STREAM for it, or nothing at all, so it becomes one
+ * that nobody reads (RFC 9113, section 5.1); or no message, so it must get none, but may get the end of the stream.
+ */
 PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
-	u32 length;
+	u32 at, length;
 
 	if (!skb || !c || !w || !pg_mend_begin(skb, c, w) || !pg_frame_inside(w))
 		return 0;
+	at = w->frame_at - w->hole_skip;
 	length = pg_h2_length(&c->request);
+	if (pg_mended_as(c, c->request.stream) == PG_MENDED_EMPTY)
+		return length <= 256 && pg_mend_empty(w, &c->request, at, length);
 	if (c->request.type == PG_F_DATA)
 		w->credit += length;
-	return pg_mend_away(w, w->frame_at - w->hole_skip, length);
+	return pg_mend_away(w, at, length);
 }
 
 /* ---- holes ---- */

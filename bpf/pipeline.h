@@ -280,11 +280,33 @@ static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 	return h->block_flags & PG_FLAG_END_STREAM ? pg_request_end(c, w, h->stream) : PG_GO;
 }
 
+/* Where mending could change the path, if the byte before was the one that says so. */
+PG_STEP int pg_path_place(const struct pg_conn *c, struct pg_work *w, u32 was, u32 field)
+{
+	const struct pg_hpack *p;
+
+	if (!c || !w)
+		return 0;
+	p = &c->hpack;
+	if (p->entry.name != PG_NAME_PATH && p->entry.name != PG_NAME_PATH_CHANGED)
+		return 0;
+	if (p->state == PG_HP_VALUE && was != PG_HP_VALUE) {
+		w->path_at = c->request.left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
+		w->path_form = p->huffman ? PG_PATH_CODED : PG_PATH_PLAIN;
+	} else if (field && was == PG_HP_FIELD && p->form == PG_HF_INDEXED) {
+		w->path_at = w->pos - 1;
+		w->path_form = PG_PATH_INDEX;
+	}
+	return 0;
+}
+
 /* Some bytes of a header block. */
 PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_h2 *h;
-	u32 i, reason, field, was;
+	/* eight bytes of the stack for itself: the verifier forgets a counter that shares them */
+	u32 field __attribute__((aligned(8)));
+	u32 i, reason, was;
 
 	if (!c || !w)
 		return PG_CUT;
@@ -297,10 +319,7 @@ PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 		reason = pg_hpack_byte(c, pg_peek(w), &field);
 		w->pos++;
 		h->left--;
-		if (c->hpack.state == PG_HP_VALUE && was != PG_HP_VALUE && c->hpack.entry.name == PG_NAME_PATH) {
-			w->path_at = h->left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
-			w->path_coded = c->hpack.huffman;
-		}
+		pg_path_place(c, w, was, field);
 		if (reason)
 			return pg_fail_connection(c, w, reason);
 		if (field && !c->block.trailers)
@@ -321,7 +340,7 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 		return PG_CUT;
 	h = &c->request;
 	if (h->type == PG_F_WINDOW_UPDATE)
-		return h->stream && pg_mended(c, h->stream) == PG_MENDED_AWAY ? PG_STRIP : PG_GO;
+		return h->stream && pg_stripped(c, h) ? PG_STRIP : PG_GO;
 	if (h->type != PG_F_HEADERS && h->type != PG_F_DATA && h->type != PG_F_RST_STREAM)
 		return PG_GO;
 	if (!(h->stream & 1))
@@ -339,7 +358,7 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 	if (h->type == PG_F_RST_STREAM) {
 		if (s)
 			pg_stream_close(c, h->stream);
-		else if (pg_mended(c, h->stream) == PG_MENDED_AWAY)
+		else if (pg_stripped(c, h))
 			return PG_STRIP;
 		return PG_GO;
 	}
@@ -348,7 +367,7 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	/* DATA may be under way when the server resets the stream: it is nobody's, and passed over. */
 	if (h->type == PG_F_DATA)
-		return !s && pg_mended(c, h->stream) != PG_NOT_MENDED ? PG_STRIP : PG_GO;
+		return !s && pg_stripped(c, h) ? PG_STRIP : PG_GO;
 	if (!s)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	if (!(h->flags & PG_FLAG_END_STREAM))

@@ -61,24 +61,31 @@ PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 	return 0;
 }
 
-enum pg_mended {
-	PG_NOT_MENDED,
-	PG_MENDED_RESET,  /* the server gets RST_STREAM */
-	PG_MENDED_AWAY,	  /* the server sees nothing of it */
-	PG_MENDED_ASTRAY, /* the server gets a call of a method that it does not have */
-};
-
-/* Was the stream ended by mending? Then the server has had RST_STREAM for it, or nothing at all. */
-static inline enum pg_mended pg_mended(const struct pg_conn *c, u32 stream)
+/* Was the stream ended by mending, and how? */
+static inline u32 pg_mended_as(const struct pg_conn *c, u32 stream)
 {
 	u32 i;
 
 	if (!c->mends)
 		return PG_NOT_MENDED;
 	for (i = 0; i < PG_MENDED_STREAMS; i++)
-		if ((c->mended[i] & ~PG_MENDED_UNSEEN) == stream)
-			return c->mended[i] & PG_MENDED_UNSEEN ? PG_MENDED_AWAY : PG_MENDED_RESET;
+		if (c->mended[i].stream == stream)
+			return c->mended[i].as;
 	return PG_NOT_MENDED;
+}
+
+/* A frame for a stream that is not open here: must it be kept from the server? */
+static inline int pg_stripped(const struct pg_conn *c, const struct pg_h2 *h)
+{
+	switch (pg_mended_as(c, h->stream)) {
+	case PG_MENDED_RESET:
+		return h->type == PG_F_DATA;
+	case PG_MENDED_EMPTY:
+		return h->type == PG_F_DATA && h->left;
+	case PG_MENDED_AWAY:
+		return 1;
+	}
+	return 0;
 }
 
 #endif

@@ -180,8 +180,21 @@ struct pg_hole {
 	u32 source; /* enum pg_source */
 };
 
-#define PG_MENDED_STREAMS 16	    /* a power of two */
-#define PG_MENDED_UNSEEN 0x80000000 /* in mended[]: the server has seen nothing of the stream */
+#define PG_MENDED_STREAMS 16 /* a power of two */
+
+/* How mending ended a stream. */
+enum pg_mended_as {
+	PG_NOT_MENDED,
+	PG_MENDED_RESET,  /* the server gets RST_STREAM */
+	PG_MENDED_EMPTY,  /* the server gets a request without its message */
+	PG_MENDED_AWAY,	  /* the server sees nothing of it */
+	PG_MENDED_ASTRAY, /* the server gets a call of a method that does not exist */
+};
+
+struct pg_mended {
+	u32 stream;
+	u32 as; /* enum pg_mended_as */
+};
 
 struct pg_conn {
 	u64 id;
@@ -220,7 +233,7 @@ struct pg_conn {
 	u32 holes;	     /* how many of hole[] are open */
 	u32 mends;	     /* streams that ended by mending, ever */
 	struct pg_hole hole[PG_MAX_HOLES];
-	u32 mended[PG_MENDED_STREAMS]; /* the last of them: frames for them must not reach the server */
+	struct pg_mended mended[PG_MENDED_STREAMS]; /* the last of them */
 	struct pg_bits peer; /* header-scope bits that depend on the peer only */
 	struct pg_h2 request;
 	struct pg_h2 response;

@@ -30,6 +30,12 @@ static inline __attribute__((always_inline)) u32 pg_index(u32 i, u32 size)
 
 #define PG_WINDOW 512 /* a power of two; larger ones cost more for small calls than they save for large ones */
 
+enum pg_path_form {
+	PG_PATH_PLAIN, /* its first two characters */
+	PG_PATH_CODED, /* their Huffman code */
+	PG_PATH_INDEX, /* its index, one byte */
+};
+
 #define PG_PATCH 32 /* room for the two frames that take a denied one's place: 13 and 9 bytes */
 
 /* What a step of the engine asks of its caller. */
@@ -63,8 +69,8 @@ struct pg_work {
 	u32 skip;   /* rule whose tests are passed over; PG_NO_RULE: none */
 	/* of a segment that may be mended */
 	u32 frame_at;	 /* where in the chunk the current frame's head begins; PG_NO_FRAME: in one before */
-	u32 path_at;	 /* where in the chunk the block's :path has its first two bytes; PG_NO_FRAME: elsewhere */
-	u32 path_coded;	 /* 1: they are Huffman-coded */
+	u32 path_at;	 /* where in the chunk the block's :path can be changed; PG_NO_FRAME: nowhere */
+	u32 path_form;	 /* enum pg_path_form of what is there */
 	u32 mendable;	 /* 1: it may */
 	u32 hole_skip;	 /* bytes of the packet's payload that TCP has already */
 	u32 hole_offset; /* where in the packet the rest begins */

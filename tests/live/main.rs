@@ -13,6 +13,7 @@ mod denial;
 mod egress;
 mod frames;
 mod matrix;
+mod mended;
 mod pinned;
 mod scope;
 mod sizes;

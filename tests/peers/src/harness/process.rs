@@ -252,6 +252,34 @@ impl Calls<'_> {
         results.pop().unwrap_or_default()
     }
 
+    /// `--denials` with `--allowed`: half of `count` calls shall be denied, and the others among them succeed.
+    #[must_use]
+    pub fn storm(
+        &self,
+        denied: &Value,
+        allowed: &Value,
+        count: u32,
+        concurrency: u32,
+        code: i32,
+        message: &str,
+    ) -> Value {
+        let (half, concurrency, code) = ((count / 2).to_string(), concurrency.to_string(), code.to_string());
+        let arguments = [
+            "--denials",
+            &half,
+            "--allowed",
+            &half,
+            "--concurrency",
+            &concurrency,
+            "--code",
+            &code,
+            "--message",
+            message,
+        ];
+        let mut results = self.run(&arguments, &format!("[{denied}, {allowed}]\n"));
+        results.pop().unwrap_or_default()
+    }
+
     /// A client that stays, with its channel, and makes one list of calls after the other.
     #[must_use]
     pub fn session(&self) -> Session {
