@@ -78,7 +78,8 @@ PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spar
 	/* the verifier wants to see the length itself bounded */
 	if (!to || !length || length > PG_MAX_HELD_BYTES || length + spare > PG_MAX_HELD_BYTES)
 		return 0;
-	if (length <= PG_HELD_SMALL_BYTES && length + spare <= PG_HELD_SMALL_BYTES && !bpf_map_pop_elem(&free_small, &slot)) {
+	if (length <= PG_HELD_SMALL_BYTES && length + spare <= PG_HELD_SMALL_BYTES &&
+	    !bpf_map_pop_elem(&free_small, &slot)) {
 		small = bpf_map_lookup_elem(&held_small, &slot);
 		if (!small)
 			return 0;
@@ -102,10 +103,10 @@ PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spar
 	return 0;
 }
 
-/* Keeps a segment ahead of the hole. Returns 1 if it may pass. */
-static __always_inline int pg_held_put(struct __sk_buff *skb, u64 cookie, const struct pg_segment *g)
+/* Keeps a segment ahead of the hole. Returns 0 if it cannot be kept. */
+static __always_inline int pg_held_put(struct __sk_buff *skb, u64 cookie, const struct pg_segment *g, u32 withheld)
 {
-	struct pg_held_segment s = {.seq = g->seq, .length = g->length};
+	struct pg_held_segment s = {.seq = g->seq, .length = g->length, .withheld = withheld};
 	struct pg_held *h, *blank;
 	u32 zero = 0;
 
@@ -118,9 +119,11 @@ static __always_inline int pg_held_put(struct __sk_buff *skb, u64 cookie, const 
 		if (!h)
 			return 0;
 	}
-	if (h->count >= PG_MAX_HELD_SEGMENTS || pg_held_overlaps(h, g->seq, g->length))
+	/* each that is withheld becomes a hole, maybe all in one run */
+	if (h->count >= (withheld ? PG_MAX_HOLES / 2 - 1 : PG_MAX_HELD_SEGMENTS) ||
+	    pg_held_overlaps(h, g->seq, g->length))
 		return 0;
-	if (!pg_held_copy(skb, g->offset, g->length, 0, &s))
+	if (!pg_held_copy(skb, g->offset, g->length, withheld ? PG_PATCH : 0, &s))
 		return 0;
 	h->segment[pg_index(h->count, PG_MAX_HELD_SEGMENTS)] = s;
 	h->count++;

@@ -16,10 +16,10 @@
  * If the HEADERS themselves are denied then, for their method, the path in them is changed to one that is no method's.
  *
  * The agent sends the copy as a segment with the same place; the filter compares it with the slot and passes exactly
- * these bytes there, once. Everything else that touches the hole is dropped, so the agent is not trusted, and the judged
- * bytes are still the delivered ones. Reading goes on behind the hole meanwhile. What cannot be taken out like that ends
- * the connection: HEADERS that the HPACK table depends on and that are denied for their metadata, a DATA frame that
- * began in an earlier segment, a denied segment that waited for one before it.
+ * these bytes there, once. Everything else that touches the hole is dropped, so the agent is not trusted, and the
+ * judged bytes are still the delivered ones. Reading goes on behind the hole meanwhile. What cannot be taken out like
+ * that ends the connection: HEADERS that the HPACK table depends on and that are denied for their metadata, a DATA
+ * frame that began in an earlier segment, a denied segment that waited for one before it.
  */
 #ifndef PG_MEND_H
 #define PG_MEND_H
@@ -29,7 +29,9 @@
 #define PG_F_UNKNOWN 0x2a /* reserved for exercising that unknown types are ignored (RFC 9113, section 5.5) */
 #define PG_CANCEL 8
 #define PG_INDEX_ROOT 0x84 /* ":path: /" (RFC 7541, appendix A) */
-#define PG_RST_BYTES 13 /* RST_STREAM: head and error code */
+#define PG_RESETS 4	   /* in one segment; h2, of tonic and hyper, takes 20 before it has looked at the requests */
+#define PG_EMPTY_BYTES 256 /* padding has a length of one byte (RFC 9113, section 6.1) */
+#define PG_RST_BYTES 13	   /* RST_STREAM: head and error code */
 
 /* Writes `n` bytes of the patch into a slot. */
 PG_STEP int pg_slot_put(struct pg_work *w, u32 source, u32 slot, u32 at, u32 n)
@@ -75,7 +77,14 @@ PG_STEP int pg_slot_get(struct pg_work *w, u32 source, u32 slot, u32 at, u32 n)
 static __always_inline int pg_mend_put(struct pg_work *w, u32 at, u32 n)
 {
 	return at <= w->hole_length && n <= w->hole_length - at &&
-	       pg_slot_put(w, w->hole_source, w->hole_slot, at, n);
+	       pg_slot_put(w, w->hole_source, w->hole_slot, w->hole_base + at, n);
+}
+
+/* Reads `n` bytes of the copy into the patch. */
+static __always_inline int pg_mend_get(struct pg_work *w, u32 at, u32 n)
+{
+	return at <= w->hole_length && n <= w->hole_length - at &&
+	       pg_slot_get(w, w->hole_source, w->hole_slot, w->hole_base + at, n);
 }
 
 /* The head of a frame on the same stream, into the patch. */
@@ -131,20 +140,20 @@ PG_STEP int pg_mend_blank(struct pg_work *w, u32 from, u32 to)
 	return b.done;
 }
 
-/* Copies what is not yet received of the packet, once a run. */
+/* Sees to it that there is a copy of the chunk that can be changed. */
 static __always_inline int pg_mend_begin(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_held_segment s = {};
 
-	if (!w->mendable || c->role != PG_ROLE_SERVER || c->phase != PG_P_LIVE || !c->cookie ||
-	    w->source != PG_SRC_PACKET || c->holes >= PG_MAX_HOLES)
+	if (!w->mendable || c->role != PG_ROLE_SERVER || c->phase != PG_P_LIVE || !c->cookie)
 		return 0;
 	if (w->hole_source != PG_SRC_PACKET)
 		return 1;
-	if (!pg_held_copy(skb, w->hole_offset, w->hole_length, PG_PATCH, &s))
+	if (w->source != PG_SRC_PACKET || !pg_held_copy(skb, w->base + w->hole_skip, w->hole_length, PG_PATCH, &s))
 		return 0;
 	w->hole_source = s.source;
 	w->hole_slot = s.slot;
+	w->hole_base = 0;
 	return 1;
 }
 
@@ -155,13 +164,12 @@ static __always_inline int pg_frame_inside(const struct pg_work *w)
 }
 
 /* Does an empty DATA frame that ends the stream follow the frame? Some clients end each request with one. */
-static __always_inline int pg_end_follows(struct __sk_buff *skb, const struct pg_work *w, const struct pg_h2 *h, u32 at)
+static __always_inline int pg_end_follows(struct pg_work *w, const struct pg_h2 *h, u32 at)
 {
-	u8 next[PG_HEAD_BYTES];
+	const u8 *next = w->patch;
 	u32 i;
 
-	if (at > w->hole_length || w->hole_length - at < PG_HEAD_BYTES ||
-	    bpf_skb_load_bytes(skb, w->hole_offset + at, next, PG_HEAD_BYTES))
+	if (!pg_mend_get(w, at, PG_HEAD_BYTES))
 		return 0;
 	if (next[0] | next[1] | next[2] | next[3] || next[4] != PG_FLAG_END_STREAM)
 		return 0;
@@ -190,48 +198,50 @@ static __always_inline int pg_mend_empty(struct pg_work *w, const struct pg_h2 *
 {
 	pg_mend_head(w, h, length, PG_F_DATA, (h->flags & PG_FLAG_END_STREAM) | PG_FLAG_PADDED);
 	w->patch[PG_HEAD_BYTES] = length - 1;
-	return pg_mend_put(w, at, PG_HEAD_BYTES + 1) && pg_mend_blank(w, at + PG_HEAD_BYTES + 1, at + PG_HEAD_BYTES + length);
+	return pg_mend_put(w, at, PG_HEAD_BYTES + 1) &&
+	       pg_mend_blank(w, at + PG_HEAD_BYTES + 1, at + PG_HEAD_BYTES + length);
 }
 
 /*
  * In the copy: the denied DATA frame, whose HEADERS the server may have, becomes RST_STREAM and padding of its length.
  * One that is too short for that, as the first of a unary call, loses its data: the server sees a request without its
- * message.
+ * message. So do some that are long enough, where many come together: servers end connections for many RST_STREAM at
+ * once (CVE-2023-44487).
  */
-PG_STEP int pg_mend_reset(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 {
 	const struct pg_method *m;
-	u32 at, length, whole;
+	u32 at, length, whole, may_be_empty, may_be_reset;
 	struct pg_h2 *h;
 
-	if (!skb || !c || !w)
-		return 0;
-	if (!pg_frame_inside(w))
+	if (!c || !w || !pg_frame_inside(w))
 		return 0;
 	h = &c->request;
 	at = w->frame_at - w->hole_skip;
 	length = pg_h2_length(h);
 	whole = PG_HEAD_BYTES + length;
-	if (whole < PG_RST_BYTES + PG_HEAD_BYTES && !(h->flags & PG_FLAG_END_STREAM) && pg_end_follows(skb, w, h, at + whole))
+	if (whole < PG_RST_BYTES + PG_HEAD_BYTES && !(h->flags & PG_FLAG_END_STREAM) &&
+	    pg_end_follows(w, h, at + whole))
 		whole += PG_HEAD_BYTES;
-	if (whole == PG_RST_BYTES || whole >= PG_RST_BYTES + PG_HEAD_BYTES) {
-		pg_mend_head(w, h, 4, PG_F_RST_STREAM, 0);
-		w->patch[9] = 0;
-		w->patch[10] = 0;
-		w->patch[11] = 0;
-		w->patch[12] = PG_CANCEL;
-		w->credit += length;
-		w->resets++;
-		return pg_mend_put(w, at, PG_RST_BYTES) &&
-				       (whole == PG_RST_BYTES ||
-					pg_mend_away(w, at + PG_RST_BYTES, whole - PG_RST_BYTES - PG_HEAD_BYTES))
-			       ? PG_MENDED_RESET
-			       : PG_NOT_MENDED;
-	}
 	m = pg_get_method(w->method);
-	if (!m || !(m->flags & PG_METHOD_UNARY) || w->message != 1 || !length || length > 256)
+	may_be_empty = m && m->flags & PG_METHOD_UNARY && w->message == 1 && length && length <= PG_EMPTY_BYTES;
+	may_be_reset = whole == PG_RST_BYTES || whole >= PG_RST_BYTES + PG_HEAD_BYTES;
+	if (may_be_empty && (!may_be_reset || w->resets >= PG_RESETS))
+		return pg_mend_empty(w, h, at, length) ? PG_MENDED_EMPTY : PG_NOT_MENDED;
+	if (!may_be_reset)
 		return PG_NOT_MENDED;
-	return pg_mend_empty(w, h, at, length) ? PG_MENDED_EMPTY : PG_NOT_MENDED;
+	pg_mend_head(w, h, 4, PG_F_RST_STREAM, 0);
+	w->patch[9] = 0;
+	w->patch[10] = 0;
+	w->patch[11] = 0;
+	w->patch[12] = PG_CANCEL;
+	w->credit += length;
+	w->resets++;
+	if (!pg_mend_put(w, at, PG_RST_BYTES))
+		return PG_NOT_MENDED;
+	if (whole > PG_RST_BYTES && !pg_mend_away(w, at + PG_RST_BYTES, whole - PG_RST_BYTES - PG_HEAD_BYTES))
+		return PG_NOT_MENDED;
+	return PG_MENDED_RESET;
 }
 
 struct pg_walk {
@@ -247,7 +257,7 @@ PG_STEP int pg_walk_frame(struct pg_work *w, u32 at, u32 stream)
 {
 	u32 length, type, of;
 
-	if (!w || !pg_slot_get(w, w->hole_source, w->hole_slot, at, PG_HEAD_BYTES))
+	if (!w || !pg_mend_get(w, at, PG_HEAD_BYTES))
 		return -1;
 	length = (u32)w->patch[0] << 16 | (u32)w->patch[1] << 8 | w->patch[2];
 	type = w->patch[3];
@@ -299,15 +309,14 @@ static __always_inline u32 pg_second_code(u32 bits)
  * as long in the Huffman code; if the literal goes into the table the server's entry is another one then, so this is
  * only for methods that are denied whatever else a call says.
  */
-PG_STEP int pg_mend_path(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+PG_STEP int pg_mend_path(struct pg_conn *c, struct pg_work *w)
 {
 	/* by the code's length: 0 (5 bits), 3 (6 bits), a colon (7 bits), an asterisk (8 bits) */
 	const u32 codes = 0x00u | 0x19u << 8 | 0x5cu << 16 | 0xf9u << 24;
 	const struct pg_method *m;
 	u32 at, slot, bits, n, code;
-	u8 path[2];
 
-	if (!skb || !c || !w)
+	if (!c || !w)
 		return 0;
 	if (c->block.changed)
 		return 1;
@@ -322,11 +331,11 @@ PG_STEP int pg_mend_path(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	slot = c->hpack.path_slot;
 	if (slot && (!m || !(m->flags & PG_METHOD_REFUSED) || w->reason != PG_R_NONE))
 		return 0;
-	if (bpf_skb_load_bytes(skb, w->hole_offset + at, path, 2))
+	if (!pg_mend_get(w, at, 2))
 		return 0;
-	bits = (u32)path[0] << 8 | path[1];
+	bits = (u32)w->patch[0] << 8 | w->patch[1];
 	if (w->path_form == PG_PATH_PLAIN) {
-		if (path[0] != '/' || (path[1] >= '0' && path[1] <= '9'))
+		if (w->patch[0] != '/' || (w->patch[1] >= '0' && w->patch[1] <= '9'))
 			return 0;
 		bits = (u32)'/' << 8 | '0';
 	} else {
@@ -351,16 +360,16 @@ PG_STEP int pg_mend_path(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
  * Takes the denied RPC out of the copy: all of its frames, if its HEADERS are in the same segment and no table depends
  * on them, else the denied frame. Returns what is to be known of the stream; PG_NOT_MENDED: that cannot be.
  */
-static __always_inline int pg_mend_frame(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
+static __always_inline int pg_mend_frame(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_walk q = {.w = w, .stream = w->stream};
 	struct pg_stream *s;
 
 	s = pg_stream_get(c->id, w->stream);
-	if (!s || s->head_run != c->run) {
+	if (!s || s->head_chunk != c->chunk) {
 		if (c->request.type == PG_F_DATA)
-			return pg_mend_reset(skb, c, w);
-		return pg_mend_path(skb, c, w) ? PG_MENDED_ASTRAY : PG_NOT_MENDED;
+			return pg_mend_reset(c, w);
+		return pg_mend_path(c, w) ? PG_MENDED_ASTRAY : PG_NOT_MENDED;
 	}
 	q.at = s->head_at - w->hole_skip;
 	q.last = w->frame_at - w->hole_skip;
@@ -375,7 +384,7 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 
 	if (!skb || !c || !w || !pg_mend_begin(skb, c, w))
 		return 0;
-	mended = pg_mend_frame(skb, c, w);
+	mended = pg_mend_frame(c, w);
 	if (mended == PG_NOT_MENDED)
 		return 0;
 	w->mends = 1;
@@ -390,8 +399,8 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 }
 
 /*
- * A frame of a stream that mending has ended. The server has had RST_STREAM for it, or nothing at all, so it becomes one
- * that nobody reads (RFC 9113, section 5.1); or no message, so it must get none, but may get the end of the stream.
+ * A frame of a stream that mending has ended. The server has had RST_STREAM for it, or nothing at all, so it becomes
+ * one that nobody reads (RFC 9113, section 5.1); or no message, so it must get none, but may get the end of the stream.
  */
 PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
@@ -402,7 +411,7 @@ PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 	at = w->frame_at - w->hole_skip;
 	length = pg_h2_length(&c->request);
 	if (pg_mended_as(c, c->request.stream) == PG_MENDED_EMPTY)
-		return length <= 256 && pg_mend_empty(w, &c->request, at, length);
+		return length <= PG_EMPTY_BYTES && pg_mend_empty(w, &c->request, at, length);
 	if (c->request.type == PG_F_DATA)
 		w->credit += length;
 	return pg_mend_away(w, at, length);
@@ -410,41 +419,38 @@ PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 
 /* ---- holes ---- */
 
-static __always_inline void pg_mend_abandon(struct pg_work *w)
-{
-	if (w->hole_source != PG_SRC_PACKET)
-		pg_slot_free(w->hole_source, w->hole_slot);
-	w->hole_source = PG_SRC_PACKET;
-}
-
-/* The run is over, its segment is dropped: the place is kept for the copy, and the agent told. */
-PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w, const struct pg_segment *g)
+/* The chunk is judged, its segment dropped: the place is kept for the copy, and the agent told. Returns 0 if there is
+ * no room. */
+PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_hole_event *e;
 	u32 zero = 0, tcp, n;
 	struct pg_hole *hole;
+	u8 words;
 
-	if (!skb || !c || !w || !g)
+	if (!skb || !c || !w || c->holes >= PG_MAX_HOLES)
+		return 0;
+	e = bpf_map_lookup_elem(&hole_scratch, &zero);
+	tcp = pg_tcp_offset(skb);
+	if (!e || !tcp || bpf_skb_load_bytes(skb, tcp + 12, &words, 1))
+		return 0;
+	n = (words >> 4) * 4;
+	if (!n || n > PG_TCP_HEADER_BYTES || bpf_skb_load_bytes(skb, tcp, e->tcp, n))
 		return 0;
 	hole = &c->hole[pg_index(c->holes, PG_MAX_HOLES)];
-	hole->seq = g->seq + w->hole_skip;
+	hole->seq = w->hole_seq;
 	hole->length = w->hole_length;
 	hole->source = w->hole_source;
 	hole->slot = w->hole_slot;
+	hole->base = w->hole_base;
 	c->holes++;
-	e = bpf_map_lookup_elem(&hole_scratch, &zero);
-	tcp = pg_tcp_offset(skb);
-	if (!e || !tcp)
-		return 0;
-	n = g->offset - tcp;
-	if (n > PG_TCP_HEADER_BYTES || !n || bpf_skb_load_bytes(skb, tcp, e->tcp, n))
-		return 0;
 	pg_about(w, 0, 0);
 	pg_event_fill(&e->about, c, w, PG_EV_HOLE, PG_V_DENY);
 	e->seq = hole->seq;
 	e->length = hole->length;
 	e->slot = hole->slot;
 	e->source = hole->source;
+	e->base = hole->base;
 	e->credit = w->credit;
 	e->resets = w->resets;
 	e->header = n;
@@ -505,8 +511,8 @@ PG_STEP int pg_hole_compare(struct __sk_buff *skb, struct pg_work *w)
 	n = w->hole_length - w->pos;
 	if (n > PG_PATCH)
 		n = PG_PATCH;
-	if (!n || bpf_skb_load_bytes(skb, w->hole_offset + w->pos, w->window, n) ||
-	    !pg_slot_get(w, w->hole_source, w->hole_slot, w->pos, n) || !pg_same_bytes(w, n))
+	if (!n || bpf_skb_load_bytes(skb, w->base + w->pos, w->window, n) || !pg_mend_get(w, w->pos, n) ||
+	    !pg_same_bytes(w, n))
 		return 0;
 	w->pos += n;
 	return 1;
@@ -539,8 +545,9 @@ PG_STEP int pg_hole_fill(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 		return 0;
 	hole = &c->hole[pg_index(found, PG_MAX_HOLES)];
 	w->pos = 0;
-	w->hole_offset = g->offset;
+	w->base = g->offset;
 	w->hole_length = g->length;
+	w->hole_base = hole->base;
 	w->hole_source = hole->source;
 	w->hole_slot = hole->slot;
 	bpf_loop(PG_MAX_HELD_BYTES / PG_PATCH + 1, pg_compare_cb, &q, 0);

@@ -242,7 +242,7 @@ PG_STEP int pg_request_start(struct pg_conn *c, struct pg_work *w)
 	s->method = c->block.method;
 	s->text = c->block.text;
 	if (c->request.type == PG_F_HEADERS && !c->hpack.changes && w->frame_at != PG_NO_FRAME) {
-		s->head_run = c->run;
+		s->head_chunk = c->chunk;
 		s->head_at = w->frame_at;
 	}
 	reason = pg_block_check(&c->block);

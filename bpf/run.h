@@ -76,6 +76,7 @@ struct pg_run {
 	struct pg_held *held; /* 0: none */
 	u32 judged;	      /* sequence number at the end of the chunk */
 	int mendable;	      /* 1: a denied frame may be taken out of the packet */
+	int taken;	      /* 1: a copy is to take the packet's place */
 	int outcome;	      /* the first that was not PG_GO */
 	int done;
 };
@@ -93,18 +94,62 @@ static __always_inline void pg_denied(struct pg_conn *c, struct pg_work *w)
 	pg_count_add(PG_N_DENIED, 1);
 }
 
-/* The chunk is judged: the next held one that continues it, if there is one. */
+/* A chunk that may be mended begins at w->pos, which is `seq`. */
+static __always_inline void pg_chunk_hole(struct pg_conn *c, struct pg_work *w, u32 seq)
+{
+	c->chunk++;
+	w->hole_seq = seq;
+	w->hole_skip = w->pos;
+	w->hole_length = w->end - w->pos;
+	w->hole_source = PG_SRC_PACKET;
+	w->credit = 0;
+	w->resets = 0;
+}
+
+/* The slot that the chunk has, if any, is free again. */
+static __always_inline void pg_chunk_free(struct pg_work *w)
+{
+	if (w->source != PG_SRC_PACKET)
+		pg_slot_free(w->source, w->slot);
+	else if (w->hole_source != PG_SRC_PACKET)
+		pg_slot_free(w->hole_source, w->hole_slot);
+	w->hole_source = PG_SRC_PACKET;
+}
+
+/* The chunk is judged. If a copy is to take its place, the place is kept: unless the run has come upon what cannot be
+ * mended, for that may be in the copy too. */
+static __always_inline int pg_chunk_done(struct pg_run *r)
+{
+	struct pg_work *w = r->w;
+
+	if (w->hole_source == PG_SRC_PACKET || r->outcome != PG_GO) {
+		pg_chunk_free(w);
+		return 1;
+	}
+	if (!pg_hole_open(r->skb, r->c, w))
+		return 0;
+	if (w->source == PG_SRC_PACKET)
+		r->taken = 1;
+	w->hole_source = PG_SRC_PACKET;
+	return 1;
+}
+
+/* The next held segment that continues what is judged, if there is one. */
 static __always_inline int pg_next_chunk(struct pg_run *r)
 {
 	struct pg_held_segment s = {};
+	struct pg_work *w = r->w;
 
-	/* a held segment that was judged gives its slot back */
-	if (r->w->source != PG_SRC_PACKET)
-		pg_slot_free(r->w->source, r->w->slot);
 	if (!r->held || !pg_held_take(r->held, r->judged, &s))
 		return 0;
-	pg_chunk(r->w, s.source, s.slot, 0, s.length);
-	r->w->pos = r->judged - s.seq;
+	pg_chunk(w, s.source, s.slot, 0, s.length);
+	w->pos = r->judged - s.seq;
+	pg_chunk_hole(r->c, w, r->judged);
+	if (s.withheld) {
+		w->hole_source = s.source;
+		w->hole_slot = s.slot;
+		w->hole_base = w->pos;
+	}
 	r->judged = s.seq + s.length;
 	return 1;
 }
@@ -121,6 +166,10 @@ static long pg_run_cb(u32 index, void *data)
 		return 1;
 	for (i = 0; i < PG_STEPS_A_TURN; i++) {
 		if (w->pos >= w->end) {
+			if (!pg_chunk_done(r)) {
+				r->outcome = pg_fail_connection(r->c, w, PG_R_BUDGET);
+				return 1;
+			}
 			if (!pg_next_chunk(r)) {
 				r->done = 1;
 				return 1;
@@ -160,19 +209,13 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 	r->w->ended = 0;
 	r->w->mends = 0;
 	r->w->mendable = r->mendable;
-	r->w->credit = 0;
-	r->w->resets = 0;
-	r->w->hole_source = PG_SRC_PACKET;
-	r->w->hole_skip = skip;
-	r->w->hole_offset = offset + skip;
-	r->w->hole_length = length - skip;
+	pg_chunk_hole(r->c, r->w, r->judged - length + skip);
+	r->taken = 0;
 	r->outcome = PG_GO;
 	r->done = 0;
 	bpf_loop(PG_TURNS, pg_run_cb, r, 0);
-	/* a run that stopped inside a held segment gives its slot back here, as pg_next_chunk() does after a whole one
-	 */
-	if (!r->done && r->w->source != PG_SRC_PACKET)
-		pg_slot_free(r->w->source, r->w->slot);
+	if (!r->done)
+		pg_chunk_free(r->w);
 	if (r->outcome == PG_GO && !r->done)
 		r->outcome = pg_fail_connection(r->c, r->w, PG_R_BUDGET);
 	return r->outcome;

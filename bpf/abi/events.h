@@ -86,10 +86,12 @@ struct pg_hole_event {
 	u32 source; /* enum pg_source: which kind of slot */
 	u32 credit; /* bytes of DATA frames that the server will not see, and so not give back to the client's window */
 	u32 header; /* bytes of the TCP header */
-	u8 tcp[PG_TCP_HEADER_BYTES]; /* of the dropped segment */
-	u32 resets; /* RST_STREAM frames in the copy */
+	u32 base;   /* where in the slot it begins */
+	u8 tcp[PG_TCP_HEADER_BYTES]; /* of a segment of the client, for all but its place */
+	u32 resets;		     /* RST_STREAM frames in the copy */
+	u32 reserved;
 };
-PG_SIZE(struct pg_hole_event, 216);
+PG_SIZE(struct pg_hole_event, 224);
 
 /*
  * The agent's reply to a denied caller, registered by socket cookie before it is sent. The egress hook looks for its

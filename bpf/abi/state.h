@@ -53,12 +53,13 @@ struct pg_stream {
 	u32 pb;	      /* enum pg_pb_state */
 	u32 left;
 	u32 depth;
-	u32 field;  /* index of the field whose value is read, +1; 0: nobody reads it */
-	u32 points; /* code points of the string so far */
-	u32 utf8;   /* state of the UTF-8 check */
-	u32 ended;  /* the run that counted it as pending; 0: none did */
-	u32 head_run;	 /* the run that read its HEADERS, if these are one frame and change no HPACK table; else 0 */
-	u32 head_at;	 /* where in that run's segment the frame began */
+	u32 field;	/* index of the field whose value is read, +1; 0: nobody reads it */
+	u32 points;	/* code points of the string so far */
+	u32 utf8;	/* state of the UTF-8 check */
+	u32 ended;	/* the run that counted it as pending; 0: none did */
+	u32 head_chunk; /* the chunk that its HEADERS are in, if these are one frame and change no HPACK table; else 0
+			 */
+	u32 head_at;	/* where in it the frame begins */
 	u64 value;
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
 	struct pg_level level[PG_MAX_MESSAGE_DEPTH];
@@ -176,8 +177,9 @@ enum pg_phase {
 struct pg_hole {
 	u32 seq;
 	u32 length;
-	u32 slot; /* where the mended payload is */
-	u32 source; /* enum pg_source */
+	u32 slot;   /* where the mended payload is */
+	u16 source; /* enum pg_source */
+	u16 base;   /* where in the slot it begins; a withheld segment's first bytes may be TCP's already */
 };
 
 #define PG_MENDED_STREAMS 16 /* a power of two */
@@ -209,32 +211,33 @@ struct pg_conn {
 	u16 remote_port;
 	u8 local[16];
 	u8 remote[16];
-	u32 phase;	     /* enum pg_phase */
-	u32 run;	     /* counts the runs of the engine; a dead connection keeps the last */
-	u32 judged;	     /* J: sequence number up to which the request direction is judged */
-	u32 fin;	     /* 1: a FIN has passed */
-	u32 fin_at;	     /* its sequence number */
-	u32 stuck;	     /* dropped overlaps since rcv_nxt last moved */
-	u32 stuck_at;	     /* rcv_nxt then */
-	u32 held;	     /* segments waiting for a hole to fill */
-	u32 first;	     /* sequence number of the first byte of the response direction */
-	u32 sent;	     /* sequence number up to which the response direction was followed */
-	u32 followed;	     /* 1: `sent` is valid and the response direction is in step */
-	u32 highest;	     /* highest stream opened */
-	u32 complete;	     /* highest stream whose header block is complete */
-	u32 delivered;	     /* `complete` before the segment that is being judged */
-	u32 streams;	     /* head of the list of live streams; 0: none */
-	u32 live;	     /* how many */
-	u32 pending;	     /* delivered requests without an answer yet */
-	u32 texts;	     /* ids given to path texts */
-	u32 table_limit;     /* largest SETTINGS_HEADER_TABLE_SIZE that the server has sent, at least 4096 */
-	u32 drained;	     /* 1: said so */
-	u32 shadow;	     /* 1: dead, and still read, so that every RPC under way gets its own answer */
-	u32 holes;	     /* how many of hole[] are open */
-	u32 mends;	     /* streams that ended by mending, ever */
+	u32 phase;	 /* enum pg_phase */
+	u32 chunk;	 /* counts what the engine has read in one piece: segments, and copies of them */
+	u32 run;	 /* counts the runs of the engine; a dead connection keeps the last */
+	u32 judged;	 /* J: sequence number up to which the request direction is judged */
+	u32 fin;	 /* 1: a FIN has passed */
+	u32 fin_at;	 /* its sequence number */
+	u32 stuck;	 /* dropped overlaps since rcv_nxt last moved */
+	u32 stuck_at;	 /* rcv_nxt then */
+	u32 held;	 /* segments waiting for a hole to fill */
+	u32 first;	 /* sequence number of the first byte of the response direction */
+	u32 sent;	 /* sequence number up to which the response direction was followed */
+	u32 followed;	 /* 1: `sent` is valid and the response direction is in step */
+	u32 highest;	 /* highest stream opened */
+	u32 complete;	 /* highest stream whose header block is complete */
+	u32 delivered;	 /* `complete` before the segment that is being judged */
+	u32 streams;	 /* head of the list of live streams; 0: none */
+	u32 live;	 /* how many */
+	u32 pending;	 /* delivered requests without an answer yet */
+	u32 texts;	 /* ids given to path texts */
+	u32 table_limit; /* largest SETTINGS_HEADER_TABLE_SIZE that the server has sent, at least 4096 */
+	u32 drained;	 /* 1: said so */
+	u32 shadow;	 /* 1: dead, and still read, so that every RPC under way gets its own answer */
+	u32 holes;	 /* how many of hole[] are open */
+	u32 mends;	 /* streams that ended by mending, ever */
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MENDED_STREAMS]; /* the last of them */
-	struct pg_bits peer; /* header-scope bits that depend on the peer only */
+	struct pg_bits peer;			    /* header-scope bits that depend on the peer only */
 	struct pg_h2 request;
 	struct pg_h2 response;
 	struct pg_block block;
@@ -253,7 +256,8 @@ struct pg_held_segment {
 	u32 seq;
 	u32 length;
 	u32 slot;
-	u32 source; /* enum pg_source */
+	u16 source;   /* enum pg_source */
+	u16 withheld; /* 1: dropped, to be sent by the agent; 0: passed, to wait in TCP's queue */
 };
 
 struct pg_held {

@@ -38,7 +38,6 @@ static __always_inline struct pg_conn *pg_replay_begin(void)
 static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
 {
 	struct pg_run r = {.skb = skb};
-	struct pg_segment g = {};
 	u64 cookie = PG_REPLAY_COOKIE;
 	u32 zero = 0;
 
@@ -53,7 +52,7 @@ static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
 	r.c->delivered = r.c->complete;
 	r.judged = r.c->judged + skb->len;
 	pg_run(&r, 0, skb->len, 0);
-	return pg_conclude(r.c, r.w, &r, &g);
+	return pg_conclude(r.c, r.w, &r);
 }
 
 #endif

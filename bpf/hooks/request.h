@@ -42,31 +42,24 @@ static __always_inline int pg_cut(struct pg_conn *c, struct pg_work *w, u32 reas
 }
 
 /* The run's end: what it decided about the segment. Under the lock. */
-static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, const struct pg_run *r,
-				       const struct pg_segment *g)
+static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, const struct pg_run *r)
 {
 	switch (r->outcome) {
 	case PG_GO:
 		c->judged = r->judged;
-		if (w->hole_source == PG_SRC_PACKET)
-			return PG_PASS;
-		pg_hole_open(r->skb, c, w, g);
-		return pg_drop(PG_R_NONE);
+		return r->taken ? pg_drop(PG_R_NONE) : PG_PASS;
 	case PG_BLIND:
-		if (w->hole_source == PG_SRC_PACKET && !c->holes) {
+		if (!c->holes) {
 			c->phase = PG_P_BLIND;
 			return PG_PASS;
 		}
 		/* unread from here on, the client could send what was denied once more */
-		pg_mend_abandon(w);
 		return pg_cut(c, w, w->reason);
 	case PG_DENIED:
-		pg_mend_abandon(w);
 		c->judged = r->judged;
 		c->shadow = r->done;
 		return pg_drop(PG_R_NONE);
 	default:
-		pg_mend_abandon(w);
 		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
 		c->phase = PG_P_DEAD;
 		pg_emit(c, w, PG_EV_CONNECTION, PG_V_DENY);
@@ -133,19 +126,20 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 		return PG_DROP;
 	}
 	if (pg_after(a, c->judged)) {
-		if (pg_held_put(skb, cookie, g)) {
-			c->held++;
-			return PG_PASS;
+		/* where something was denied already, something may be again, and what has passed cannot be mended */
+		if (!pg_held_put(skb, cookie, g, c->mends != 0)) {
+			pg_count_add(PG_N_HELD_FULL, 1);
+			return PG_DROP;
 		}
-		pg_count_add(PG_N_HELD_FULL, 1);
-		return PG_DROP;
+		c->held++;
+		return c->mends ? PG_DROP : PG_PASS;
 	}
 	/* What TCP has already is cut off by TCP; so it is here, if nothing judged is still missing there. */
 	if (a != c->judged && received != c->judged)
 		return pg_overlap(c, w, received);
 	if (!pg_after(b, c->judged))
 		return pg_overlap(c, w, received);
-	if (c->holes >= PG_MAX_HOLES) {
+	if (c->holes >= PG_MAX_HOLES / 2) {
 		pg_count_add(PG_N_HELD_FULL, 1);
 		return PG_DROP;
 	}
@@ -159,7 +153,7 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, g->length);
 	pg_run(&r, g->offset, g->length, c->judged - a);
-	return pg_conclude(c, w, &r, g);
+	return pg_conclude(c, w, &r);
 }
 
 /* A server's segment from its client, with payload or FIN, under the lock. */
@@ -241,7 +235,7 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, g->length);
 	pg_run(&r, g->offset, g->length, c->judged - g->seq);
-	return pg_conclude(c, w, &r, g);
+	return pg_conclude(c, w, &r);
 }
 
 /*

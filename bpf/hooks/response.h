@@ -13,6 +13,9 @@
 #include "run.h"
 
 #define PG_SCAN_BYTES 64
+/* Bytes of the mark that tell it from a frame's end. Fewer, all of them a frame's length, end many frames; they could
+ * be the mark's only if the server had left its frame that many bytes short just there. */
+#define PG_MARK_TELLS 4
 #define PG_BORDERS 8 /* a reply's mark has no longer chain of borders: it begins with a frame head */
 
 /* ---- following ---- */
@@ -139,7 +142,7 @@ static __always_inline int pg_follow_reply(struct pg_run *r, struct pg_reply *re
 	}
 	if (!pg_follow_to(r, end))
 		return 0;
-	if (reply->between || !pg_between_frames(r->c))
+	if (reply->between || !pg_between_frames(r->c) || reply->matched < PG_MARK_TELLS)
 		return 1;
 	/* The segment is held back, and comes again: what is known of it is forgotten. */
 	return 0;

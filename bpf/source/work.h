@@ -72,14 +72,15 @@ struct pg_work {
 	u32 path_at;	 /* where in the chunk the block's :path can be changed; PG_NO_FRAME: nowhere */
 	u32 path_form;	 /* enum pg_path_form of what is there */
 	u32 mendable;	 /* 1: it may */
-	u32 hole_skip;	 /* bytes of the packet's payload that TCP has already */
-	u32 hole_offset; /* where in the packet the rest begins */
-	u32 hole_length; /* of the rest */
-	u32 hole_source; /* enum pg_source of the slot that the rest was copied to; PG_SRC_PACKET: none yet */
+	u32 hole_seq;	 /* sequence number of the chunk's first byte that TCP has not */
+	u32 hole_skip;	 /* where in the chunk that is */
+	u32 hole_length; /* bytes from there on */
+	u32 hole_source; /* enum pg_source of the slot with the copy; PG_SRC_PACKET: there is none */
 	u32 hole_slot;
-	u32 credit; /* bytes of DATA frames taken out */
-	u32 resets; /* RST_STREAM frames put in */
-	u32 mends;  /* 1: the denial that is being told ends its RPC only */
+	u32 hole_base; /* where in the slot the copy begins */
+	u32 credit;    /* bytes of DATA frames taken out */
+	u32 resets;    /* RST_STREAM frames put in */
+	u32 mends;     /* 1: the denial that is being told ends its RPC only */
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW];
 };

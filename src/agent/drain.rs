@@ -38,6 +38,8 @@ const FIRST: Duration = Duration::from_millis(20);
 /// h2, of tonic and hyper, at 20): no more than this many are sent before the server has read them.
 const RESETS: u32 = 8;
 const READ: Duration = Duration::from_millis(100);
+/// A server that has read them may not have looked at the requests yet; it has after this.
+const LOOKED: Duration = Duration::from_millis(1);
 /// How long an answer on a connection that goes on may take.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the task of a connection that goes on stays for the next denial.
@@ -88,7 +90,15 @@ pub async fn attend(core: Rc<Core>, event: abi::pg_event, signals: UnboundedRece
         cut(&core, &event).await;
         return leave(&core, cookie);
     };
-    let mut talk = Talk { core: &core, cookie, socket: &socket, signals, inbox: VecDeque::from_iter(first), resets: 0 };
+    let mut talk = Talk {
+        core: &core,
+        cookie,
+        socket: &socket,
+        signals,
+        inbox: VecDeque::from_iter(first),
+        resets: 0,
+        reset_at: Instant::now(),
+    };
     loop {
         let (denial, frames) = match talk.live().await {
             // One thread: nothing comes between the look and the leaving.
@@ -145,6 +155,8 @@ struct Talk<'a> {
     inbox: VecDeque<Signal>,
     /// RST_STREAM frames that the server may not have read.
     resets: u32,
+    /// When the last of them was sent.
+    reset_at: Instant,
 }
 
 impl Talk<'_> {
@@ -218,18 +230,21 @@ impl Talk<'_> {
     async fn let_read(&mut self, resets: u32) {
         let bound = Instant::now() + READ;
         while resets > 0 && self.resets + resets > RESETS && Instant::now() < bound {
-            if sockets::unread(self.socket).is_none_or(|n| n == 0) {
+            if self.reset_at + LOOKED <= Instant::now() && sockets::unread(self.socket).is_none_or(|n| n == 0) {
                 self.resets = 0;
                 break;
             }
-            sleep(Duration::from_millis(1)).await;
+            sleep(LOOKED).await;
+        }
+        if resets > 0 {
+            self.reset_at = Instant::now();
         }
         self.resets += resets;
     }
 
     /// Sends the copy of a dropped segment, until it is in its place.
     async fn fill(&self, hole: &abi::pg_hole_event) -> bool {
-        let Some(payload) = self.core.shared.slot(hole.source, hole.slot, hole.length) else { return false };
+        let Some(payload) = self.core.shared.copy(hole) else { return false };
         for pause in [0, 1, 5, 25, 100] {
             if pause > 0 {
                 sleep(Duration::from_millis(pause)).await;
@@ -273,7 +288,7 @@ impl Talk<'_> {
         let quiet = sockets::round_trip(self.socket).unwrap_or(QUIET_LEAST).clamp(QUIET_LEAST, QUIET_MOST) * 2;
         let mut heard = Instant::now();
         while Instant::now() < deadline {
-            let frames = self.answers();
+            let frames = self.answers().await;
             if !frames.is_empty() {
                 if !self.say_all(frames, deadline).await {
                     return false;
@@ -295,19 +310,22 @@ impl Talk<'_> {
     }
 
     /// The frames that answer what has come. A request that was not delivered at all is left to the last GOAWAY; where
-    /// a part was, the handler may have started, and its caller is told so.
-    fn answers(&mut self) -> Vec<Vec<u8>> {
+    /// a part was, the handler may have started, and its caller is told so. Holes from before are filled: behind them
+    /// are RPCs that nothing is to be said against.
+    async fn answers(&mut self) -> Vec<Vec<u8>> {
         while let Ok(signal) = self.signals.try_recv() {
             self.inbox.push_back(signal);
         }
-        self.inbox
-            .drain(..)
-            .filter_map(|signal| match signal {
-                Signal::Denied { denial, .. } => denial.answer(),
-                Signal::Undelivered(denial) if denial.stream <= denial.delivered => denial.answer(),
-                _ => None,
-            })
-            .collect()
+        let mut frames = Vec::new();
+        for signal in std::mem::take(&mut self.inbox) {
+            match signal {
+                Signal::Denied { denial, .. } => frames.extend(denial.answer()),
+                Signal::Undelivered(denial) if denial.stream <= denial.delivered => frames.extend(denial.answer()),
+                Signal::Hole(hole) => drop(self.fill(&hole).await),
+                _ => {}
+            }
+        }
+        frames
     }
 
     /// Sends frames, in pieces that the egress hook can watch. False: the connection can only be cut.

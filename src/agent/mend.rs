@@ -22,8 +22,8 @@ use crate::abi;
 
 const TCP: u8 = 6;
 const TTL: u8 = 64;
-/// Where the acknowledgement number is in a TCP header.
-const ACKNOWLEDGEMENT: usize = 8;
+/// Where sequence and acknowledgement number are in a TCP header.
+const NUMBERS: usize = 4;
 /// Where the checksum is.
 const CHECKSUM: usize = 16;
 /// Network namespaces whose sockets are kept; past this many all are closed.
@@ -53,10 +53,8 @@ impl Senders {
         };
         let header = hole.tcp.get(..hole.header as usize).ok_or_else(|| io::Error::other("no TCP header"))?;
         let mut header = header.to_vec();
-        header
-            .get_mut(ACKNOWLEDGEMENT..ACKNOWLEDGEMENT + 4)
-            .ok_or_else(|| io::Error::other("short TCP header"))?
-            .copy_from_slice(&acknowledged.to_be_bytes());
+        let numbers = header.get_mut(NUMBERS..NUMBERS + 8).ok_or_else(|| io::Error::other("short TCP header"))?;
+        numbers.copy_from_slice(&[hole.seq.to_be_bytes(), acknowledged.to_be_bytes()].concat());
         let packet = packet(source, destination, &header, payload)?;
         // A link-local address needs its interface, which the socket knows; a raw socket wants no port.
         let address: SockaddrStorage = getsockname(to.as_raw_fd())?;

@@ -356,12 +356,12 @@ impl Shared {
             .map_err(|e| io_error(&e))
     }
 
-    /// The first `length` bytes of a slot.
-    pub fn slot(&self, source: u32, slot: u32, length: u32) -> Option<Vec<u8>> {
-        let map = if source == abi::PG_SRC_HELD_SMALL { &self.held_small } else { &self.held_large };
-        let mut value = map.lookup(&slot.to_ne_bytes(), MapFlags::ANY).ok()??;
-        value.truncate(length as usize);
-        (value.len() == length as usize).then_some(value)
+    /// The payload that is to fill a hole.
+    pub fn copy(&self, hole: &abi::pg_hole_event) -> Option<Vec<u8>> {
+        let map = if hole.source == abi::PG_SRC_HELD_SMALL { &self.held_small } else { &self.held_large };
+        let value = map.lookup(&hole.slot.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let base = hole.base as usize;
+        value.get(base..base + hole.length as usize).map(<[u8]>::to_vec)
     }
 
     /// What the egress hook has made of the registered reply: an event type, once it is known.
