@@ -193,10 +193,14 @@ static __always_inline int pg_mend_away(struct pg_work *w, u32 at, u32 length)
 	return pg_mend_put(w, at, PG_HEAD_BYTES) && pg_mend_blank(w, at + PG_HEAD_BYTES, at + PG_HEAD_BYTES + length);
 }
 
-/* In the copy: a DATA frame becomes one without data. */
+/* In the copy: a DATA frame loses its data, and only ends its stream if it did. */
 static __always_inline int pg_mend_empty(struct pg_work *w, const struct pg_h2 *h, u32 at, u32 length)
 {
-	pg_mend_head(w, h, length, PG_F_DATA, (h->flags & PG_FLAG_END_STREAM) | PG_FLAG_PADDED);
+	if (!(h->flags & PG_FLAG_END_STREAM)) {
+		w->credit += length;
+		return pg_mend_away(w, at, length);
+	}
+	pg_mend_head(w, h, length, PG_F_DATA, PG_FLAG_END_STREAM | PG_FLAG_PADDED);
 	w->patch[PG_HEAD_BYTES] = length - 1;
 	return pg_mend_put(w, at, PG_HEAD_BYTES + 1) &&
 	       pg_mend_blank(w, at + PG_HEAD_BYTES + 1, at + PG_HEAD_BYTES + length);
@@ -211,7 +215,7 @@ static __always_inline int pg_mend_empty(struct pg_work *w, const struct pg_h2 *
 PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 {
 	const struct pg_method *m;
-	u32 at, length, whole, may_be_empty, may_be_reset;
+	u32 at, length, whole, absorbed = 0, may_be_empty, may_be_reset;
 	struct pg_h2 *h;
 
 	if (!c || !w || !pg_frame_inside(w))
@@ -222,7 +226,8 @@ PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 	whole = PG_HEAD_BYTES + length;
 	if (whole < PG_RST_BYTES + PG_HEAD_BYTES && !(h->flags & PG_FLAG_END_STREAM) &&
 	    pg_end_follows(w, h, at + whole))
-		whole += PG_HEAD_BYTES;
+		absorbed = PG_HEAD_BYTES;
+	whole += absorbed;
 	m = pg_get_method(w->method);
 	may_be_empty = m && m->flags & PG_METHOD_UNARY && w->message == 1 && length && length <= PG_EMPTY_BYTES;
 	may_be_reset = whole == PG_RST_BYTES || whole >= PG_RST_BYTES + PG_HEAD_BYTES;
@@ -237,6 +242,8 @@ PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 	w->patch[12] = PG_CANCEL;
 	w->credit += length;
 	w->resets++;
+	if (absorbed)
+		w->absorbed = w->frame_at + PG_HEAD_BYTES + length;
 	if (!pg_mend_put(w, at, PG_RST_BYTES))
 		return PG_NOT_MENDED;
 	if (whole > PG_RST_BYTES && !pg_mend_away(w, at + PG_RST_BYTES, whole - PG_RST_BYTES - PG_HEAD_BYTES))
@@ -408,6 +415,8 @@ PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 
 	if (!skb || !c || !w || !pg_mend_begin(skb, c, w) || !pg_frame_inside(w))
 		return 0;
+	if (w->frame_at == w->absorbed)
+		return 1;
 	at = w->frame_at - w->hole_skip;
 	length = pg_h2_length(&c->request);
 	if (pg_mended_as(c, c->request.stream) == PG_MENDED_EMPTY)

@@ -104,6 +104,7 @@ static __always_inline void pg_chunk_hole(struct pg_conn *c, struct pg_work *w, 
 	w->hole_source = PG_SRC_PACKET;
 	w->credit = 0;
 	w->resets = 0;
+	w->absorbed = PG_NO_FRAME;
 }
 
 /* The slot that the chunk has, if any, is free again. */
