@@ -69,7 +69,8 @@ fn meddled(arguments: &[&str], mut meddle: impl FnMut(&mut Asked)) -> (i32, Stri
     // A file: the verifier's log is longer than a pipe, and nobody reads while the tracer waits.
     let said = tempfile::NamedTempFile::new().unwrap();
     let mut command = protocg(arguments);
-    command.stderr(said.reopen().unwrap());
+    let file = said.reopen().unwrap();
+    command.stdout(file.try_clone().unwrap()).stderr(file);
     // A start that succeeds against expectation would go on for ever: the alarm ends it.
     // SAFETY: two system calls, which touch nothing of this process.
     unsafe {
@@ -161,12 +162,13 @@ fn a_program_that_the_verifier_refuses_is_said_in_words() {
 #[test]
 fn probe_says_that_the_enforcer_does_not_load() {
     need_root!();
-    let (status, _) = meddled(&["probe"], |asked| {
+    let (status, said) = meddled(&["probe"], |asked| {
         if asked.command() == PROG_LOAD && asked.program() == "pg_ingress" {
             asked.spoil();
         }
     });
-    assert_eq!(status, 4);
+    assert_eq!(status, 4, "{said}");
+    assert!(said.contains("does not load: the kernel refused the program `pg_ingress`: R9 !read_ok"), "{said}");
 }
 
 #[test]
