@@ -1,103 +1,15 @@
-//! Ring 1: what an attacker can do with TCP segments. Each attack tries to get a message to the handler that the policy
-//! denies; raw packets over a veth pair between network namespaces.
+//! What an attacker can do with TCP segments. Each attack tries to get a message to the handler that the policy denies;
+//! raw packets over a veth pair between network namespaces.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocg_peers::h2raw::{self, Encoder, Style, frame};
+use protocg_peers::h2raw::{self, Encoder, Style};
 use protocg_peers::harness::net::End;
 use protocg_peers::harness::process::Place;
-use protocg_peers::harness::{self, Cgroup, Protocg, Server, Stack, Veth};
+use protocg_peers::harness::{self, Cgroup, Protocg, Veth};
 use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw, SYN, URG};
-use protocg_peers::wire::Message;
 
-const PORT: u16 = 50051;
-const PATH: &str = "/search.SearchService/Search";
-const POLICY: &str = r#"
-name = "tcp"
-proto = ["search.proto"]
-ports = [50051]
-default = "deny"
-[[deny]]
-name = "no-a"
-methods = ["/search.SearchService/Search"]
-when = 'request.query.contains("A")'
-[[allow]]
-name = "search"
-methods = ["/search.SearchService/*"]
-"#;
-
-/// A server in a cgroup behind a veth pair, and the enforcer.
-struct Field {
-    enforcer: Protocg,
-    server: Server,
-    veth: Veth,
-    _cgroup: Cgroup,
-}
-
-impl Field {
-    fn new(name: &str) -> Self {
-        Self::under(name, POLICY)
-    }
-
-    fn under(name: &str, policy: &str) -> Self {
-        let cgroup = Cgroup::new(name);
-        let veth = Veth::new();
-        let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], policy, &[]);
-        let place = Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) };
-        let address = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PORT));
-        let server = Server::start(Stack::Tonic, place, address);
-        Self { enforcer, server, veth, _cgroup: cgroup }
-    }
-
-    fn client(&self) -> Raw {
-        Raw::new(&self.veth, false, PORT)
-    }
-
-    /// Waits until the handler has been given this query.
-    fn seen(&self, query: &str) {
-        self.server
-            .process()
-            .wait_for(query, |lines| lines.iter().any(|l| l.contains(&format!("\"query\":\"{query}\""))).then_some(()));
-    }
-
-    /// No handler has been given a query with an A; the server still serves.
-    fn unharmed(self) {
-        let mut probe = self.client();
-        probe.connect();
-        probe.send(&conversation("still-there"));
-        self.seen("still-there");
-        let denied: Vec<_> = self
-            .server
-            .seen()
-            .into_iter()
-            .filter(|e| e["fields"]["query"].as_str().is_some_and(|q| q.contains('A')))
-            .collect();
-        assert!(denied.is_empty(), "{denied:#?}");
-        assert!(self.enforcer.stop().success());
-    }
-
-    fn cause(&self, reason: &str) {
-        self.enforcer.wait_for(reason, |e| e["reason"] == reason || e["cause"] == reason);
-    }
-}
-
-fn query(text: &str) -> Vec<u8> {
-    Message::new().bytes(1, text).bytes
-}
-
-/// Everything that a client sends for one call, from the preface on.
-fn conversation(text: &str) -> Vec<u8> {
-    let mut encoder = Encoder::default();
-    let mut out = h2raw::open(&[]);
-    out.extend(frame::settings_ack());
-    out.extend(h2raw::unary(&mut encoder, Style::PLAIN, 1, PATH, &query(text)));
-    out
-}
-
-const SHORT: Duration = Duration::from_millis(300);
+use crate::field::{Field, PATH, POLICY, PORT, SHORT, conversation, query};
 
 #[test]
 fn a_call_in_one_segment_passes_and_a_denied_one_does_not() {
