@@ -111,3 +111,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+pub fn fd(file: &impl std::os::fd::AsRawFd) -> i32 {
+    file.as_raw_fd()
+}

@@ -8,3 +8,5 @@ mod maps;
 mod field;
 mod segments;
 mod slots;
+mod stack;
+mod wall;

@@ -9,7 +9,7 @@ use protocg_peers::harness::process::Place;
 use protocg_peers::harness::{self, Cgroup, Protocg, Veth};
 use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw, SYN, URG};
 
-use crate::field::{Field, PATH, POLICY, PORT, SHORT, conversation, query};
+use crate::field::{Field, PATH, POLICY, PORT, SHORT, conversation, fd, query};
 
 #[test]
 fn a_call_in_one_segment_passes_and_a_denied_one_does_not() {
@@ -526,10 +526,6 @@ while True:
     raw.wait(Duration::from_secs(2), |r| r.reset);
     assert!(!listener.lines().iter().any(|l| l.contains(" A ")), "{:?}", listener.lines());
     assert!(enforcer.stop().success());
-}
-
-fn fd(file: &impl std::os::fd::AsRawFd) -> i32 {
-    file.as_raw_fd()
 }
 
 /// Hands the pages of `bytes` to the socket through a pipe.
