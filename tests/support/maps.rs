@@ -48,3 +48,9 @@ pub fn queued(queue: &MapHandle) -> Vec<u32> {
     }
     found
 }
+
+/// A number of an array with a value for each CPU, over all of them.
+pub fn sum(map: &MapHandle, index: u32) -> u64 {
+    let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+    values.into_iter().map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
+}

@@ -5,7 +5,9 @@
 #[path = "../support/maps.rs"]
 mod maps;
 
+mod bulk;
 mod field;
+mod repair;
 mod segments;
 mod slots;
 mod stack;

@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use protocg_peers::h2raw::{self, Encoder, Style};
+use protocg_peers::harness;
 use protocg_peers::harness::net::End;
-use protocg_peers::harness::process::Place;
-use protocg_peers::harness::{self, Cgroup, Protocg, Veth};
 use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw, SYN, URG};
 
 use crate::field::{Field, PATH, POLICY, PORT, SHORT, conversation, fd, query};
@@ -479,53 +478,6 @@ fn two_cpus_on_one_connection_lose_nothing_and_let_nothing_past() {
     field.enforcer.wait_for("denied", |e| e["type"] == "decision" && e["verdict"] == "deny");
     assert!(field.enforcer.events().iter().all(|e| e["reason"] != "unjudged" && e["reason"] != "lock"));
     field.unharmed();
-}
-
-/// With a full accept queue TCP refuses the handshake's last ACK and its data after they were judged.
-#[test]
-fn data_that_a_full_accept_queue_refused_does_not_come_back_changed() {
-    if harness::skip("accept_queue") {
-        return;
-    }
-    const LISTENER: &str = "
-import socket, sys, time
-l = socket.socket(); l.setsockopt(1, 2, 1); l.bind(('0.0.0.0', 50051)); l.listen(0); print('listening', flush=True)
-time.sleep(2.5)
-while True:
-    c, a = l.accept(); c.settimeout(1); d = b''
-    try:
-        while x := c.recv(65536): d += x
-    except OSError: pass
-    print('got', a[1], 'A' if b'evilA' in d else '-', len(d), flush=True)
-";
-    let cgroup = Cgroup::new("queue");
-    let veth = Veth::new();
-    let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], POLICY, &[]);
-    let mut command = std::process::Command::new("python3");
-    command.args(["-c", LISTENER]);
-    Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) }.enter(&mut command);
-    let listener = protocg_peers::harness::process::Watched::start(command);
-    listener.wait_for("listening", |lines| lines.iter().any(|l| l == "listening").then_some(()));
-    let mut raw = Raw::new(&veth, false, PORT);
-    let (good, evil) = (conversation("good-"), conversation("evilA"));
-    raw.segment(SYN, raw.isn, &[], &Odd::default());
-    raw.seq = raw.isn.wrapping_add(1);
-    assert!(raw.wait(SHORT, |r| r.ack != 0), "no SYN-ACK");
-    // another takes the only place in the queue before the handshake ends
-    Raw::new(&veth, false, PORT).connect();
-    raw.segment(PSH | ACK, raw.seq, &good, &Odd::default());
-    raw.wait(SHORT, |r| r.reset);
-    for _ in 0..20 {
-        raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &evil, &Odd::default());
-        raw.segment(ACK, raw.isn.wrapping_add(1), &[], &Odd::default());
-        raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &evil, &Odd::default());
-        raw.wait(Duration::from_millis(200), |r| r.reset);
-    }
-    listener
-        .wait_for("two accepted", |lines| (lines.iter().filter(|l| l.starts_with("got")).count() >= 2).then_some(()));
-    raw.wait(Duration::from_secs(2), |r| r.reset);
-    assert!(!listener.lines().iter().any(|l| l.contains(" A ")), "{:?}", listener.lines());
-    assert!(enforcer.stop().success());
 }
 
 /// Hands the pages of `bytes` to the socket through a pipe.

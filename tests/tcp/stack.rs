@@ -8,7 +8,7 @@ use libc::{IPPROTO_MPTCP, IPPROTO_TCP, SOL_TCP};
 use protocg_peers::h2raw::{Encoder, Style};
 use protocg_peers::harness;
 use protocg_peers::harness::net::End;
-use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw};
+use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw, SYN};
 use serde_json::json;
 
 use crate::field::{PATH, SHORT, conversation, eventually, fd, query};
@@ -254,4 +254,38 @@ fn what_comes_while_a_connection_closes_is_judged() {
     assert_eq!(wall.got().iter().filter(|got| got.bytes == good.len()).count(), 5);
     assert!(!wall.breached());
     assert!(wall.enforcer.unwrap().stop().success());
+}
+
+/// With a full accept queue TCP refuses the handshake's last ACK and its data after they were judged; other bytes come in
+/// their place.
+#[test]
+fn data_that_a_full_accept_queue_refused_does_not_come_back_changed() {
+    if harness::skip("accept_queue") {
+        return;
+    }
+    let (good, evil) = (conversation("good-"), conversation("evilA"));
+    for enforced in [false, true] {
+        let wall = Wall::new("queue", enforced, &json!({ "backlog": 0, "pause": 2.5 }), &[]);
+        let mut raw = wall.client();
+        raw.segment(SYN, raw.isn, &[], &Odd::default());
+        raw.seq = raw.isn.wrapping_add(1);
+        assert!(raw.wait(SHORT, |r| r.ack != 0), "no SYN-ACK");
+        // Another takes the only place in the queue before the handshake ends.
+        let mut other = wall.client();
+        other.connect();
+        raw.segment(PSH | ACK, raw.seq, &good, &Odd::default());
+        raw.wait(SHORT, |r| r.reset);
+        assert!(wall.stat("ListenOverflows") > 0, "the queue is not full");
+        for _ in 0..20 {
+            raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &evil, &Odd::default());
+            raw.segment(ACK, raw.isn.wrapping_add(1), &[], &Odd::default());
+            raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &evil, &Odd::default());
+            raw.wait(Duration::from_millis(200), |r| r.reset);
+        }
+        other.send(&good);
+        wall.whole(good.len());
+        wall.denied();
+        raw.wait(Duration::from_secs(2), |r| r.reset);
+        wall.over();
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
 
 use protocg_peers::harness::net::End;
@@ -156,4 +156,41 @@ fn connect(stream: &TcpStream) -> i32 {
     let to = address();
     // SAFETY: the address is a valid structure of its stated size.
     unsafe { libc::connect(crate::field::fd(stream), (&raw const to).cast(), size_of_val(&to) as u32) }
+}
+
+/// A packet socket that hears only packets longer than so many bytes: all of them would be more than it can keep.
+pub fn capture(veth: &Veth, end: End, device: &str, longer: u32) -> OwnedFd {
+    let name = std::ffi::CString::new(device).unwrap();
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut filter = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 0, 1, longer),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 64),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    veth.run(end, || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        // SAFETY: plain system calls; the filter and the address are valid structures of their stated sizes, and the
+        // descriptor is new.
+        unsafe {
+            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0);
+            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+            let (filter, size) = ((&raw const program).cast(), size_of_val(&program) as u32);
+            assert_eq!(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter, size), 0);
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+            address.sll_ifindex = libc::if_nametoindex(name.as_ptr()).cast_signed();
+            assert_eq!(libc::bind(fd, (&raw const address).cast(), size_of_val(&address) as u32), 0);
+            OwnedFd::from_raw_fd(fd)
+        }
+    })
+}
+
+/// How many packets it has heard.
+pub fn captured(capture: &OwnedFd) -> usize {
+    let mut buffer = [0_u8; 64];
+    // SAFETY: the buffer is valid for its length.
+    let next = || unsafe { libc::recv(crate::field::fd(capture), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    std::iter::repeat_with(next).take_while(|n| *n >= 0).count()
 }
