@@ -224,7 +224,7 @@ fn pins_that_a_failure_left_half_made_are_removed() {
     let (one, two) = (Place::new(), Place::new());
     let policy = one.policy("p", 1);
     let [first, second] = [&one, &two].map(|place| place.path.to_str().unwrap());
-    // Seven maps and three links for each cgroup.
+    // Among the maps and the links of the first cgroup, and of the second.
     for failing in [1, 8, 10, 11, 20] {
         let arguments = ["run", "--pin", "--cgroup", first, "--cgroup", second, policy.to_str().unwrap()];
         let mut made = 0;
