@@ -6,11 +6,15 @@ use libbpf_rs::MapHandle;
 use nix::sys::signal::Signal;
 use protocg::abi;
 use protocg_peers::h2raw::{self, Encoder, Style, frame};
-use protocg_peers::harness;
+use protocg_peers::harness::net::End;
+use protocg_peers::harness::{self, Cgroup};
 use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw};
+
+use serde_json::json;
 
 use crate::field::{Field, PATH, POLICY, SHORT, conversation, query};
 use crate::maps;
+use crate::wall::Wall;
 
 /// The queues of free slots and what is held, as the enforcer has them.
 struct Slots {
@@ -21,9 +25,9 @@ struct Slots {
 }
 
 impl Slots {
-    fn of(field: &Field) -> Self {
+    fn of(cgroup: &Cgroup) -> Self {
         let [small, large, held, conns] =
-            ["free_small", "free_large", "held", "conns"].map(|name| maps::of(field.cgroup.path(), name));
+            ["free_small", "free_large", "held", "conns"].map(|name| maps::of(cgroup.path(), name));
         Self { small, large, held, conns }
     }
 
@@ -62,7 +66,7 @@ fn slots_of_segments_that_were_delivered_are_free_again() {
         return;
     }
     let field = Field::new("slots");
-    let slots = Slots::of(&field);
+    let slots = Slots::of(&field.cgroup);
     let bytes = conversation("delivered");
     let mut raw = field.client();
     raw.connect();
@@ -88,7 +92,7 @@ fn slots_of_segments_that_wait_for_ever_are_free_again() {
         return;
     }
     let field = Field::new("slots");
-    let slots = Slots::of(&field);
+    let slots = Slots::of(&field.cgroup);
     let bytes = conversation(&"waiting".repeat(1000));
     let ahead = |raw: &Raw| {
         for at in (1..4001).step_by(500) {
@@ -134,7 +138,7 @@ fn slots_of_segments_behind_a_denial_are_free_again() {
         return;
     }
     let field = Field::new("slots");
-    let slots = Slots::of(&field);
+    let slots = Slots::of(&field.cgroup);
     for evil in 0..6 {
         let mut encoder = Encoder::default();
         let mut parts = vec![[h2raw::open(&[]), frame::settings_ack()].concat()];
@@ -166,7 +170,7 @@ fn slots_of_segments_behind_a_cut_are_free_again() {
         return;
     }
     let field = Field::new("slots");
-    let slots = Slots::of(&field);
+    let slots = Slots::of(&field.cgroup);
     let good = [h2raw::open(&[]), frame::settings_ack()].concat();
     // A frame on a wrong stream in the middle of what waits, and one whose head goes on in the next segment.
     let broken = [frame::frame(4, 0, 1, &[]), vec![0; 600]].concat();
@@ -186,6 +190,41 @@ fn slots_of_segments_behind_a_cut_are_free_again() {
     field.unharmed();
 }
 
+/// The engine's budget for one segment ends among what waits: megabytes of the shortest frames, in segments as long as a
+/// slot. A window that large takes a listener that asks for it, and a link of long packets.
+#[test]
+fn slots_of_segments_beyond_the_budget_are_free_again() {
+    if harness::skip("slots_budget") {
+        return;
+    }
+    const SEGMENTS: usize = 110;
+    const FRAMES: usize = 7000;
+    let options = json!({ "options": [[libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 128 << 20]] });
+    let wall = Wall::new("budget", true, &options, &[]);
+    for (end, device) in [(End::A, "pga0"), (End::B, "pgb0")] {
+        let mut command = std::process::Command::new("ip");
+        command.args(["link", "set", "dev", device, "mtu", "65535"]);
+        wall.veth.enter(end, &mut command);
+        assert!(command.status().unwrap().success());
+    }
+    let slots = Slots::of(&wall.cgroup);
+    let good = [h2raw::open(&[]), frame::settings_ack()].concat();
+    // Of a type that nobody knows: to be ignored (RFC 9113, section 4.1).
+    let segment = frame::frame(0x20, 0, 0, &[]).repeat(FRAMES);
+    let mut raw = wall.client();
+    raw.scaling = true;
+    raw.connect();
+    for i in 0..SEGMENTS {
+        raw.at((good.len() + i * segment.len()) as u32, &segment);
+    }
+    slots.hold(0, SEGMENTS);
+    raw.at(0, &good);
+    wall.said("budget");
+    assert!(raw.wait(Duration::from_secs(5), |r| r.reset));
+    slots.all_free();
+    wall.over();
+}
+
 /// The agent is gone, and its pinned programs go on: connections that end give their slots back without it.
 #[test]
 fn slots_come_back_without_an_agent() {
@@ -193,7 +232,7 @@ fn slots_come_back_without_an_agent() {
         return;
     }
     let field = Field::with("slots", POLICY, &["--pin"]);
-    let slots = Slots::of(&field);
+    let slots = Slots::of(&field.cgroup);
     let bytes = conversation("heldA");
     let (mut one, mut two) = (field.client(), field.client());
     for raw in [&mut one, &mut two] {
@@ -231,7 +270,7 @@ fn slots_that_run_out_cost_a_retransmission_and_nothing_else() {
     }
     const EACH: usize = abi::PG_MAX_HELD_SEGMENTS as usize;
     let field = Field::new("slots");
-    let slots = Slots::of(&field);
+    let slots = Slots::of(&field.cgroup);
     let bytes = conversation(&"filling".repeat(200));
     // Every small slot and every large one, by connections that hold as many as one may, one more byte each.
     let all = (abi::PG_MAX_HELD_SMALL + abi::PG_MAX_HELD_LARGE) as usize;

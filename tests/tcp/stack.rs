@@ -1,8 +1,8 @@
 //! Ways of the stack to set up and end connections. Each test runs twice: without the enforcer the denied message gets
 //! through, so the attack is one; with it, it does not.
 
-use std::io::Write;
-use std::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
 
 use libc::{IPPROTO_MPTCP, IPPROTO_TCP, SOL_TCP};
 use protocg_peers::h2raw::{Encoder, Style};
@@ -128,7 +128,15 @@ fn data_of_deferred_connections_is_judged() {
         raw.segment(PSH | ACK, raw.isn.wrapping_add(41), &longer[40..], &Odd::default());
         wall.whole(longer.len());
         let mut stream = wall.connect(IPPROTO_TCP);
+        let began = Instant::now();
         stream.write_all(&evil).unwrap();
+        if enforced {
+            // Nobody is left waiting: the handshake is completed without the data, which is denied then.
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let end = stream.read(&mut [0; 64]);
+            println!("a denied client of a deferred connection hears of it after {:.1?}: {end:?}", began.elapsed());
+            assert!(!matches!(&end, Err(e) if e.kind() != ErrorKind::ConnectionReset), "{end:?}");
+        }
         let mut raw = wall.client();
         raw.connect();
         for part in evil.chunks(40) {
