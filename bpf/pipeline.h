@@ -193,23 +193,30 @@ PG_STEP int pg_request_end(struct pg_conn *c, struct pg_work *w, u32 stream)
 	return PG_GO;
 }
 
-/* The rules that need no message. */
+/*
+ * The rules that need no message. A method that no proto describes is undecidable where a rule on its messages could
+ * turn the verdict: the switch decides that. With the switch on `allow` and nothing that could allow the call, what the
+ * rule would say does not matter: the default denies it.
+ */
 static inline int pg_request_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, const struct pg_method *m)
 {
-	int judgement = pg_judge(c, w, s, m->header_test, m->header_tests);
+	int judgement = pg_judge(c, w, s, m->header_test, m->header_tests), allowed;
 
 	if (judgement == PG_J_UNDECIDED)
 		return pg_fail_rpc(c, w, s, PG_R_BUDGET);
 	if (judgement == PG_J_DENY)
 		return pg_deny_rpc(c, w, s);
-	if (m->flags & PG_METHOD_UNKNOWN) {
+	allowed = judgement == PG_J_ALLOW || config.default_action == PG_ALLOW;
+	if (m->flags & PG_METHOD_UNKNOWN && (allowed || m->allow_messages || !pg_switched_off(PG_R_UNKNOWN_METHOD))) {
 		if (pg_fail_rpc(c, w, s, PG_R_UNKNOWN_METHOD) != PG_GO)
 			return PG_DENIED;
-		s->request |= PG_REQ_UNREAD;
+		s->request |= PG_REQ_UNREAD | PG_REQ_ALLOWED;
+		pg_count_add(PG_N_ALLOWED, 1);
+		return PG_GO;
 	}
 	if (!(m->flags & PG_METHOD_MESSAGES) || !m->message_tests)
 		s->request |= PG_REQ_UNREAD;
-	if (judgement == PG_J_ALLOW || config.default_action == PG_ALLOW) {
+	if (allowed) {
 		s->request |= PG_REQ_ALLOWED;
 	} else if (s->request & PG_REQ_UNREAD || !m->allow_messages) {
 		if (pg_deny_rpc(c, w, s) != PG_GO)

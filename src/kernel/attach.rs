@@ -73,19 +73,47 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool) -> Result<Enfor
 
     let loaded = load::load(&policy.tables)?;
     let mut attachments = Vec::new();
+    let mut begun = Vec::new();
     for (cgroup, lock, pins) in places {
-        let links = match &pins {
-            Some(pins) => exchange(&cgroup, pins, &loaded)?,
-            None => attach(&cgroup, &loaded)?,
+        let links = match cover(&cgroup, pins.as_ref(), &loaded, pin, &policy.name) {
+            Ok(links) => links,
+            Err(e) => {
+                // What this run began goes again, pinned or not; what was pinned before goes on enforcing.
+                begun.extend(pins.is_none().then_some(cgroup.id));
+                for id in begun {
+                    pin::detach(id);
+                }
+                return Err(e);
+            }
         };
-        // What was pinned stays pinned: a policy is not weakened by leaving out a flag.
-        if pin || pins.is_some() {
-            pin::write(&cgroup, &links, &loaded.shared, &policy.name)?;
-        }
+        begun.extend(pins.is_none().then_some(cgroup.id));
         attachments.push(Attachment { cgroup, links, _lock: lock });
     }
     let origin = if some_pinned { Origin::Exchanged } else { Origin::Fresh };
     Ok(Enforcer { shared: loaded.shared, attachments, origin, pinned: pin || some_pinned })
+}
+
+/// Puts the programs on one cgroup, in place of those that are pinned there.
+fn cover(
+    cgroup: &Cgroup,
+    pins: Option<&Pins>,
+    loaded: &Loaded,
+    pin: bool,
+    policy: &str,
+) -> Result<Vec<(Hook, OwnedFd)>, KernelError> {
+    // What was pinned stays pinned: a policy is not weakened by leaving out a flag.
+    let pin = pin || pins.is_some();
+    if pin {
+        pin::prepare(cgroup, &loaded.shared)?;
+    }
+    let links = match pins {
+        Some(pins) => exchange(cgroup, pins, loaded)?,
+        None => attach(cgroup, loaded)?,
+    };
+    if pin {
+        pin::commit(cgroup, &links, &loaded.shared, policy)?;
+    }
+    Ok(links)
 }
 
 type Place = (Cgroup, Lock, Option<Pins>);

@@ -2,7 +2,8 @@
 //!
 //! One folder a cgroup, named by the cgroup's id, holds everything that the next agent needs: `link_*` and `map_*`.
 //! Cgroups that share programs pin the same maps each. A note beside the locks says which policy it is and which
-//! sources the programs were built from; it is written last and removed first, so pins without it are never adopted.
+//! sources the programs were built from; it is written last and removed first, so pins without it are never adopted. A
+//! failure on the way to new pins leaves those that were there.
 
 use std::fs;
 use std::io;
@@ -131,34 +132,51 @@ fn link_name(hook: Hook) -> String {
     format!("link_{}", hook.program())
 }
 
-/// Pins links and maps of a cgroup; links that are pinned already stay as they are.
-pub fn write(cgroup: &Cgroup, links: &[(Hook, OwnedFd)], shared: &Shared, policy: &str) -> Result<(), KernelError> {
+/// Pins the maps of a cgroup under names that nobody looks for yet: what was pinned before stays whole if this fails.
+pub fn prepare(cgroup: &Cgroup, shared: &Shared) -> Result<(), KernelError> {
     root()?;
     let dir = dir_of(cgroup.id);
-    let result = write_all(&dir, cgroup, links, shared, policy);
-    result.map_err(|e| {
-        remove(cgroup.id);
-        KernelError::failed(format!("pin to `{}`", dir.display()), e)
+    let pin_all = || {
+        fs::create_dir_all(&dir)?;
+        for (name, map) in shared.named() {
+            let path = dir.join(format!("new_{name}"));
+            // An agent that was killed may have left one.
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => sys::pin(map.as_fd(), &path)?,
+            }
+        }
+        Ok(())
+    };
+    pin_all().map_err(|e| {
+        for (name, _) in shared.named() {
+            let _ = fs::remove_file(dir.join(format!("new_{name}")));
+        }
+        failed(&dir, e)
     })
 }
 
-fn write_all(dir: &Path, cgroup: &Cgroup, links: &[(Hook, OwnedFd)], shared: &Shared, policy: &str) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    for (name, map) in shared.named() {
-        let path = dir.join(format!("map_{name}"));
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => sys::pin(map.as_fd(), &path)?,
+/// Gives the prepared maps their names, and pins the links; those that are pinned already stay as they are.
+pub fn commit(cgroup: &Cgroup, links: &[(Hook, OwnedFd)], shared: &Shared, policy: &str) -> Result<(), KernelError> {
+    let dir = dir_of(cgroup.id);
+    let name_all = || {
+        for (name, _) in shared.named() {
+            fs::rename(dir.join(format!("new_{name}")), dir.join(format!("map_{name}")))?;
         }
-    }
-    for (hook, link) in links {
-        let path = dir.join(link_name(*hook));
-        if !path.exists() {
-            sys::pin(link.as_fd(), &path)?;
+        for (hook, link) in links {
+            let path = dir.join(link_name(*hook));
+            if !path.exists() {
+                sys::pin(link.as_fd(), &path)?;
+            }
         }
-    }
-    let note = Note { cgroup: cgroup.path.clone(), policy: policy.to_owned(), sources: SOURCES.to_owned() };
-    fs::write(note_of(cgroup.id), serde_json::to_vec(&note)?)
+        let note = Note { cgroup: cgroup.path.clone(), policy: policy.to_owned(), sources: SOURCES.to_owned() };
+        fs::write(note_of(cgroup.id), serde_json::to_vec(&note)?)
+    };
+    name_all().map_err(|e| failed(&dir, e))
+}
+
+fn failed(dir: &Path, e: io::Error) -> KernelError {
+    KernelError::failed(format!("pin to `{}`", dir.display()), e)
 }
 
 /// Removes the note: what is pinned is about to change.

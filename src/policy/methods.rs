@@ -153,15 +153,15 @@ impl Builder<'_> {
     fn method(&mut self, covering: &[usize], described: Option<&MethodDescriptor>) -> Result<abi::pg_method, Refusal> {
         let on_header = self.ordered(covering, false);
         let on_message = self.ordered(covering, true);
-        let mut method = abi::pg_method::default();
+        let allows = |i: &usize| self.rules.get(*i).is_some_and(|rule| rule.action == Action::Allow);
+        let mut method =
+            abi::pg_method { allow_messages: u32::from(on_message.iter().any(allows)), ..Default::default() };
         (method.header_test, method.header_tests) = self.header_tests(on_header);
         if described.is_some_and(|m| !m.is_client_streaming()) {
             method.flags |= abi::PG_METHOD_UNARY;
         }
         match described.map(MethodDescriptor::input) {
             Some(request) if !on_message.is_empty() => {
-                let allows = |i: &usize| self.rules.get(*i).is_some_and(|rule| rule.action == Action::Allow);
-                method.allow_messages = u32::from(on_message.iter().any(allows));
                 let part = self.on_message(&request, on_message)?;
                 method.flags |= abi::PG_METHOD_MESSAGES;
                 method.message_test = part.first;

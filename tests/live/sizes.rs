@@ -1,6 +1,9 @@
 //! Messages of all sizes, and many streams at once.
 
+use prost::Message;
 use protocg_peers::harness::Stack;
+use protocg_peers::json;
+use protocg_peers::proto::echo::{EchoReply, EchoRequest};
 use serde_json::{Value, json};
 
 use crate::stage::{Net, SECRET, SECRET_CODE, SECRET_MESSAGE, Stage, call, check, make, ok, policy, skip, unary, with};
@@ -36,21 +39,37 @@ fn sizes(name: &str, server: Stack, client: Stack) {
             };
             let result = make(&mut session, &call(method, message("none")));
             ok(&result);
-            assert_eq!(result["fields"][0]["received_bytes"], json!(size.to_string()));
-            assert!(result["response_bytes"].as_u64().unwrap() as usize > 2 * size, "{size} there and back, twice");
-            expected.push(text.clone());
+            let request = EchoRequest::decode(&encode(method, &message("none")[0])[..]).unwrap();
+            let reply = EchoReply {
+                text: text.clone(),
+                payload: vec![0; size],
+                index: 0,
+                received: 1,
+                received_bytes: size as u64,
+                request: Some(request.clone()),
+            };
+            let reply = reply.encode_to_vec();
+            assert_eq!(result["response_bytes"], reply.len());
+            assert_eq!(result["digests"], json!([json::digest(&reply)]), "{size} back");
+            expected.push((text.clone(), request.encode_to_vec()));
             check(&make(&mut session, &call(method, message("SECRET"))), SECRET_CODE, SECRET_MESSAGE);
         }
     }
     ok(&make(&mut session, &unary("the last")));
-    expected.push("the last".to_owned());
-    assert_eq!(stage.texts_until("the last"), expected);
+    expected.push(("the last".to_owned(), encode("/echo.Echo/Unary", &json!({ "text": "the last" }))));
+    let texts: Vec<&String> = expected.iter().map(|(text, _)| text).collect();
+    assert_eq!(stage.texts_until("the last").iter().collect::<Vec<_>>(), texts);
     assert_eq!(stage.decisions("deny", 2 * SIZES.len()).len(), 2 * SIZES.len());
-    // The handlers' own count of bytes: what the client has encoded arrived whole.
-    let bytes: Vec<u64> = stage.server.seen().iter().filter_map(|e| e["size"].as_u64()).collect();
-    for (size, pair) in SIZES.iter().zip(bytes.chunks(2)) {
-        assert!(pair.iter().all(|got| (*got as usize) > *size && (*got as usize) < size + 64), "{size}: {pair:?}");
-    }
+    // What the handlers have got is what was sent, byte for byte: its length and a digest say so.
+    let seen = stage.server.seen();
+    let got: Vec<(Option<u64>, Option<&str>)> =
+        seen.iter().filter(|e| e["event"] == "message").map(|e| (e["size"].as_u64(), e["digest"].as_str())).collect();
+    let sent: Vec<(u64, String)> = expected.iter().map(|(_, m)| (m.len() as u64, json::digest(m))).collect();
+    assert_eq!(got, sent.iter().map(|(size, digest)| (Some(*size), Some(&digest[..]))).collect::<Vec<_>>());
+}
+
+fn encode(method: &str, message: &Value) -> Vec<u8> {
+    json::encode(message, Some(json::method(method).unwrap().input())).unwrap()
 }
 
 #[test]

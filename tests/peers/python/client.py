@@ -65,6 +65,7 @@ class Call:
         result = {
             "type": "result", "index": self.index, "id": self.script.get("id"), "method": self.script["method"],
             "code": 0, "status": "OK", "message": "", "cause": "", "responses": 0, "response_bytes": 0, "fields": [],
+            "digests": [],
         }  # fmt: skip
         deadline = self.script.get("deadline_ms")
         options = {"timeout": deadline / 1000 if deadline else None, "metadata": self.metadata}
@@ -89,6 +90,7 @@ class Call:
                 result["response_bytes"] += len(reply)
                 if len(result["fields"]) < RESPONSES_SHOWN:
                     result["fields"].append(common.decode(reply, self.output))
+                    result["digests"].append(common.digest(reply))
         except grpc.RpcError as error:
             call = error
             result["code"], result["status"] = error.code().value[0], error.code().name

@@ -1,9 +1,11 @@
 """What server.py and client.py share: the descriptors, and messages to and from JSON as in src/json.rs."""
 
+import array
 import base64
 import os
 import sys
 import threading
+import zlib
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
@@ -75,12 +77,25 @@ def to_json(message):
     return shorten(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
+def pattern(size):
+    """So many bytes: the numbers 0, 1, 2 and so on, of four bytes each, the highest first."""
+    numbers = array.array("I", range((size + 3) // 4))
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers.tobytes()[:size]
+
+
+def digest(data):
+    """A number that stands for all of these bytes: CRC-32, in hex."""
+    return f"{zlib.crc32(data):08x}"
+
+
 def _fill(value):
     if isinstance(value, dict):
         if "@text" in value:
             return "x" * value["@text"]
         if "@bytes" in value:
-            return base64.b64encode(bytes(value["@bytes"])).decode()
+            return base64.b64encode(pattern(value["@bytes"])).decode()
         return {key: _fill(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_fill(item) for item in value]

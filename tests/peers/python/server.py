@@ -38,7 +38,9 @@ class Call:
 
     def take(self, message):
         count(self.method, "messages")
-        self.say(event="message", index=self.messages, size=message.ByteSize(), fields=common.to_json(message))
+        digest = common.digest(message.SerializeToString(deterministic=True))
+        fields = common.to_json(message)
+        self.say(event="message", index=self.messages, size=message.ByteSize(), digest=digest, fields=fields)
         self.messages += 1
         self.received_bytes += len(getattr(message, "payload", b""))
 

@@ -3,7 +3,9 @@
 //! A message is its protobuf JSON with the names of the .proto file, or one of
 //! - `{"@hex": "0a01"}` in place of a message: these bytes, whatever they mean;
 //! - `{"@text": 1000}` in place of a string: so many `x`;
-//! - `{"@bytes": 1000}` in place of bytes: so many bytes.
+//! - `{"@bytes": 1000}` in place of bytes: so many bytes, no four of which come twice ([`pattern`]).
+//!
+//! What is printed is shortened, so messages are printed with a [`digest`] of all their bytes.
 
 use anyhow::{Context, Result, bail};
 use prost::Message;
@@ -63,7 +65,7 @@ fn fill(value: &mut Value) -> Result<()> {
         Value::Object(map) => {
             let made = match (map.get("@text"), map.get("@bytes")) {
                 (Some(n), _) => Some("x".repeat(length(n)?)),
-                (_, Some(n)) => Some(base64_of_zeros(length(n)?)),
+                (_, Some(n)) => Some(base64(&pattern(length(n)?))),
                 _ => None,
             };
             match made {
@@ -81,9 +83,28 @@ fn length(n: &Value) -> Result<usize> {
     Ok(usize::try_from(n.as_u64().context("@text and @bytes take a length")?)?)
 }
 
-fn base64_of_zeros(n: usize) -> String {
-    let mut text = "AAAA".repeat(n / 3);
-    text.push_str(["", "AA==", "AAA="][n % 3]);
+/// So many bytes: the numbers 0, 1, 2 and so on, of four bytes each, the highest first. What is lost, repeated or exchanged
+/// shows.
+pub fn pattern(n: usize) -> Vec<u8> {
+    (0..u32::MAX).flat_map(u32::to_be_bytes).take(n).collect()
+}
+
+/// A number that stands for all of these bytes: CRC-32, in hex.
+pub fn digest(bytes: &[u8]) -> String {
+    format!("{:08x}", crc32fast::hash(bytes))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let at = |i: usize| three.get(i).copied().unwrap_or(0);
+        let number = u32::from_be_bytes([0, at(0), at(1), at(2)]);
+        for place in 0..4 {
+            let digit = DIGITS[(number >> (18 - 6 * place)) as usize & 63];
+            text.push(if place > three.len() { '=' } else { digit.into() });
+        }
+    }
     text
 }
 

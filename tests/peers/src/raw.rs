@@ -52,6 +52,8 @@ pub struct Raw {
     pub ack: u32,
     /// Receive window, unscaled.
     pub window: u16,
+    /// The SYN offers window scaling, of its own window by nothing: the server's may be larger than 64 KiB then.
+    pub scaling: bool,
     /// The highest acknowledgement received.
     pub acked: u32,
     /// Bytes received in order.
@@ -115,6 +117,7 @@ impl Raw {
             seq: isn,
             ack: 0,
             window: 65535,
+            scaling: false,
             acked: isn,
             received: Vec::new(),
             reset: false,
@@ -128,7 +131,11 @@ impl Raw {
         tcp.extend(self.dport.to_be_bytes());
         tcp.extend(seq.to_be_bytes());
         tcp.extend(if flags & ACK != 0 || odd.ack.is_some() { odd.ack.unwrap_or(self.ack) } else { 0 }.to_be_bytes());
-        let options: &[u8] = if flags & SYN != 0 { &[2, 4, 5, 0xb4] } else { &[] };
+        let options: &[u8] = match (flags & SYN != 0, self.scaling) {
+            (true, false) => &[2, 4, 5, 0xb4],
+            (true, true) => &[2, 4, 5, 0xb4, 1, 3, 3, 0],
+            (false, _) => &[],
+        };
         tcp.push(u8::try_from((20 + options.len()) / 4).unwrap_or(0) << 4);
         tcp.push(flags);
         tcp.extend(self.window.to_be_bytes());

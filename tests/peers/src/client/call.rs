@@ -51,6 +51,7 @@ pub struct Outcome {
     pub message: String,
     cause: String,
     responses: Vec<Value>,
+    digests: Vec<String>,
     response_count: usize,
     response_bytes: usize,
     pub latency: Duration,
@@ -88,7 +89,7 @@ impl Outcome {
         json!({
             "type": "result", "index": self.index, "id": self.id, "method": self.method,
             "code": self.code, "status": status, "message": self.message, "cause": self.cause,
-            "responses": self.response_count, "response_bytes": self.response_bytes, "fields": self.responses,
+            "responses": self.response_count, "response_bytes": self.response_bytes, "fields": self.responses, "digests": self.digests,
             "latency_ms": self.latency.as_secs_f64() * 1000.0, "headers": self.headers, "trailers": self.trailers,
         })
     }
@@ -153,6 +154,7 @@ pub async fn make(link: Link, index: usize, call: Call) -> Result<Outcome> {
         message: String::new(),
         cause: String::new(),
         responses: Vec::new(),
+        digests: Vec::new(),
         response_count: 0,
         response_bytes: 0,
         latency: Duration::ZERO,
@@ -194,6 +196,7 @@ async fn receive(
                 outcome.response_bytes += reply.len();
                 if outcome.responses.len() < RESPONSES_SHOWN {
                     outcome.responses.push(text::decode(&reply, kind.clone()));
+                    outcome.digests.push(text::digest(&reply));
                 }
             }
             Ok(None) => break,

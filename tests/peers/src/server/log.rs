@@ -86,7 +86,7 @@ impl Call {
         let bytes = message.encode_to_vec();
         line(json!({
             "event": "message", "call": self.id, "method": self.method, "index": self.messages,
-            "size": bytes.len(), "fields": text::decode(&bytes, kind),
+            "size": bytes.len(), "digest": text::digest(&bytes), "fields": text::decode(&bytes, kind),
         }));
         self.messages += 1;
     }

@@ -1,103 +1,14 @@
-//! Ring 1: what an attacker can do with TCP segments. Each attack tries to get a message to the handler that the policy
-//! denies; raw packets over a veth pair between network namespaces.
+//! What an attacker can do with TCP segments. Each attack tries to get a message to the handler that the policy denies;
+//! raw packets over a veth pair between network namespaces.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocg_peers::h2raw::{self, Encoder, Style, frame};
+use protocg_peers::h2raw::{self, Encoder, Style};
+use protocg_peers::harness;
 use protocg_peers::harness::net::End;
-use protocg_peers::harness::process::Place;
-use protocg_peers::harness::{self, Cgroup, Protocg, Server, Stack, Veth};
 use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw, SYN, URG};
-use protocg_peers::wire::Message;
 
-const PORT: u16 = 50051;
-const PATH: &str = "/search.SearchService/Search";
-const POLICY: &str = r#"
-name = "tcp"
-proto = ["search.proto"]
-ports = [50051]
-default = "deny"
-[[deny]]
-name = "no-a"
-methods = ["/search.SearchService/Search"]
-when = 'request.query.contains("A")'
-[[allow]]
-name = "search"
-methods = ["/search.SearchService/*"]
-"#;
-
-/// A server in a cgroup behind a veth pair, and the enforcer.
-struct Field {
-    enforcer: Protocg,
-    server: Server,
-    veth: Veth,
-    _cgroup: Cgroup,
-}
-
-impl Field {
-    fn new(name: &str) -> Self {
-        Self::under(name, POLICY)
-    }
-
-    fn under(name: &str, policy: &str) -> Self {
-        let cgroup = Cgroup::new(name);
-        let veth = Veth::new();
-        let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], policy, &[]);
-        let place = Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) };
-        let address = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PORT));
-        let server = Server::start(Stack::Tonic, place, address);
-        Self { enforcer, server, veth, _cgroup: cgroup }
-    }
-
-    fn client(&self) -> Raw {
-        Raw::new(&self.veth, false, PORT)
-    }
-
-    /// Waits until the handler has been given this query.
-    fn seen(&self, query: &str) {
-        self.server
-            .process()
-            .wait_for(query, |lines| lines.iter().any(|l| l.contains(&format!("\"query\":\"{query}\""))).then_some(()));
-    }
-
-    /// No handler has been given a query with an A; the server still serves.
-    fn unharmed(self) {
-        let mut probe = self.client();
-        probe.connect();
-        probe.send(&conversation("still-there"));
-        self.seen("still-there");
-        let denied: Vec<_> = self
-            .server
-            .seen()
-            .into_iter()
-            .filter(|e| e["fields"]["query"].as_str().is_some_and(|q| q.contains('A')))
-            .collect();
-        assert!(denied.is_empty(), "{denied:#?}");
-        assert!(self.enforcer.stop().success());
-    }
-
-    fn cause(&self, reason: &str) {
-        self.enforcer.wait_for(reason, |e| e["reason"] == reason || e["cause"] == reason);
-    }
-}
-
-fn query(text: &str) -> Vec<u8> {
-    Message::new().bytes(1, text).bytes
-}
-
-/// Everything that a client sends for one call, from the preface on.
-fn conversation(text: &str) -> Vec<u8> {
-    let mut encoder = Encoder::default();
-    let mut out = h2raw::open(&[]);
-    out.extend(frame::settings_ack());
-    out.extend(h2raw::unary(&mut encoder, Style::PLAIN, 1, PATH, &query(text)));
-    out
-}
-
-const SHORT: Duration = Duration::from_millis(300);
+use crate::field::{Field, PATH, POLICY, PORT, SHORT, conversation, fd, query};
 
 #[test]
 fn a_call_in_one_segment_passes_and_a_denied_one_does_not() {
@@ -567,57 +478,6 @@ fn two_cpus_on_one_connection_lose_nothing_and_let_nothing_past() {
     field.enforcer.wait_for("denied", |e| e["type"] == "decision" && e["verdict"] == "deny");
     assert!(field.enforcer.events().iter().all(|e| e["reason"] != "unjudged" && e["reason"] != "lock"));
     field.unharmed();
-}
-
-/// With a full accept queue TCP refuses the handshake's last ACK and its data after they were judged.
-#[test]
-fn data_that_a_full_accept_queue_refused_does_not_come_back_changed() {
-    if harness::skip("accept_queue") {
-        return;
-    }
-    const LISTENER: &str = "
-import socket, sys, time
-l = socket.socket(); l.setsockopt(1, 2, 1); l.bind(('0.0.0.0', 50051)); l.listen(0); print('listening', flush=True)
-time.sleep(2.5)
-while True:
-    c, a = l.accept(); c.settimeout(1); d = b''
-    try:
-        while x := c.recv(65536): d += x
-    except OSError: pass
-    print('got', a[1], 'A' if b'evilA' in d else '-', len(d), flush=True)
-";
-    let cgroup = Cgroup::new("queue");
-    let veth = Veth::new();
-    let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], POLICY, &[]);
-    let mut command = std::process::Command::new("python3");
-    command.args(["-c", LISTENER]);
-    Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) }.enter(&mut command);
-    let listener = protocg_peers::harness::process::Watched::start(command);
-    listener.wait_for("listening", |lines| lines.iter().any(|l| l == "listening").then_some(()));
-    let mut raw = Raw::new(&veth, false, PORT);
-    let (good, evil) = (conversation("good-"), conversation("evilA"));
-    raw.segment(SYN, raw.isn, &[], &Odd::default());
-    raw.seq = raw.isn.wrapping_add(1);
-    assert!(raw.wait(SHORT, |r| r.ack != 0), "no SYN-ACK");
-    // another takes the only place in the queue before the handshake ends
-    Raw::new(&veth, false, PORT).connect();
-    raw.segment(PSH | ACK, raw.seq, &good, &Odd::default());
-    raw.wait(SHORT, |r| r.reset);
-    for _ in 0..20 {
-        raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &evil, &Odd::default());
-        raw.segment(ACK, raw.isn.wrapping_add(1), &[], &Odd::default());
-        raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &evil, &Odd::default());
-        raw.wait(Duration::from_millis(200), |r| r.reset);
-    }
-    listener
-        .wait_for("two accepted", |lines| (lines.iter().filter(|l| l.starts_with("got")).count() >= 2).then_some(()));
-    raw.wait(Duration::from_secs(2), |r| r.reset);
-    assert!(!listener.lines().iter().any(|l| l.contains(" A ")), "{:?}", listener.lines());
-    assert!(enforcer.stop().success());
-}
-
-fn fd(file: &impl std::os::fd::AsRawFd) -> i32 {
-    file.as_raw_fd()
 }
 
 /// Hands the pages of `bytes` to the socket through a pipe.

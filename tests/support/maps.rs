@@ -1,0 +1,56 @@
+//! The maps of a running enforcer, found through the programs on its cgroup.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use protocg::kernel::sys::{self, Hook};
+
+/// The map of this name that the programs on a cgroup use.
+pub fn of(cgroup: &Path, name: &str) -> MapHandle {
+    let folder = File::open(cgroup).unwrap();
+    let programs: HashSet<u32> =
+        Hook::ALL.into_iter().flat_map(|hook| sys::attached(folder.as_fd(), hook).unwrap()).collect();
+    assert_eq!(programs.len(), Hook::ALL.len(), "one enforcer");
+    let options = ProgInfoQueryOptions::default().include_map_ids(true);
+    ProgInfoIter::with_query_opts(options)
+        .filter(|program| programs.contains(&program.id))
+        .flat_map(|program| program.map_ids)
+        .map(|id| MapHandle::from_map_id(id).unwrap())
+        .find(|map| map.name() == name)
+        .unwrap_or_else(|| panic!("no map `{name}`"))
+}
+
+/// How many entries it has.
+pub fn count(map: &MapHandle) -> usize {
+    map.keys().count()
+}
+
+/// The kernel's bytes for it, as `bpftool map show` says.
+pub fn bytes(map: &MapHandle) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd())).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok()).unwrap()
+}
+
+/// What a queue holds, in order: everything is taken out and put back. Nobody else may use it meanwhile.
+pub fn queued(queue: &MapHandle) -> Vec<u32> {
+    let mut found = Vec::new();
+    while let Ok(Some(value)) = queue.lookup_and_delete(&[]) {
+        found.push(u32::from_ne_bytes(value.try_into().unwrap()));
+    }
+    for value in &found {
+        queue.update(&[], &value.to_ne_bytes(), MapFlags::ANY).unwrap();
+    }
+    found
+}
+
+/// A number of an array with a value for each CPU, over all of them.
+pub fn sum(map: &MapHandle, index: u32) -> u64 {
+    let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+    values.into_iter().map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
+}
