@@ -97,7 +97,7 @@ PG_SIZE(struct pg_hole_event, 224);
  * The agent's reply to a denied caller, registered by socket cookie before it is sent. The egress hook looks for its
  * first bytes, the mark, in what the server sends: they may pass between two frames and nowhere else.
  */
-#define PG_REPLY_BYTES 1024
+#define PG_REPLY_BYTES 4096 /* about 35 answers: few denials that come together need more than one reply */
 #define PG_REPLY_MARK 64
 struct pg_reply {
 	u32 length;  /* bytes of the reply, for the agent's own use */

@@ -196,29 +196,26 @@ impl Talk<'_> {
     /// The answers first, then the segment: so the server's own idea of the ended RPC never overtakes the policy's.
     async fn mend(&mut self, hole: &abi::pg_hole_event, answers: Vec<Vec<u8>>) -> bool {
         let pieces = reply::pieces(answers);
-        let mut rest = pieces.iter();
-        let first = match rest.next() {
-            Some(piece) if self.may_speak_by(Instant::now() + FIRST).await => {
-                if !self.put(piece) {
-                    return false;
-                }
-                true
+        let (soon, deadline) = (Instant::now() + FIRST, Instant::now() + ANSWER);
+        let (mut said, mut under_way) = (0, false);
+        for piece in &pieces {
+            if under_way && !self.passed(deadline).await {
+                return false;
             }
-            Some(_) => {
-                rest = pieces.iter();
-                false
+            under_way = self.may_speak_by(soon).await;
+            if !under_way {
+                break;
             }
-            None => false,
-        };
+            if !self.put(piece) {
+                return false;
+            }
+            said += 1;
+        }
         self.let_read(hole.resets).await;
-        if !self.fill(hole).await {
+        if !self.fill(hole).await || (under_way && !self.passed(deadline).await) {
             return false;
         }
-        let deadline = Instant::now() + ANSWER;
-        if first && !self.passed(deadline).await {
-            return false;
-        }
-        for piece in rest {
+        for piece in pieces.iter().skip(said) {
             if !self.say(piece, deadline).await {
                 return false;
             }

@@ -209,9 +209,9 @@ mod tests {
 
     #[test]
     fn many_frames_come_in_pieces() {
-        let pieces = pieces((0..200).map(goaway).collect());
+        let pieces = pieces((0..600).map(goaway).collect());
         assert!(pieces.len() > 2);
-        assert_eq!(frames(&pieces).len(), 200);
+        assert_eq!(frames(&pieces).len(), 600);
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl Sweeper {
             if core.is_attended(cookie) {
                 continue;
             }
-            let Some(conn) = core.shared.conn(cookie).filter(is_over) else { continue };
+            let Some(conn) = core.shared.conn(cookie).filter(|conn| is_over(conn)) else { continue };
             if self.suspects.contains(&cookie) {
                 core.attend(&event_of(&conn), Signal::Cut);
             } else {
@@ -104,14 +104,14 @@ impl Default for Sweeper {
 /// Cuts every dead connection now: once enforcement ends, what was denied would be let through.
 pub fn cut_all(core: &Core) {
     for cookie in core.shared.cookies() {
-        if let Some(conn) = core.shared.conn(cookie).filter(is_over) {
+        if let Some(conn) = core.shared.conn(cookie).filter(|conn| is_over(conn)) {
             core.destroy(&event_of(&conn), core.find_socket(cookie).as_ref());
         }
     }
 }
 
 /// Dead, or with a hole that only the agent fills.
-fn is_over(conn: &Box<abi::pg_conn>) -> bool {
+fn is_over(conn: &abi::pg_conn) -> bool {
     conn.phase == abi::PG_P_DEAD || conn.holes > 0
 }
 
