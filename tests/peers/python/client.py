@@ -23,7 +23,7 @@ class Link:
     def __init__(self, target):
         # A pool of its own: no other channel's connection is shared.
         options = common.UNLIMITED + [("grpc.use_local_subchannel_pool", 1)]
-        options += [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100)]
+        options += [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 5000)]
         self.channel = grpc.insecure_channel(target, options=options)
         self.connections = 0
         self.channel.subscribe(self._changed)
