@@ -298,7 +298,7 @@ PG_STEP int pg_path_place(const struct pg_conn *c, struct pg_work *w, u32 was, u
 	if (p->entry.name != PG_NAME_PATH && p->entry.name != PG_NAME_PATH_CHANGED)
 		return 0;
 	if (p->state == PG_HP_VALUE && was != PG_HP_VALUE) {
-		w->path_at = c->request.left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
+		w->path_at = p->left >= 2 && c->request.left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
 		w->path_form = p->huffman ? PG_PATH_CODED : PG_PATH_PLAIN;
 	} else if (field && was == PG_HP_FIELD && p->form == PG_HF_INDEXED) {
 		w->path_at = w->pos - 1;

@@ -310,7 +310,6 @@ fn no_copy_is_passed_before_a_denied_segment_that_waits() {
         client.raw.at(first.len() as u32, &second);
         client.raw.at(0, &first);
         client.raw.wait(SHORT, |r| r.reset);
-        assert!(!client.taken());
     }
     scene.unharmed();
 }
@@ -378,7 +377,7 @@ fn what_follows_many_denied_calls_harms_no_neighbour() {
             client.bytes(&begin(stream));
             assert_eq!(client.status(stream), Some(7));
         }
-        client.bytes(&streams().flat_map(follow).collect::<Vec<u8>>());
+        client.raw.send(&streams().flat_map(follow).collect::<Vec<u8>>());
         client.bytes(&call(1001, UNARY, "neighbour"));
         assert_eq!(client.status(1001), Some(0));
         assert!(client.is_open());
