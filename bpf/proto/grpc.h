@@ -89,6 +89,13 @@ PG_STEP int pg_block_field(struct pg_block *b, struct pg_hpack *p)
 	return 0;
 }
 
+/* A whole field of a request's trailers. gRPC has none there, but servers add them to the metadata (tonic). */
+static inline void pg_block_trailer(struct pg_block *b, const struct pg_entry *e)
+{
+	if (e->name >= PG_NAME_KEY0)
+		pg_block_spoil(b, PG_R_TRAILERS);
+}
+
 static inline void pg_block_start(struct pg_block *b, const struct pg_bits *peer, u32 trailers)
 {
 	b->bits = *peer;
