@@ -124,18 +124,17 @@ static __always_inline void pg_streams_drop(struct pg_conn *c)
 	bpf_loop(PG_MAX_STREAMS / 64 + 1, pg_streams_drop_cb, &c, 0);
 }
 
-PG_STEP int pg_holes_free(struct pg_conn *c)
+/* All holes but the first `keep` are given up. */
+PG_STEP int pg_holes_free(struct pg_conn *c, u32 keep)
 {
 	u32 i;
 
-	if (!c)
+	if (!c || c->holes <= keep)
 		return 0;
-	for (i = 0; i < PG_MAX_HOLES; i++) {
-		if (i >= c->holes)
-			break;
-		pg_slot_free(c->hole[i].source, c->hole[i].slot);
-	}
-	c->holes = 0;
+	for (i = 0; i < PG_MAX_HOLES; i++)
+		if (i >= keep && i < c->holes)
+			pg_slot_free(c->hole[i].source, c->hole[i].slot);
+	c->holes = keep;
 	return 0;
 }
 
@@ -148,7 +147,7 @@ static __always_inline void pg_conn_close(u64 cookie)
 		return;
 	if (pg_lock(&c->lock)) {
 		pg_streams_drop(c);
-		pg_holes_free(c);
+		pg_holes_free(c, 0);
 		c->cookie = 0;
 		c->phase = PG_P_DEAD;
 		pg_unlock(&c->lock);

@@ -193,13 +193,9 @@ static __always_inline int pg_mend_away(struct pg_work *w, u32 at, u32 length)
 	return pg_mend_put(w, at, PG_HEAD_BYTES) && pg_mend_blank(w, at + PG_HEAD_BYTES, at + PG_HEAD_BYTES + length);
 }
 
-/* In the copy: a DATA frame loses its data, and only ends its stream if it did. */
+/* In the copy: a DATA frame loses its data and ends its stream, so that nothing can take the data's place later. */
 static __always_inline int pg_mend_empty(struct pg_work *w, const struct pg_h2 *h, u32 at, u32 length)
 {
-	if (!(h->flags & PG_FLAG_END_STREAM)) {
-		w->credit += length;
-		return pg_mend_away(w, at, length);
-	}
 	pg_mend_head(w, h, length, PG_F_DATA, PG_FLAG_END_STREAM | PG_FLAG_PADDED);
 	w->patch[PG_HEAD_BYTES] = length - 1;
 	return pg_mend_put(w, at, PG_HEAD_BYTES + 1) &&
@@ -209,7 +205,7 @@ static __always_inline int pg_mend_empty(struct pg_work *w, const struct pg_h2 *
 /*
  * In the copy: the denied DATA frame, whose HEADERS the server may have, becomes RST_STREAM and padding of its length.
  * One that is too short for that, as the first of a unary call, loses its data: the server sees a request without its
- * message. So do some that are long enough, where many come together: servers end connections for many RST_STREAM at
+ * message, and ended. So do some that are long enough, where many come together: servers end connections for many RST_STREAM at
  * once (CVE-2023-44487).
  */
 PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
@@ -224,7 +220,8 @@ PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 	at = w->frame_at - w->hole_skip;
 	length = pg_h2_length(h);
 	whole = PG_HEAD_BYTES + length;
-	if (whole < PG_RST_BYTES + PG_HEAD_BYTES && !(h->flags & PG_FLAG_END_STREAM) &&
+	/* what is still to be read of a slot must stay as it is */
+	if (w->source == PG_SRC_PACKET && whole < PG_RST_BYTES + PG_HEAD_BYTES && !(h->flags & PG_FLAG_END_STREAM) &&
 	    pg_end_follows(w, h, at + whole))
 		absorbed = PG_HEAD_BYTES;
 	whole += absorbed;
@@ -232,7 +229,7 @@ PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 	may_be_empty = m && m->flags & PG_METHOD_UNARY && w->message == 1 && length && length <= PG_EMPTY_BYTES;
 	may_be_reset = whole == PG_RST_BYTES || whole >= PG_RST_BYTES + PG_HEAD_BYTES;
 	if (may_be_empty && (!may_be_reset || w->resets >= PG_RESETS))
-		return pg_mend_empty(w, h, at, length) ? PG_MENDED_EMPTY : PG_NOT_MENDED;
+		return pg_mend_empty(w, h, at, length) ? PG_MENDED_ENDED : PG_NOT_MENDED;
 	if (!may_be_reset)
 		return PG_NOT_MENDED;
 	pg_mend_head(w, h, 4, PG_F_RST_STREAM, 0);
@@ -248,7 +245,7 @@ PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 		return PG_NOT_MENDED;
 	if (whole > PG_RST_BYTES && !pg_mend_away(w, at + PG_RST_BYTES, whole - PG_RST_BYTES - PG_HEAD_BYTES))
 		return PG_NOT_MENDED;
-	return PG_MENDED_RESET;
+	return PG_MENDED_ENDED;
 }
 
 struct pg_walk {
@@ -321,9 +318,10 @@ PG_STEP int pg_mend_path(struct pg_conn *c, struct pg_work *w)
 	/* by the code's length: 0 (5 bits), 3 (6 bits), a colon (7 bits), an asterisk (8 bits) */
 	const u32 codes = 0x00u | 0x19u << 8 | 0x5cu << 16 | 0xf9u << 24;
 	const struct pg_method *m;
+	struct pg_entry *entry;
 	u32 at, slot, bits, n, code;
 
-	if (!c || !w)
+	if (!c || !w || c->block.seen & PG_B_PATHS)
 		return 0;
 	if (c->block.changed)
 		return 1;
@@ -358,8 +356,10 @@ PG_STEP int pg_mend_path(struct pg_conn *c, struct pg_work *w)
 	w->patch[1] = bits;
 	if (!pg_mend_put(w, at, 2))
 		return 0;
-	if (slot)
-		c->hpack.ring[pg_index(slot - 1, PG_MAX_DYNAMIC_ENTRIES)].name = PG_NAME_PATH_CHANGED;
+	/* the block may have evicted it again, and its place be another's */
+	entry = &c->hpack.ring[pg_index(slot - 1, PG_MAX_DYNAMIC_ENTRIES)];
+	if (slot && entry->name == PG_NAME_PATH)
+		entry->name = PG_NAME_PATH_CHANGED;
 	return 1;
 }
 
@@ -371,10 +371,14 @@ static __always_inline int pg_mend_frame(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_walk q = {.w = w, .stream = w->stream};
 	struct pg_stream *s;
+	int head = c->request.type != PG_F_DATA;
 
+	/* trailers may insert into the HPACK table, and have no path */
+	if (head && c->block.trailers)
+		return PG_NOT_MENDED;
 	s = pg_stream_get(c->id, w->stream);
 	if (!s || s->head_chunk != c->chunk) {
-		if (c->request.type == PG_F_DATA)
+		if (!head)
 			return pg_mend_reset(c, w);
 		return pg_mend_path(c, w) ? PG_MENDED_ASTRAY : PG_NOT_MENDED;
 	}
@@ -399,15 +403,15 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	w->mends = 0;
 	pg_count_add(PG_N_DENIED, 1);
 	pg_count_add(PG_N_MENDED, 1);
-	c->mended[pg_index(c->mends, PG_MENDED_STREAMS)] = (struct pg_mended){.stream = w->stream, .as = mended};
+	c->mended[pg_index(w->stream >> 1, PG_MENDED_STREAMS)] = (struct pg_mended){.stream = w->stream, .as = mended};
 	c->mends++;
 	pg_stream_close(c, w->stream);
 	return 1;
 }
 
 /*
- * A frame of a stream that mending has ended. The server has had RST_STREAM for it, or nothing at all, so it becomes
- * one that nobody reads (RFC 9113, section 5.1); or no message, so it must get none, but may get the end of the stream.
+ * A frame of a stream that mending has ended. The server has had its end, or nothing of it at all, so it becomes one
+ * that nobody reads (RFC 9113, section 5.1).
  */
 PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
@@ -419,8 +423,6 @@ PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 		return 1;
 	at = w->frame_at - w->hole_skip;
 	length = pg_h2_length(&c->request);
-	if (pg_mended_as(c, c->request.stream) == PG_MENDED_EMPTY)
-		return length <= PG_EMPTY_BYTES && pg_mend_empty(w, &c->request, at, length);
 	if (c->request.type == PG_F_DATA)
 		w->credit += length;
 	return pg_mend_away(w, at, length);

@@ -274,6 +274,7 @@ PG_STEP int pg_request_start(struct pg_conn *c, struct pg_work *w)
 static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_h2 *h = &c->request;
+	struct pg_stream *s;
 	int outcome;
 
 	h->block = 0;
@@ -283,6 +284,11 @@ static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 		outcome = pg_request_start(c, w);
 		if (outcome != PG_GO)
 			return outcome;
+	} else if (c->block.reason) {
+		s = pg_stream_get(c->id, h->stream);
+		pg_about(w, s, h->stream);
+		if (s && pg_fail_rpc(c, w, s, c->block.reason) != PG_GO)
+			return PG_DENIED;
 	}
 	return h->block_flags & PG_FLAG_END_STREAM ? pg_request_end(c, w, h->stream) : PG_GO;
 }
@@ -298,7 +304,7 @@ PG_STEP int pg_path_place(const struct pg_conn *c, struct pg_work *w, u32 was, u
 	if (p->entry.name != PG_NAME_PATH && p->entry.name != PG_NAME_PATH_CHANGED)
 		return 0;
 	if (p->state == PG_HP_VALUE && was != PG_HP_VALUE) {
-		w->path_at = c->request.left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
+		w->path_at = p->left >= 2 && c->request.left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
 		w->path_form = p->huffman ? PG_PATH_CODED : PG_PATH_PLAIN;
 	} else if (field && was == PG_HP_FIELD && p->form == PG_HF_INDEXED) {
 		w->path_at = w->pos - 1;
@@ -329,7 +335,9 @@ PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 		pg_path_place(c, w, was, field);
 		if (reason)
 			return pg_fail_connection(c, w, reason);
-		if (field && !c->block.trailers)
+		if (field && c->block.trailers)
+			pg_block_trailer(&c->block, &c->hpack.entry);
+		else if (field)
 			pg_block_field(&c->block, &c->hpack);
 	}
 	return PG_GO;

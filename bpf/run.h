@@ -77,6 +77,7 @@ struct pg_run {
 	u32 judged;	      /* sequence number at the end of the chunk */
 	int mendable;	      /* 1: a denied frame may be taken out of the packet */
 	int taken;	      /* 1: a copy is to take the packet's place */
+	int changed;	      /* 1: something is taken out: what came must not pass as it is */
 	int outcome;	      /* the first that was not PG_GO */
 	int done;
 };
@@ -184,12 +185,15 @@ static long pg_run_cb(u32 index, void *data)
 		if (outcome == PG_GO)
 			continue;
 		if (outcome == PG_STRIP) {
+			r->changed = 1;
 			if (r->c->phase == PG_P_DEAD || pg_mend_strip(r->skb, r->c, w))
 				continue;
 			outcome = pg_fail_connection(r->c, w, PG_R_STREAM_ID);
 		}
-		if (outcome == PG_DENIED && pg_mend_deny(r->skb, r->c, w))
+		if (outcome == PG_DENIED && pg_mend_deny(r->skb, r->c, w)) {
+			r->changed = 1;
 			continue;
+		}
 		if (r->outcome == PG_GO)
 			r->outcome = outcome;
 		if (outcome != PG_DENIED || !r->c->cookie)
@@ -205,6 +209,8 @@ static long pg_run_cb(u32 index, void *data)
  */
 static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 skip)
 {
+	u32 holes = r->c->holes;
+
 	pg_chunk(r->w, PG_SRC_PACKET, 0, offset, length);
 	r->w->pos = skip;
 	r->w->ended = 0;
@@ -212,6 +218,7 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 	r->w->mendable = r->mendable;
 	pg_chunk_hole(r->c, r->w, r->judged - length + skip);
 	r->taken = 0;
+	r->changed = 0;
 	r->outcome = PG_GO;
 	r->done = 0;
 	bpf_loop(PG_TURNS, pg_run_cb, r, 0);
@@ -219,6 +226,9 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 		pg_chunk_free(r->w);
 	if (r->outcome == PG_GO && !r->done)
 		r->outcome = pg_fail_connection(r->c, r->w, PG_R_BUDGET);
+	/* what waits behind the packet in TCP's queue may be denied: no copy may lead up to it */
+	if (r->outcome != PG_GO)
+		pg_holes_free(r->c, holes);
 	return r->outcome;
 }
 

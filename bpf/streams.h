@@ -61,27 +61,21 @@ PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 	return 0;
 }
 
-/* Was the stream ended by mending, and how? */
+/* Was the stream ended by mending, and how? An old one may be forgotten: then the server decides what becomes of its
+ * frames, and no handler is left for them. */
 static inline u32 pg_mended_as(const struct pg_conn *c, u32 stream)
 {
-	u32 i;
+	const struct pg_mended *m = &c->mended[pg_index(stream >> 1, PG_MENDED_STREAMS)];
 
-	if (!c->mends)
-		return PG_NOT_MENDED;
-	for (i = 0; i < PG_MENDED_STREAMS; i++)
-		if (c->mended[i].stream == stream)
-			return c->mended[i].as;
-	return PG_NOT_MENDED;
+	return m->stream == stream ? m->as : PG_NOT_MENDED;
 }
 
 /* A frame for a stream that is not open here: must it be kept from the server? */
 static inline int pg_stripped(const struct pg_conn *c, const struct pg_h2 *h)
 {
 	switch (pg_mended_as(c, h->stream)) {
-	case PG_MENDED_RESET:
+	case PG_MENDED_ENDED:
 		return h->type == PG_F_DATA;
-	case PG_MENDED_EMPTY:
-		return h->type == PG_F_DATA && h->left;
 	case PG_MENDED_AWAY:
 		return 1;
 	}

@@ -46,6 +46,7 @@ enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
 	R(CONNECTION_HEADER, MALFORMED, "connection_header", "a connection-specific header is not allowed in HTTP/2") \
 	R(PATH, MALFORMED, "path", "the :path is not /service/method")                                                \
 	R(CONTENT_TYPE, MALFORMED, "content_type", "the content-type is not application/grpc")                        \
+	R(TRAILERS, MALFORMED, "trailers", "metadata that a rule reads comes behind the messages")                    \
 	R(GRPC_FLAG, MALFORMED, "grpc_flag", "the flag of a gRPC message is neither 0 nor 1")                         \
 	R(GRPC_TRUNCATED, MALFORMED, "grpc_truncated", "the stream ends inside a gRPC message")                       \
 	R(PROTOBUF_TAG, MALFORMED, "protobuf_tag", "a protobuf tag is invalid")                                       \

@@ -155,6 +155,7 @@ struct pg_hpack {
 #define PG_B_REGULAR 16u /* a regular field has come: no pseudo-header may follow */
 #define PG_B_CONTENT_TYPE 32u
 #define PG_B_NOT_GRPC 64u
+#define PG_B_PATHS 128u /* more than one :path */
 struct pg_block {
 	struct pg_bits bits; /* the header scope only */
 	u32 seen;	     /* PG_B_* */
@@ -182,13 +183,12 @@ struct pg_hole {
 	u16 base;   /* where in the slot it begins; a withheld segment's first bytes may be TCP's already */
 };
 
-#define PG_MENDED_STREAMS 16 /* a power of two */
+#define PG_MENDED_STREAMS 128 /* a power of two */
 
 /* How mending ended a stream. */
 enum pg_mended_as {
 	PG_NOT_MENDED,
-	PG_MENDED_RESET,  /* the server gets RST_STREAM */
-	PG_MENDED_EMPTY,  /* the server gets a request without its message */
+	PG_MENDED_ENDED,  /* the server gets RST_STREAM, or a request that ends without its message */
 	PG_MENDED_AWAY,	  /* the server sees nothing of it */
 	PG_MENDED_ASTRAY, /* the server gets a call of a method that does not exist */
 };
@@ -236,7 +236,7 @@ struct pg_conn {
 	u32 holes;	 /* how many of hole[] are open */
 	u32 mends;	 /* streams that ended by mending, ever */
 	struct pg_hole hole[PG_MAX_HOLES];
-	struct pg_mended mended[PG_MENDED_STREAMS]; /* the last of them */
+	struct pg_mended mended[PG_MENDED_STREAMS]; /* the last of them, each in its stream's place */
 	struct pg_bits peer;			    /* header-scope bits that depend on the peer only */
 	struct pg_h2 request;
 	struct pg_h2 response;

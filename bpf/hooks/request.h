@@ -49,7 +49,7 @@ static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, con
 		c->judged = r->judged;
 		return r->taken ? pg_drop(PG_R_NONE) : PG_PASS;
 	case PG_BLIND:
-		if (!c->holes) {
+		if (!c->holes && !r->changed) {
 			c->phase = PG_P_BLIND;
 			return PG_PASS;
 		}

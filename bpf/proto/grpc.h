@@ -55,6 +55,8 @@ PG_STEP int pg_block_field(struct pg_block *b, struct pg_hpack *p)
 		return 0;
 	case PG_NAME_PATH_CHANGED:
 	case PG_NAME_PATH:
+		if (b->seen & PG_B_PATH)
+			b->seen |= PG_B_PATHS;
 		b->changed = e->name == PG_NAME_PATH_CHANGED;
 		pg_block_pseudo(b, PG_B_PATH);
 		b->method = e->out0;
@@ -87,6 +89,13 @@ PG_STEP int pg_block_field(struct pg_block *b, struct pg_hpack *p)
 	return 0;
 }
 
+/* A whole field of a request's trailers. gRPC has none there, but servers add them to the metadata (tonic). */
+static inline void pg_block_trailer(struct pg_block *b, const struct pg_entry *e)
+{
+	if (e->name >= PG_NAME_KEY0)
+		pg_block_spoil(b, PG_R_TRAILERS);
+}
+
 static inline void pg_block_start(struct pg_block *b, const struct pg_bits *peer, u32 trailers)
 {
 	b->bits = *peer;
@@ -95,6 +104,7 @@ static inline void pg_block_start(struct pg_block *b, const struct pg_bits *peer
 	b->method = 0;
 	b->text = 0;
 	b->trailers = trailers;
+	b->changed = 0;
 }
 
 /* What is wrong with a request's whole header block. */
