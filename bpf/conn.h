@@ -127,14 +127,18 @@ static __always_inline void pg_streams_drop(struct pg_conn *c)
 /* All holes but the first `keep` are given up. */
 PG_STEP int pg_holes_free(struct pg_conn *c, u32 keep)
 {
+	struct pg_hole *hole;
 	u32 i;
 
-	if (!c || c->holes <= keep)
+	if (!c)
 		return 0;
-	for (i = 0; i < PG_MAX_HOLES; i++)
-		if (i >= keep && i < c->holes)
-			pg_slot_free(c->hole[i].source, c->hole[i].slot);
-	c->holes = keep;
+	for (i = 0; i < PG_MAX_HOLES; i++) {
+		if (c->holes <= keep)
+			break;
+		c->holes--;
+		hole = &c->hole[pg_index(c->holes, PG_MAX_HOLES)];
+		pg_slot_free(hole->source, hole->slot);
+	}
 	return 0;
 }
 
