@@ -85,7 +85,7 @@ PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spar
 			return 0;
 		to->source = PG_SRC_HELD_SMALL;
 		to->slot = slot;
-		if (!bpf_skb_load_bytes(skb, offset, small->bytes, length))
+		if (!bpf_skb_load_bytes(skb, offset, small->bytes, pg_length(length, PG_HELD_SMALL_BYTES)))
 			return 1;
 		pg_slot_free(PG_SRC_HELD_SMALL, slot);
 		return 0;
@@ -97,7 +97,7 @@ PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spar
 		return 0;
 	to->source = PG_SRC_HELD_LARGE;
 	to->slot = slot;
-	if (!bpf_skb_load_bytes(skb, offset, large->bytes, length))
+	if (!bpf_skb_load_bytes(skb, offset, large->bytes, pg_length(length, PG_MAX_HELD_BYTES)))
 		return 1;
 	pg_slot_free(PG_SRC_HELD_LARGE, slot);
 	return 0;
