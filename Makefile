@@ -5,19 +5,32 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # `make setup` may have installed it a moment ago.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: all setup test demo bench lint fmt clean install help
+.PHONY: all setup test test-vm vm-budget vm-setup vm-down demo bench lint fmt clean install help
 
 all: setup ## Build protocg, optimised (the default)
 	cargo build --locked --release
 
 help: ## List what can be made
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup: ## Install what a fresh Debian or Ubuntu lacks
 	@scripts/setup.sh
 
-test: setup ## Build and run every test; those that attach programs run as root
+test: setup ## Every test, as root where that is needed; in the machine of `vagrant up` if it is running
 	@scripts/test.sh
+
+vm-setup: setup
+	@scripts/setup.sh vm
+
+test-vm: vm-setup ## Tests on a matrix of kernels, in QEMU: KERNEL="6.1 6.12 6.18 7", FULL=1 for all tests
+	@tests/vm/matrix.py $(if $(FULL),--full) $(KERNEL)
+
+vm-budget: vm-setup ## Write down what the verifier looks at, by program and kernel, as the new budget
+	@tests/vm/matrix.py --write-budget $(KERNEL)
+
+vm-down: ## End the machine of `vagrant up`, whatever state it is in
+	vagrant destroy --force
+	rm -rf .vagrant
 
 demo: setup ## Enforce a policy on a small gRPC server, and show what its callers get
 	@scripts/demo.sh

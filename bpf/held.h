@@ -85,7 +85,7 @@ PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spar
 			return 0;
 		to->source = PG_SRC_HELD_SMALL;
 		to->slot = slot;
-		if (!bpf_skb_load_bytes(skb, offset, small->bytes, length))
+		if (!bpf_skb_load_bytes(skb, offset, small->bytes, pg_length(length, PG_HELD_SMALL_BYTES)))
 			return 1;
 		pg_slot_free(PG_SRC_HELD_SMALL, slot);
 		return 0;
@@ -97,19 +97,26 @@ PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spar
 		return 0;
 	to->source = PG_SRC_HELD_LARGE;
 	to->slot = slot;
-	if (!bpf_skb_load_bytes(skb, offset, large->bytes, length))
+	if (!bpf_skb_load_bytes(skb, offset, large->bytes, pg_length(length, PG_MAX_HELD_BYTES)))
 		return 1;
 	pg_slot_free(PG_SRC_HELD_LARGE, slot);
 	return 0;
 }
 
-/* Keeps a segment ahead of the hole. Returns 0 if it cannot be kept. */
-static __always_inline int pg_held_put(struct __sk_buff *skb, u64 cookie, const struct pg_segment *g, u32 withheld)
+/*
+ * Keeps a segment ahead of the hole. Returns 0 if it cannot be kept. A function of its own, for its variables would
+ * take the hook's stack beyond 512 bytes together with the engine's deepest calls, as 6.1 adds them up.
+ */
+PG_STEP int pg_held_put(struct __sk_buff *skb, u64 cookie, const struct pg_segment *g, u32 withheld)
 {
-	struct pg_held_segment s = {.seq = g->seq, .length = g->length, .withheld = withheld};
+	struct pg_held_segment s = {.withheld = withheld};
 	struct pg_held *h, *blank;
 	u32 zero = 0;
 
+	if (!g)
+		return 0;
+	s.seq = g->seq;
+	s.length = g->length;
 	h = bpf_map_lookup_elem(&held, &cookie);
 	if (!h) {
 		blank = bpf_map_lookup_elem(&blank_held, &zero);

@@ -446,7 +446,7 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	if (!e || !tcp || bpf_skb_load_bytes(skb, tcp + 12, &words, 1))
 		return 0;
 	n = (words >> 4) * 4;
-	if (!n || n > PG_TCP_HEADER_BYTES || bpf_skb_load_bytes(skb, tcp, e->tcp, n))
+	if (!n || n > PG_TCP_HEADER_BYTES || bpf_skb_load_bytes(skb, tcp, e->tcp, pg_length(n, PG_TCP_HEADER_BYTES)))
 		return 0;
 	hole = &c->hole[pg_index(c->holes, PG_MAX_HOLES)];
 	hole->seq = w->hole_seq;
@@ -522,8 +522,8 @@ PG_STEP int pg_hole_compare(struct __sk_buff *skb, struct pg_work *w)
 	n = w->hole_length - w->pos;
 	if (n > PG_PATCH)
 		n = PG_PATCH;
-	if (!n || bpf_skb_load_bytes(skb, w->base + w->pos, w->window, n) || !pg_mend_get(w, w->pos, n) ||
-	    !pg_same_bytes(w, n))
+	if (!n || bpf_skb_load_bytes(skb, w->base + w->pos, w->window, pg_length(n, PG_PATCH)) ||
+	    !pg_mend_get(w, w->pos, n) || !pg_same_bytes(w, n))
 		return 0;
 	w->pos += n;
 	return 1;

@@ -22,6 +22,7 @@ PG_STEP int pg_load(struct __sk_buff *skb, struct pg_work *w)
 		n = PG_WINDOW;
 	if (!n)
 		return 0;
+	n = pg_length(n, PG_WINDOW);
 	at = w->base + w->pos;
 	slot = w->slot;
 	switch (w->source) {

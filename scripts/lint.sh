@@ -14,10 +14,10 @@ python3 bpf/proto/huffman.py | diff -u bpf/proto/huffman_table.h - ||
 say "clippy"
 cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 say "shell and Python"
-for script in scripts/*.sh .ci/run; do
+for script in scripts/*.sh tests/vm/*.sh vagrant/*.sh .ci/run; do
 	bash -n "$script"
 done
-for script in scripts/*.py bpf/proto/*.py tests/peers/python/*.py; do
+for script in scripts/*.py tests/vm/*.py bpf/proto/*.py tests/peers/python/*.py; do
 	python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$script"
 done
 echo "lint: nothing to complain about"

@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use nix::sys::signal::Signal;
 use protocg::kernel::sys::{self, Hook};
+use protocg_peers::harness::{flags, pages_can_be_told};
 use support::{Agent, Place, ends, eventually, protocg};
 
 const OURS: [&str; 3] = ["pg_sockops", "pg_egress", "pg_ingress"];
@@ -104,8 +105,9 @@ fn without_btf_or_bpffs_it_says_so() {
     let policy = place.policy("p", 1);
     let run = |prepare: &str, flag: &str| {
         let script = format!(
-            "{prepare} {} run {flag} --cgroup {} {}",
+            "{prepare} {} run {flag} {} --cgroup {} {}",
             env!("CARGO_BIN_EXE_protocg"),
+            flags().join(" "),
             place.path.display(),
             policy.display()
         );
@@ -119,6 +121,27 @@ fn without_btf_or_bpffs_it_says_so() {
     assert_eq!(status, 4, "{said}");
     assert!(said.contains("no bpf file system at `/sys/fs/bpf`"), "{said}");
     assert!(place.attached().is_empty());
+}
+
+/// Before Linux 6.2 the refusal comes, and the flag is needed; from there on neither.
+#[test]
+fn a_kernel_that_cannot_tell_pages_is_refused_in_words() {
+    need_root!();
+    let place = Place::new();
+    let policy = place.policy("p", 1);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_protocg"));
+    command.args(["run", "--cgroup", place.path.to_str().unwrap(), policy.to_str().unwrap()]).stdin(Stdio::null());
+    if pages_can_be_told() {
+        let mut agent = Agent::spawn(&mut command);
+        assert!(agent.line().starts_with("ready: "));
+        assert!(agent.stop().success());
+    } else {
+        let (status, said) = ends(&mut command);
+        assert_eq!(status, 4, "{said}");
+        assert!(said.contains("cannot tell whether a local client can still write bytes"), "{said}");
+        assert!(said.contains("--allow-shared-pages"), "{said}");
+        assert!(place.attached().is_empty());
+    }
 }
 
 #[test]
@@ -211,7 +234,13 @@ fn other_programs_on_the_cgroup_keep_running() {
     let place = Place::new();
     let policy = place.policy("p", 1);
     let mut object = MaybeUninit::uninit();
-    let other = protocg::skel::ProbeSkelBuilder::default().open(&mut object).unwrap().load().unwrap();
+    let mut other = protocg::skel::ProbeSkelBuilder::default().open(&mut object).unwrap();
+    // The object's other programs are for kernels that have what they try.
+    for mut program in other.open_object_mut().progs_mut() {
+        let wanted = program.name() == "pr_ingress";
+        program.set_autoload(wanted);
+    }
+    let other = other.load().unwrap();
     let _link = sys::link_create(other.progs.pr_ingress.as_fd(), place.cgroup().as_fd(), Hook::Ingress).unwrap();
     let (agent, _) = Agent::start(&["--cgroup", place.path.to_str().unwrap(), policy.to_str().unwrap()]);
     assert_eq!(place.attached(), ["pg_sockops", "pg_egress", "pr_ingress", "pg_ingress"]);

@@ -11,7 +11,7 @@ use nix::sys::mman::{MapFlags as Mapping, ProtFlags, mmap, munmap};
 use plain::Plain;
 
 use super::sys::Hook;
-use super::{KernelError, io_error, log};
+use super::{KernelError, io_error, log, probe};
 use crate::abi;
 use crate::policy::Tables;
 use crate::skel::ProtocgSkelBuilder;
@@ -192,8 +192,15 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared), Ke
     Ok((programs, shared))
 }
 
+/// Why the programs do not load, in words where the kernel lacks something that can be named.
 fn refused(error: &libbpf_rs::Error) -> KernelError {
-    match log::refusal(&log::take()) {
+    let said = log::take();
+    let missing = probe::missing();
+    if !missing.is_empty() {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        return KernelError::Lacks { release: release.trim().to_owned(), missing };
+    }
+    match log::refusal(&said) {
         Some((program, reason)) => KernelError::Refused { program, reason },
         None => KernelError::failed("load the programs", io_error(error)),
     }

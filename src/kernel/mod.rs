@@ -37,6 +37,15 @@ pub enum KernelError {
         /// The verifier's last word.
         reason: String,
     },
+    /// The kernel is too old, or was built without something.
+    #[error("this kernel ({release}) lacks {}", .missing.join(", "))]
+    #[diagnostic(help("Linux 6.1 and later have it; `protocg probe` shows what else this kernel offers"))]
+    Lacks {
+        /// Its version.
+        release: String,
+        /// What nothing is enforced without.
+        missing: Vec<&'static str>,
+    },
     /// Loading failed otherwise.
     #[error("cannot {what}: {error}")]
     #[diagnostic(help("{help}"))]

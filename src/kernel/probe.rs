@@ -104,7 +104,14 @@ pub fn features() -> Vec<Feature> {
     found
 }
 
-/// Loads one program of the probe object, and nothing else of it.
+/// What nothing is enforced without and this kernel does not load.
+pub fn missing() -> Vec<&'static str> {
+    let required = PROGRAMS.iter().filter(|(_, _, need, _)| *need == Need::Required);
+    required.filter(|(program, ..)| loads(program).is_err()).map(|(_, name, ..)| *name).collect()
+}
+
+/// Loads one program of the probe object, and nothing else of it. What the verifier says of a program that it cannot know
+/// is of no use to who asks what is missing; it is logged.
 fn loads(name: &str) -> Result<(), String> {
     log::capture();
     let mut object = MaybeUninit::uninit();
@@ -115,7 +122,10 @@ fn loads(name: &str) -> Result<(), String> {
     }
     let result = open.load().map(drop);
     let said = log::take();
-    result.map_err(|e| log::refusal(&said).map_or_else(|| io_error(&e).to_string(), |(_, reason)| reason))
+    result.map_err(|e| match log::refusal(&said) {
+        Some(_) => "the program that needs it is refused (the verifier's log follows with -v)".to_owned(),
+        None => io_error(&e).to_string(),
+    })
 }
 
 /// Whether the enforcer loads, under a policy without rules.

@@ -226,6 +226,10 @@ fn killers<'f>(library: &Library, fixtures: &'f [(Fixture, Arc<Policy>)]) -> Vec
 
 #[test]
 fn every_mutant_is_killed_by_its_fixture() {
+    // Machines that only run the tests have none; scripts/setup.sh installs it where they are built.
+    if Command::new("cc").arg("--version").output().is_err() {
+        return println!("SKIPPED mutants: there is no C compiler to build them with");
+    }
     let mut policies = Policies::default();
     let fixtures: Vec<(Fixture, Arc<Policy>)> =
         fixtures::all().into_iter().map(|fixture| (fixture.clone(), policies.get(&fixture.policy))).collect();

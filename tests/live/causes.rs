@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Server, Stack};
+use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Server, Stack, patience};
 use serde_json::{Value, json};
 
 use crate::stage::{
@@ -84,7 +84,7 @@ fn messages_that_are_nested_too_deep() {
 /// Sends bytes to a server that answers lines, and says what came back: lines, or the reset, and when.
 fn raw(address: SocketAddr, bytes: &[u8], lines: usize) -> Result<Vec<String>, (ErrorKind, Duration)> {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(patience(Duration::from_secs(5)))).unwrap();
     let started = Instant::now();
     stream.write_all(bytes).unwrap();
     let mut got = Vec::new();
@@ -120,7 +120,7 @@ fn raw_bytes(name: &str, bytes: &[u8], lines: usize, cause: &str) {
         if switch == "deny" {
             let (kind, after) = answer.unwrap_err();
             assert_eq!(kind, ErrorKind::ConnectionReset);
-            assert!(after < Duration::from_secs(1), "{after:?}");
+            assert!(after < patience(Duration::from_secs(1)), "{after:?}");
             // The server is alive and has seen nothing.
             assert_eq!(marks(), 0);
         } else {
@@ -165,7 +165,7 @@ fn midstream(name: &str, client: Stack) {
                 result = make(&mut session, &unary("after"));
                 result["code"] == 0
             });
-            assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+            assert!(started.elapsed() < patience(Duration::from_secs(1)), "{:?}", started.elapsed());
             assert_eq!(make(&mut session, &unary("a SECRET"))["code"], 3);
             ok(&make(&mut session, &unary("the last")));
             assert_eq!(texts_until(&server, "the last"), ["before a SECRET", "after", "the last"]);
@@ -202,13 +202,13 @@ fn a_frame_that_breaks_http2_ends_the_connection() {
     let mut bytes = h2raw::open(&[]);
     bytes.extend(h2raw::frame::frame(h2raw::kind::DATA, 0, 2, b"x"));
     let mut stream = TcpStream::connect(stage.server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(patience(Duration::from_secs(5)))).unwrap();
     stream.write_all(&bytes).unwrap();
     let started = Instant::now();
     let mut rest = Vec::new();
     let end = stream.read_to_end(&mut rest).unwrap_err();
     assert_eq!(end.kind(), ErrorKind::ConnectionReset);
-    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(started.elapsed() < patience(Duration::from_secs(1)));
     let event = stage.agent.wait_for("its event", |e| e["type"] == "connection");
     assert_eq!((&event["cause"], &event["reason"]), (&json!("malformed"), &json!("stream_id")));
     assert_eq!(stage.server.messages(), 0);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 use protocg_peers::h2raw::{self, Encoder, Reader, Style, frame, setting};
-use protocg_peers::harness::Stack;
+use protocg_peers::harness::{Stack, patience};
 use protocg_peers::wire::Message;
 
 use crate::stage::{Net, SECRET, Stage, policy, skip};
@@ -43,7 +43,7 @@ struct Got {
 fn talk(to: SocketAddr, manner: &Manner) -> Got {
     let mut stream = connection(to, manner.receive);
     stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    stream.set_read_timeout(Some(patience(Duration::from_millis(200)))).unwrap();
     let mut encoder = Encoder::default();
     let mut bytes = h2raw::open(&[(setting::INITIAL_WINDOW_SIZE, manner.window)]);
     bytes.extend(frame::window_update(0, 1 << 30));
@@ -61,7 +61,7 @@ fn talk(to: SocketAddr, manner: &Manner) -> Got {
     let secret = Message::new().bytes(1, "a SECRET").bytes;
     stream.write_all(&h2raw::unary(&mut encoder, Style::SMALL, 3, "/echo.Echo/Unary", &secret)).unwrap();
     std::thread::sleep(manner.stall);
-    let bound = Instant::now() + Duration::from_secs(10);
+    let bound = Instant::now() + patience(Duration::from_secs(10));
     let mut cut = false;
     while !(got.reader.answer(1).ended && got.reader.answer(3).ended) {
         assert!(Instant::now() < bound, "answers come in time");

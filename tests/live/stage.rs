@@ -157,7 +157,8 @@ fn texts(events: impl Iterator<Item = Value>) -> Vec<String> {
 
 /// A call with a bound on its length: none may hang.
 pub fn call(method: &str, messages: Value) -> Value {
-    json!({ "method": method, "messages": messages, "deadline_ms": 10_000 })
+    let deadline = harness::patience(Duration::from_secs(10)).as_millis();
+    json!({ "method": method, "messages": messages, "deadline_ms": u64::try_from(deadline).unwrap() })
 }
 
 /// A unary call.
@@ -203,8 +204,9 @@ pub fn ok(result: &Value) {
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
+    let bound = harness::patience(Duration::from_secs(10));
     while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(10), "{what}: not within 10 s");
+        assert!(started.elapsed() < bound, "{what}: not within {bound:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocg::cgroup::{Cgroup, mount_point};
 use protocg::kernel::sys::{self, Hook};
+use protocg_peers::harness::{flags, patience};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -84,7 +85,8 @@ pub fn attached(path: &Path) -> Vec<String> {
 
 pub fn protocg(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_protocg"));
-    command.args(arguments).stdin(Stdio::null());
+    let (verb, rest) = arguments.split_first().unwrap();
+    command.arg(verb).args(if *verb == "run" { flags() } else { &[] }).args(rest).stdin(Stdio::null());
     command
 }
 
@@ -149,8 +151,9 @@ impl Agent {
 /// Waits for what must come.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
+    let bound = patience(Duration::from_secs(5));
     while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(5), "{what} within 5 s");
+        assert!(started.elapsed() < bound, "{what} within {bound:?}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

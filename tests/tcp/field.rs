@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use protocg_peers::h2raw::{self, Encoder, Style, frame};
 use protocg_peers::harness::net::End;
 use protocg_peers::harness::process::Place;
-use protocg_peers::harness::{Cgroup, Protocg, Server, Stack, Veth};
+use protocg_peers::harness::{Cgroup, Protocg, Server, Stack, Veth, patience};
 use protocg_peers::raw::Raw;
 use protocg_peers::wire::Message;
 
@@ -105,7 +105,7 @@ pub const SHORT: Duration = Duration::from_millis(300);
 /// Waits for what must come.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let bound = Instant::now() + Duration::from_secs(10);
+    let bound = Instant::now() + patience(Duration::from_secs(10));
     while !holds() {
         assert!(Instant::now() < bound, "{what}: not within 10 s");
         std::thread::sleep(Duration::from_millis(5));

@@ -84,7 +84,7 @@ fn bytes_that_a_process_gives_itself_end_the_connection() {
         raw.send(b"0123456789");
         if protected {
             field.cause("unjudged");
-            assert!(raw.wait(SHORT * 10, |r| r.reset), "not reset");
+            assert!(raw.wait(harness::patience(SHORT * 10), |r| r.reset), "not reset");
             eventually("the end", || lines(&process, "error").len() == 1);
             assert_eq!(lines(&process, "read")[..2], [format!("read {} clean", good.len()), "read 14 evil".to_owned()]);
             assert_eq!(lines(&process, "read")[2..], ["read 0 clean"]);
@@ -110,7 +110,7 @@ fn a_connection_without_a_handshake_is_refused() {
         raw.send(&evil);
         if protected {
             field.cause("midstream");
-            assert!(raw.wait(SHORT * 10, |r| r.reset), "not reset");
+            assert!(raw.wait(harness::patience(SHORT * 10), |r| r.reset), "not reset");
             eventually("the end", || lines(&process, "error").len() == 1);
             assert_eq!(lines(&process, "read"), ["read 0 clean"]);
         } else {

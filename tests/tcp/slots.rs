@@ -125,7 +125,7 @@ fn slots_of_segments_that_wait_for_ever_are_free_again() {
     slots.hold(8, 0);
     // The kernel says goodbye for it, and nobody answers until the client is gone too.
     field.server.process().signal(Signal::SIGKILL);
-    assert!(raw.wait(Duration::from_secs(5), |r| r.finished || r.reset));
+    assert!(raw.wait(harness::patience(Duration::from_secs(5)), |r| r.finished || r.reset));
     reset(&raw);
     slots.all_free();
     assert!(field.enforcer.stop().success());
@@ -183,7 +183,7 @@ fn slots_of_segments_behind_a_cut_are_free_again() {
         }
         slots.hold(chunks.len(), 0);
         raw.at(0, &good);
-        assert!(raw.wait(Duration::from_secs(5), |r| r.reset));
+        assert!(raw.wait(harness::patience(Duration::from_secs(5)), |r| r.reset));
         slots.all_free();
     }
     field.cause("frame_stream");
@@ -220,7 +220,7 @@ fn slots_of_segments_beyond_the_budget_are_free_again() {
     slots.hold(0, SEGMENTS);
     raw.at(0, &good);
     wall.said("budget");
-    assert!(raw.wait(Duration::from_secs(5), |r| r.reset));
+    assert!(raw.wait(harness::patience(Duration::from_secs(5)), |r| r.reset));
     slots.all_free();
     wall.over();
 }

@@ -210,7 +210,7 @@ fn ports_that_come_again_in_time_wait_are_a_new_connection() {
             let cut = [0, good.len(), 30][round - 1];
             let mut raw = again(&good[..cut], &good[cut..]);
             eventually("the connection", || wall.got().len() == round);
-            assert!(raw.wait(Duration::from_secs(2), |r| r.finished), "no FIN");
+            assert!(raw.wait(harness::patience(Duration::from_secs(2)), |r| r.finished), "no FIN");
             raw.segment(ACK | FIN, raw.seq, &[], &Odd::default());
             raw.wait(SHORT, |r| r.acked == r.seq.wrapping_add(1));
             // The old connection's number space: too late for it, too early for the next.
@@ -237,7 +237,7 @@ fn what_comes_while_a_connection_closes_is_judged() {
         let mut raw = wall.client();
         raw.connect();
         raw.send(&good);
-        assert!(raw.wait(Duration::from_secs(2), |r| r.finished), "no FIN");
+        assert!(raw.wait(harness::patience(Duration::from_secs(2)), |r| r.finished), "no FIN");
         raw.send(&next_call("fine"));
         wall.whole(good.len() + next_call("fine").len());
         raw.send(&protocg_peers::h2raw::unary(&mut Encoder::default(), Style::PLAIN, 5, PATH, &query("evilA")));
@@ -277,7 +277,7 @@ fn data_that_a_full_accept_queue_refused_does_not_come_back_changed() {
         let mut raw = wall.client();
         raw.segment(SYN, raw.isn, &[], &Odd::default());
         raw.seq = raw.isn.wrapping_add(1);
-        assert!(raw.wait(SHORT, |r| r.ack != 0), "no SYN-ACK");
+        assert!(raw.wait(harness::patience(SHORT), |r| r.ack != 0), "no SYN-ACK");
         // Another takes the only place in the queue before the handshake ends.
         let mut other = wall.client();
         other.connect();

@@ -6,8 +6,8 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::harness::Veth;
 use crate::harness::net::End;
+use crate::harness::{Veth, patience};
 
 /// No more data.
 pub const FIN: u8 = 0x01;
@@ -208,7 +208,7 @@ impl Raw {
     pub fn connect_with(&mut self, early: &[u8]) -> bool {
         self.segment(SYN, self.isn, &[], &Odd::default());
         self.seq = self.isn.wrapping_add(1);
-        if !self.wait(Duration::from_secs(2), |raw| raw.ack != 0) {
+        if !self.wait(patience(Duration::from_secs(2)), |raw| raw.ack != 0) {
             return false;
         }
         let flags = if early.is_empty() { ACK } else { ACK | PSH };

@@ -3,6 +3,9 @@
 //! Everything cleans up after itself when dropped, waits for lines that say that something is so, and never sleeps
 //! for a guess.
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
 pub mod cgroup;
 pub mod net;
 pub mod process;
@@ -22,6 +25,31 @@ pub fn binaries() -> std::path::PathBuf {
     path
 }
 
+/// How long to wait on this machine for what usually takes `usual` at most. `PROTOCG_TEST_SLOW` says how many times slower
+/// than usual it is: an emulated one is.
+#[must_use]
+pub fn patience(usual: Duration) -> Duration {
+    static SLOWER: OnceLock<u32> = OnceLock::new();
+    usual * *SLOWER.get_or_init(|| std::env::var("PROTOCG_TEST_SLOW").ok().and_then(|n| n.parse().ok()).unwrap_or(1))
+}
+
+/// Whether this kernel can tell pages that their sender can still write: it needs two functions of Linux 6.2.
+#[must_use]
+pub fn pages_can_be_told() -> bool {
+    static TOLD: OnceLock<bool> = OnceLock::new();
+    *TOLD.get_or_init(|| {
+        let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+        let has = |name: &str| symbols.lines().any(|line| line.ends_with(name));
+        has(" bpf_cast_to_kern_ctx") && has(" bpf_rdonly_cast")
+    })
+}
+
+/// What `protocg run` has to be told on this kernel before it enforces.
+#[must_use]
+pub fn flags() -> &'static [&'static str] {
+    if pages_can_be_told() { &[] } else { &["--allow-shared-pages"] }
+}
+
 /// A number that no other test of this run has.
 #[must_use]
 pub fn unique() -> u32 {
@@ -36,6 +64,18 @@ pub fn possible() -> Result<(), String> {
         return Err("needs root".into());
     }
     cgroup::mount().map(|_| ()).ok_or_else(|| "needs cgroup v2".into())
+}
+
+/// The same for a test that is about pages which their sender can still write.
+#[must_use]
+pub fn skip_pages(test: &str) -> bool {
+    if skip(test) {
+        return true;
+    }
+    if !pages_can_be_told() {
+        println!("SKIPPED {test}: before Linux 6.2 the kernel cannot tell pages that their sender can still write");
+    }
+    !pages_can_be_told()
 }
 
 /// Says why a live test does not run, in a form that the summary counts, and whether it can.

@@ -70,7 +70,7 @@ impl Watched {
     /// # Panics
     /// If it is not found in time.
     pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&[String]) -> Option<T>) -> T {
-        let bound = Instant::now() + PATIENCE;
+        let bound = Instant::now() + super::patience(PATIENCE);
         let mut lines = self.log.lines.lock().expect("poisoned");
         loop {
             if let Some(found) = find(&lines.0) {
@@ -380,7 +380,7 @@ impl Protocg {
         let file = folder.path().join("policy.toml");
         std::fs::write(&file, policy).expect("cannot write the policy");
         let mut command = Command::new(binary);
-        command.args(["run", "--events", "json"]).args(more);
+        command.args(["run", "--events", "json"]).args(super::flags()).args(more);
         for cgroup in cgroups {
             command.arg("--cgroup").arg(cgroup.path());
         }
