@@ -411,16 +411,15 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 
 /*
  * A frame of a stream that mending has ended. The server has had its end, or nothing of it at all, so it becomes one
- * that nobody reads (RFC 9113, section 5.1).
+ * that nobody reads (RFC 9113, section 5.1). Where that cannot be, as with a head in two segments, the server is left
+ * to refuse it: no handler is behind it, and at worst the server ends the connection.
  */
 PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
 	u32 at, length;
 
-	if (!skb || !c || !w || !pg_mend_begin(skb, c, w) || !pg_frame_inside(w))
+	if (!skb || !c || !w || !pg_frame_inside(w) || w->frame_at == w->absorbed || !pg_mend_begin(skb, c, w))
 		return 0;
-	if (w->frame_at == w->absorbed)
-		return 1;
 	at = w->frame_at - w->hole_skip;
 	length = pg_h2_length(&c->request);
 	if (c->request.type == PG_F_DATA)

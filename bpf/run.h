@@ -185,10 +185,8 @@ static long pg_run_cb(u32 index, void *data)
 		if (outcome == PG_GO)
 			continue;
 		if (outcome == PG_STRIP) {
-			r->changed = 1;
-			if (r->c->phase == PG_P_DEAD || pg_mend_strip(r->skb, r->c, w))
-				continue;
-			outcome = pg_fail_connection(r->c, w, PG_R_STREAM_ID);
+			pg_mend_strip(r->skb, r->c, w);
+			continue;
 		}
 		if (outcome == PG_DENIED && pg_mend_deny(r->skb, r->c, w)) {
 			r->changed = 1;

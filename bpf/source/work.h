@@ -44,7 +44,7 @@ enum pg_outcome {
 	PG_DENIED, /* an RPC or a message is denied: nothing more of this connection passes */
 	PG_CUT,	   /* the connection is denied as a whole */
 	PG_BLIND,  /* a switch lets the rest of the connection pass unread */
-	PG_STRIP,  /* the frame is for a stream that mending has ended: the server must not see it */
+	PG_STRIP,  /* the frame is for a stream that mending has ended: the server should not see it */
 };
 
 /* Scratch of one run over one chunk; nothing here outlives it. */
