@@ -213,6 +213,7 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 	r->w->pos = skip;
 	r->w->ended = 0;
 	r->w->mends = 0;
+	r->w->walked = 0;
 	r->w->mendable = r->mendable;
 	pg_chunk_hole(r->c, r->w, r->judged - length + skip);
 	r->taken = 0;

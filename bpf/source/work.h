@@ -81,6 +81,7 @@ struct pg_work {
 	u32 credit;    /* bytes of DATA frames taken out */
 	u32 resets;    /* RST_STREAM frames put in */
 	u32 absorbed;  /* where in the chunk a frame begins that one of the copy has taken in; PG_NO_FRAME: none */
+	u32 walked;    /* frames looked at to find those of denied RPCs, in this run */
 	u32 mends;     /* 1: the denial that is being told ends its RPC only */
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW];
