@@ -186,10 +186,8 @@ static long pg_run_cb(u32 index, void *data)
 		if (outcome == PG_GO)
 			continue;
 		if (outcome == PG_STRIP) {
-			r->changed = 1;
-			if (r->c->phase == PG_P_DEAD || pg_mend_strip(r->skb, r->c, w))
-				continue;
-			outcome = pg_fail_connection(r->c, w, PG_R_STREAM_ID);
+			pg_mend_strip(r->skb, r->c, w);
+			continue;
 		}
 		if (outcome == PG_DENIED && pg_mend_deny(r->skb, r->c, w)) {
 			r->changed = 1;
@@ -216,6 +214,7 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 	r->w->pos = skip;
 	r->w->ended = 0;
 	r->w->mends = 0;
+	r->w->walked = 0;
 	r->w->mendable = r->mendable;
 	pg_chunk_hole(r->c, r->w, r->judged - length + skip);
 	r->taken = 0;

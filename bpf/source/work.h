@@ -63,7 +63,7 @@ enum pg_outcome {
 	PG_DENIED, /* an RPC or a message is denied: nothing more of this connection passes */
 	PG_CUT,	   /* the connection is denied as a whole */
 	PG_BLIND,  /* a switch lets the rest of the connection pass unread */
-	PG_STRIP,  /* the frame is for a stream that mending has ended: the server must not see it */
+	PG_STRIP,  /* the frame is for a stream that mending has ended: the server should not see it */
 };
 
 /* Scratch of one run over one chunk; nothing here outlives it. */
@@ -100,6 +100,7 @@ struct pg_work {
 	u32 credit;    /* bytes of DATA frames taken out */
 	u32 resets;    /* RST_STREAM frames put in */
 	u32 absorbed;  /* where in the chunk a frame begins that one of the copy has taken in; PG_NO_FRAME: none */
+	u32 walked;    /* frames looked at to find those of denied RPCs, in this run */
 	u32 mends;     /* 1: the denial that is being told ends its RPC only */
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW];
