@@ -31,8 +31,9 @@
 #define PG_INDEX_ROOT 0x84 /* ":path: /" (RFC 7541, appendix A) */
 #define PG_RESETS 4	   /* in one segment; h2, of tonic and hyper, takes 20 before it has looked at the requests */
 #define PG_EMPTY_BYTES 256 /* padding has a length of one byte (RFC 9113, section 6.1) */
-#define PG_WALKED 16384	   /* frames, in one run: each denied RPC is looked for from its HEADERS on, about 130 ns a frame */
-#define PG_RST_BYTES 13	   /* RST_STREAM: head and error code */
+#define PG_WALKED \
+	16384 /* frames, in one run: each denied RPC is looked for from its HEADERS on, about 130 ns a frame */
+#define PG_RST_BYTES 13 /* RST_STREAM: head and error code */
 
 /* Writes `n` bytes of the patch into a slot. */
 PG_STEP int pg_slot_put(struct pg_work *w, u32 source, u32 slot, u32 at, u32 n)
@@ -206,8 +207,8 @@ static __always_inline int pg_mend_empty(struct pg_work *w, const struct pg_h2 *
 /*
  * In the copy: the denied DATA frame, whose HEADERS the server may have, becomes RST_STREAM and padding of its length.
  * One that is too short for that, as the first of a unary call, loses its data: the server sees a request without its
- * message, and ended. So do some that are long enough, where many come together: servers end connections for many RST_STREAM at
- * once (CVE-2023-44487).
+ * message, and ended. So do some that are long enough, where many come together: servers end connections for many
+ * RST_STREAM at once (CVE-2023-44487).
  */
 PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 {
