@@ -171,7 +171,7 @@ fn incremental(name: &str, value: &str) -> Field {
     Field::Literal(Indexing::Incremental, Name::Literal(Str::raw(name)), Str::raw(value))
 }
 
-/// ---- what the tables know ----
+// ---- what the tables know ----
 
 /// Trailers may insert into the HPACK table: with the frames of a denied RPC they must not be taken out.
 #[test]
@@ -316,7 +316,7 @@ fn a_changed_path_stays_denied_and_its_name_stays_useful() {
     scene.unharmed();
 }
 
-/// ---- what waits in TCP's own queue ----
+// ---- what waits in TCP's own queue ----
 
 /// A denied call waits in TCP's queue; the segment before it has a denied call, too, that could be taken out.
 #[test]
@@ -337,7 +337,7 @@ fn no_copy_is_passed_before_a_denied_segment_that_waits() {
     scene.unharmed();
 }
 
-/// ---- switches ----
+// ---- switches ----
 
 /// What a switch lets pass unread does not take a denied call along.
 #[test]
@@ -355,7 +355,7 @@ fn a_segment_that_ends_unread_takes_no_denied_call_along() {
     scene.unharmed();
 }
 
-/// ---- streams that mending has ended ----
+// ---- streams that mending has ended ----
 
 /// A unary call whose message was emptied is open at the server: nothing else may fill it, however late.
 #[test]
@@ -409,7 +409,7 @@ fn what_follows_many_denied_calls_harms_no_neighbour() {
     scene.unharmed();
 }
 
-/// ---- holes ----
+// ---- holes ----
 
 /// A segment with a denied call, and the copy that takes its place: the call's frames are of an unknown type.
 fn denied_and_copy(stream: u32) -> (Vec<u8>, Vec<u8>) {
