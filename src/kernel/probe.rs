@@ -104,10 +104,13 @@ pub fn features() -> Vec<Feature> {
     found
 }
 
-/// What nothing is enforced without and this kernel does not load.
+/// What nothing is enforced without and this kernel does not load. If it loads nothing at all, then it is loading that
+/// fails, be it forbidden or out of memory, and nothing can be said of what is there.
 pub fn missing() -> Vec<&'static str> {
-    let required = PROGRAMS.iter().filter(|(_, _, need, _)| *need == Need::Required);
-    required.filter(|(program, ..)| loads(program).is_err()).map(|(_, name, ..)| *name).collect()
+    let required = || PROGRAMS.iter().filter(|(_, _, need, _)| *need == Need::Required);
+    let missing: Vec<_> =
+        required().filter(|(program, ..)| loads(program).is_err()).map(|(_, name, ..)| *name).collect();
+    if missing.len() < required().count() { missing } else { Vec::new() }
 }
 
 /// Loads one program of the probe object, and nothing else of it. What the verifier says of a program that it cannot know

@@ -80,6 +80,7 @@ QUICK = {
         SLOW_THERE,
     ),
     "agent_reply": (["a_denied_caller", "a_connection_that_cannot_be_read"], SLOW_THERE),
+    "agent_refused": (["a_program_that_the_verifier_refuses"], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
     "scale": ([NONE], SLOW_THERE),
 }
