@@ -3,14 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/maps.rs"]
+mod maps;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use libbpf_rs::MapCore;
 use protocg_peers::h2raw::{self, Encoder, Field, Headers, Indexing, Name, Reader, Str, Style, frame, hpack};
 use protocg_peers::harness::net::End;
 use protocg_peers::harness::process::Place;
 use protocg_peers::harness::{self, Cgroup, Protocg, Server, Stack, Veth};
-use protocg_peers::raw::{ACK, FIN, Odd, PSH, Raw};
+use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw};
 use protocg_peers::wire::Message;
 
 const PORT: u16 = 50051;
@@ -41,7 +45,7 @@ struct Scene {
     enforcer: Protocg,
     server: Server,
     veth: Veth,
-    _cgroup: Cgroup,
+    cgroup: Cgroup,
 }
 
 impl Scene {
@@ -55,7 +59,7 @@ impl Scene {
         let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], policy, &[]);
         let place = Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) };
         let server = Server::start(Stack::Tonic, place, SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PORT)));
-        Self { enforcer, server, veth, _cgroup: cgroup }
+        Self { enforcer, server, veth, cgroup }
     }
 
     /// A connection on which one call has been answered; its next stream is 3.
@@ -65,7 +69,7 @@ impl Scene {
         client
     }
 
-    /// No handler has been given what the policy denies, and the server still serves.
+    /// No handler has been given what the policy denies, the server still serves, and every slot is free again.
     fn unharmed(self) {
         let mut probe = self.client();
         probe.bytes(&call(3, UNARY, "still-there"));
@@ -81,7 +85,25 @@ impl Scene {
             })
             .collect();
         assert!(denied.is_empty(), "{denied:#?}");
+        drop(probe);
+        self.all_free();
         assert!(self.enforcer.stop().success());
+    }
+
+    fn all_free(&self) {
+        let [conns, held, small, large] =
+            ["conns", "held", "free_small", "free_large"].map(|name| maps::of(self.cgroup.path(), name));
+        let bound = std::time::Instant::now() + LONG;
+        while maps::count(&conns) > 0 {
+            assert!(std::time::Instant::now() < bound, "connections close");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(maps::count(&held), 0);
+        for queue in [small, large] {
+            let mut free = maps::queued(&queue);
+            free.sort_unstable();
+            assert!(free.into_iter().eq(0..queue.max_entries()), "each slot is free, once");
+        }
     }
 
     fn denials(&self, count: usize) {
@@ -94,6 +116,17 @@ struct Client {
     raw: Raw,
     reader: Reader,
     fed: usize,
+}
+
+/// Wherever TCP stands, the connection ends.
+impl Drop for Client {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.raw.wait(Duration::from_millis(20), |r| r.reset);
+        self.raw.segment(RST | ACK, self.raw.acked, &[], &Odd::default());
+    }
 }
 
 impl Client {
@@ -196,6 +229,7 @@ fn trailers_of_a_denied_call_keep_their_place_in_the_table() {
     client.until(SHORT, |r| r.answer(7).over());
     let one = scene.server.seen().iter().filter(|e| e["metadata"].to_string().contains("\"one\"")).count();
     assert_eq!(one, 1, "the second time \"two\" was meant");
+    drop(client);
     scene.unharmed();
 }
 
@@ -212,6 +246,7 @@ fn metadata_that_a_rule_reads_does_not_come_in_trailers() {
     client.bytes(&trailers);
     scene.denials(1);
     assert_ne!(client.status(3), Some(0));
+    drop(client);
     scene.unharmed();
 }
 
@@ -230,6 +265,7 @@ fn a_denial_in_trailers_changes_no_neighbours_path() {
     scene.denials(1);
     client.until(SHORT, |r| r.answer(5).over());
     assert_ne!(client.reader.answer(5).status(), Some(12), "the neighbour's path was changed");
+    drop(client);
     scene.unharmed();
 }
 
@@ -286,6 +322,7 @@ fn the_place_of_an_evicted_path_is_anothers() {
             .bytes(&[Headers::new(false).write(stream, &block), frame::data(stream, &text("x"), true, None)].concat());
         assert_eq!(client.status(stream), Some(0), "entry {index}");
     }
+    drop(client);
     scene.unharmed();
 }
 
@@ -352,6 +389,7 @@ fn a_segment_that_ends_unread_takes_no_denied_call_along() {
     // the head of a PING of the wrong size: the server waits for the rest before it minds
     client.bytes(&[call(3, UNARY, "an A"), frame::frame_claiming(4, 6, 0, 0, b"")].concat());
     client.raw.wait(SHORT, |r| r.reset);
+    drop(client);
     scene.unharmed();
 }
 
@@ -542,7 +580,6 @@ fn wherever_segments_end_neighbours_are_served_or_told() {
             let retried = client.reader.goaway.is_some_and(|(last, _)| last < stream);
             assert!(answered == Some(0) || retried, "cut at {cut}: {stream} {answered:?} {:?}", client.reader.goaway);
         }
-        client.raw.segment(protocg_peers::raw::RST | ACK, client.raw.seq, &[], &Odd::default());
     }
     scene.unharmed();
 }
@@ -575,6 +612,7 @@ fn withheld_segments_come_in_their_place() {
         assert_eq!(client.status(stream), Some(expected), "{stream}");
     }
     assert!(client.taken() && client.is_open());
+    drop(client);
     scene.unharmed();
 }
 
@@ -603,5 +641,6 @@ fn many_denied_calls_in_one_segment_take_no_long_time() {
     let began = std::time::Instant::now();
     std::io::Write::write_all(&mut stream, &bytes).unwrap();
     assert!(began.elapsed() < Duration::from_millis(150), "{:?} for {} bytes", began.elapsed(), bytes.len());
+    drop(stream);
     scene.unharmed();
 }
