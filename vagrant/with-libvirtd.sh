@@ -67,7 +67,9 @@ done
 slirp4netns --configure --mtu=1500 --disable-host-loopback --ready-fd=4 "$inner" tap0 \
 	>"$state/slirp.log" 2>&1 4>"$state/network" &
 uplink=$!
+# Also when this script is ended from outside. unshare heeds no other signal, and takes the namespaces with it.
+trap 'kill "$uplink" 2>/dev/null || true; kill -KILL "$outer" 2>/dev/null || true' EXIT
+trap 'exit 143' TERM INT
 status=0
 wait "$outer" || status=$?
-kill "$uplink" 2>/dev/null || true
 exit "$status"
