@@ -72,7 +72,7 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts none /dev/pts
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run
-mount -t tmpfs none /tmp
+chmod 1777 /tmp # not a file system of its own: the checkout may lie there
 mount -t securityfs none /sys/kernel/security
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t bpf none /sys/fs/bpf
