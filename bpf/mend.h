@@ -13,13 +13,13 @@
  *
  *   │ DATA 5 │ HEADERS 7 │ RST_STREAM 7 │ unknown │ DATA 9 │
  *
- * If the HEADERS themselves are denied then, for their method, the path in them is changed to one that is no method's.
+ * If the HEADERS themselves are denied then, the path in them is changed to one that is no method's.
  *
  * The agent sends the copy as a segment with the same place; the filter compares it with the slot and passes exactly
  * these bytes there, once. Everything else that touches the hole is dropped, so the agent is not trusted, and the
  * judged bytes are still the delivered ones. Reading goes on behind the hole meanwhile. What cannot be taken out like
- * that ends the connection: HEADERS that the HPACK table depends on and that are denied for their metadata, a DATA
- * frame that began in an earlier segment, a denied segment that waited for one before it.
+ * that ends the connection: HEADERS that are denied for their metadata and put their path into the HPACK table, a DATA
+ * frame that began in an earlier segment, a denied segment that waited in TCP's queue for one before it.
  */
 #ifndef PG_MEND_H
 #define PG_MEND_H

@@ -46,7 +46,7 @@
 	  "a segment that finds none takes a large slot, or is dropped, and TCP sends it again")                       \
 	L(HELD_BYTES, 65536, "the longest segment that is held", "a longer one ahead of a hole is dropped")            \
 	L(HOLES, 64, "dropped segments of one connection that wait to be mended; a power of two",                      \
-	  "further segments are dropped, and TCP sends them again")                                                    \
+	  "past half of them, further segments are dropped, and TCP sends them again")                                 \
 	L(PATH_TEXTS, 1024, "paths that no rule names, kept for events; the least recently used goes first",           \
 	  "the event then says nothing of the method")                                                                 \
 	L(EVENT_BYTES, 4194304, "ring buffer from the kernel to the agent",                                            \
