@@ -15,6 +15,8 @@ passed=0 failed=0 skipped=0
 broken=()
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# Tests hold hundreds of connections, both ends of each; 1,024 files is what a login session gets.
+ulimit -n "$(ulimit -Hn)"
 
 run() {
 	local ring=$1 folder=$2 name=$3 program=$4 log=$work/log start=$SECONDS status=0 line ok bad ignored why
