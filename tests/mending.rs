@@ -148,7 +148,7 @@ impl Client {
 
     /// Reads until what has come is so.
     fn until(&mut self, time: Duration, so: impl Fn(&Reader) -> bool) -> bool {
-        let bound = std::time::Instant::now() + time;
+        let bound = std::time::Instant::now() + harness::patience(time);
         loop {
             let left = bound.saturating_duration_since(std::time::Instant::now());
             let had = self.raw.received.len();

@@ -1,7 +1,7 @@
 //! Every server stack with every client stack, on every network: all kinds of calls, allowed, and denied by all that
 //! a rule can look at.
 
-use protocg_peers::harness::Stack;
+use protocg_peers::harness::{Stack, pause_ms};
 use serde_json::{Value, json};
 
 use crate::stage::{Net, Stage, call, ok, policy_with, skip, with};
@@ -78,7 +78,7 @@ fn denied() -> Vec<Denied> {
         by_header(call, "by-metadata", 16, "denied by policy live: by-metadata")
     };
     // A pause lets each message travel alone; what shares a segment with a denied one is not delivered.
-    let slowly = |method, messages| with(call(method, messages), "interval_ms", 60);
+    let slowly = |method, messages| with(call(method, messages), "interval_ms", pause_ms(60));
     vec![
         by_header(
             call("/search.SearchService/Search", json!([{ "query": "x" }])),

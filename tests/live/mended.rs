@@ -1,6 +1,6 @@
 //! A denial ends its RPC and nothing else: the connection goes on, and so does all that shares it.
 
-use protocg_peers::harness::Stack;
+use protocg_peers::harness::{Stack, pause_ms};
 use serde_json::{Value, json};
 
 use crate::denial::number;
@@ -132,9 +132,10 @@ fn a_stream_beside_denied_streams_goes_on() {
             let mut session = stage.calls(client).session();
             ok(&session.make(&json!([unary("first")])).remove(0));
             let texts: Vec<Value> = (0..12).map(|i| json!({ "text": format!("long {i}") })).collect();
-            let long = with(with(call("/echo.Echo/Bidi", Value::Array(texts)), "interval_ms", 20), "group", 1);
+            let long =
+                with(with(call("/echo.Echo/Bidi", Value::Array(texts)), "interval_ms", pause_ms(20)), "group", 1);
             let denied = json!([{ "text": "one" }, { "text": "two" }, { "text": "a SECRET" }, { "text": "four" }]);
-            let denied = with(with(call("/echo.Echo/Bidi", denied), "interval_ms", 20), "group", 1);
+            let denied = with(with(call("/echo.Echo/Bidi", denied), "interval_ms", pause_ms(20)), "group", 1);
             let mut calls = vec![long];
             calls.extend(std::iter::repeat_n(denied, 8));
             let results = session.make(&Value::Array(calls));
