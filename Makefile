@@ -29,8 +29,7 @@ vm-budget: vm-setup ## Write down what the verifier looks at, by program and ker
 	@tests/vm/matrix.py --write-budget $(KERNEL)
 
 vm-down: ## End the machine of `vagrant up`, whatever state it is in
-	vagrant destroy --force
-	rm -rf .vagrant
+	@vagrant/down.sh
 
 demo: setup ## Enforce a policy on a small gRPC server, and show what its callers get
 	@scripts/demo.sh
