@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use protocg_peers::h2raw::Style;
 use protocg_peers::harness::{Cgroup, Place, Protocg, Server, Stack};
 use serde_json::{Value as Json, json};
 
@@ -140,8 +141,8 @@ pub struct Target {
 }
 
 impl Target {
-    fn new(stack: Stack, place: Place) -> Self {
-        let server = Server::start(stack, place, SocketAddr::from(([127, 0, 0, 1], 0)));
+    fn new(stack: Stack, place: Place, more: &[&str]) -> Self {
+        let server = Server::start_with(stack, place, SocketAddr::from(([127, 0, 0, 1], 0)), more);
         let address = server.address;
         Self { server, seen: Mutex::default(), address }
     }
@@ -177,25 +178,29 @@ pub struct Arena {
     enforcer: Protocg,
     decided: Mutex<(usize, HashMap<IpAddr, Vec<String>>)>,
     pub sites: Vec<Site>,
+    /// How innocent clients write their headers.
+    pub style: Style,
 }
 
 impl Arena {
-    fn new() -> Self {
+    /// Servers of these stacks, with more arguments; whatever table these have, innocent clients keep to it.
+    pub fn new(servers: &[(Stack, &'static str)], more: &[&str]) -> Self {
         let mut sites = Vec::new();
-        for (stack, name) in SERVERS {
+        for (stack, name) in servers {
             if !stack.present() {
                 println!("SKIPPED attacks on {name}: it is not installed");
                 continue;
             }
             let cgroup = Cgroup::new(&format!("attacks-{name}"));
-            let off = Target::new(*stack, Place::default());
-            let on = Target::new(*stack, Place { cgroup: Some(&cgroup), net: None });
+            let off = Target::new(*stack, Place::default(), more);
+            let on = Target::new(*stack, Place { cgroup: Some(&cgroup), net: None }, more);
             sites.push(Site { name, off, on, cgroup });
         }
         let ports: Vec<u16> = sites.iter().map(|site| site.on.address.port()).collect();
         let cgroups: Vec<&Cgroup> = sites.iter().map(|site| &site.cgroup).collect();
         let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &cgroups, &policy(&ports), &[]);
-        Self { enforcer, decided: Mutex::default(), sites }
+        let style = if more.is_empty() { Style::SMALL } else { Style::PLAIN };
+        Self { enforcer, decided: Mutex::default(), sites, style }
     }
 
     /// The rules and reasons that a connection was denied for, so far.
@@ -230,7 +235,7 @@ pub fn arena() -> Arc<Arena> {
     let made = arena.get_or_insert_with(|| {
         // SAFETY: the function takes nothing and may run at any time.
         unsafe { libc::atexit(end) };
-        Arc::new(Arena::new())
+        Arc::new(Arena::new(SERVERS, &[]))
     });
     Arc::clone(made)
 }

@@ -1,7 +1,7 @@
 //! One attack in its worlds: without and with the enforcer, with a denied and an allowed value, against each server.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -135,10 +135,10 @@ fn worlds(arena: &Arena, site: &Site, row: &Row) -> Worlds {
         let off_allowed = scope.spawn(|| hold(&site.off, &good, silent));
         let on_denied = scope.spawn(|| hold(&site.on, &bad, silent && passed));
         let on_allowed = scope.spawn(|| hold(&site.on, &good, silent));
-        let address: SocketAddr = site.on.address;
+        let (address, style) = (site.on.address, arena.style);
         let stop = &stop;
         let innocent = scope.spawn(move || {
-            let mut neighbour = Neighbour::new(address);
+            let mut neighbour = Neighbour::new(address, style);
             neighbour.call("before");
             while !stop.load(Ordering::Relaxed) {
                 neighbour.call("during");
@@ -167,7 +167,7 @@ fn worlds(arena: &Arena, site: &Site, row: &Row) -> Worlds {
     ] {
         let clients: Vec<IpAddr> = one.iter().chain(two.iter()).map(|o| o.got.from).collect();
         let fence = format!("fence {}", unique());
-        Neighbour::new(target.address).call(&fence);
+        Neighbour::new(target.address, arena.style).call(&fence);
         let (seen, forbidden) = target.seen(&fence, &clients);
         if std::ptr::eq(target, &site.on) {
             assert!(forbidden.is_empty(), "{}: under the enforcer a handler saw {forbidden:#?}", row.name);
@@ -185,9 +185,13 @@ pub fn check(row: &Row) {
     if harness::skip(row.name) {
         return;
     }
-    let arena = arena();
+    check_in(&arena(), row);
+}
+
+/// The same with servers of its own.
+pub fn check_in(arena: &Arena, row: &Row) {
     let all: Vec<(&Site, Worlds)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = arena.sites.iter().map(|s| (s, scope.spawn(|| worlds(&arena, s, row)))).collect();
+        let threads: Vec<_> = arena.sites.iter().map(|s| (s, scope.spawn(|| worlds(arena, s, row)))).collect();
         threads.into_iter().map(|(site, thread)| (site, thread.join().unwrap())).collect()
     });
     let mut wrong = Vec::new();

@@ -1,8 +1,12 @@
 //! Header compression: RFC 7541.
 
 use protocg_peers::h2raw::hpack::{self, integer};
-use protocg_peers::h2raw::{Field, Indexing, Name, Str, huffman};
+use protocg_peers::h2raw::{Field, Indexing, Name, Str, frame, huffman};
+use protocg_peers::harness::{self, Stack};
 
+use crate::arena::Arena;
+use crate::check::check_in;
+use crate::row::Row;
 use crate::talk::{MARK, Talk, UNARY, Value, call_of, path_call};
 
 const FORMS: [Indexing; 3] = [Indexing::Incremental, Indexing::Without, Indexing::Never];
@@ -237,4 +241,64 @@ attacks! {
                     .then([call_of(3, &first), call_of(5, &second)].concat()).until(&[3, 5]),
             ]
         };
+}
+
+/// Against servers that announce SETTINGS_HEADER_TABLE_SIZE, which only grpcio's can be told to.
+pub const ANNOUNCED: &[Row] = &[
+    Row {
+        name: "table_of_16_kib_that_the_server_announces",
+        tried: "a table of 16 KiB after the server has announced it, and a reference to what a table of 4 KiB would not hold; a size update before, \
+                and one past it",
+        off: "grpcio: close / handler; not tried",
+        on: "hpack_size_update / role",
+        good: "allowed",
+        forms: |v| {
+            let large = |n: usize| (0..n).map(|_| put("x-large", "x".repeat(1500))).collect::<Vec<_>>();
+            let first = || Talk::new(call_of(1, &with(vec![]))).wait(1).then(frame::settings_ack());
+            let fields = |n: usize, behind: Vec<Field>| [vec![role(v)], large(n), behind].concat();
+            let again = |n: u64| call_of(5, &with(vec![Field::plain("x-mark", MARK), Field::Indexed(62 + n)]));
+            let then = |size: u64, n: usize| {
+                let call = call_of(3, &resized(&[size], fields(n, vec![])));
+                first().then(call).wait(3).then(again(n as u64)).until(&[5]).marked()
+            };
+            vec![then(16_384, 4), then(8192, 4), then(4096, 1), then(16_385, 4)]
+        },
+    },
+    Row {
+        name: "table_of_64_bytes_that_the_server_announces",
+        tried: "a table of 64 bytes that the server has announced: kept to, not kept to, and a reference to what it made the server forget",
+        off: "grpcio: INTERNAL / handler; not tried",
+        on: "role",
+        good: "allowed",
+        forms: |v| {
+            let first = || Talk::new(call_of(1, &with(vec![put("x-old", "one"), role(v), put("x-a", "b")]))).wait(1);
+            let again = |index| call_of(3, &with(vec![Field::plain("x-mark", MARK), Field::Indexed(index)]));
+            let kept = call_of(3, &resized(&[0, 64], vec![role(v)]));
+            let used = call_of(5, &with(vec![Field::plain("x-mark", MARK), Field::Indexed(62)]));
+            vec![
+                first().then(frame::settings_ack()).then(kept).wait(3).then(used).until(&[5]).marked(),
+                first().then(again(63)).until(&[3]).marked(),
+                first().then(frame::settings_ack()).then(again(63)).until(&[3]).marked(),
+                first().then(frame::settings_ack()).then(again(64)).until(&[3]).marked(),
+            ]
+        },
+    },
+];
+
+fn announced(size: &str, row: &Row) {
+    if harness::skip(row.name) {
+        return;
+    }
+    let arena = Arena::new(&[(Stack::Grpcio, "grpcio")], &["--header-table-size", size]);
+    check_in(&arena, row);
+}
+
+#[test]
+fn table_of_16_kib_that_the_server_announces() {
+    announced("16384", &ANNOUNCED[0]);
+}
+
+#[test]
+fn table_of_64_bytes_that_the_server_announces() {
+    announced("64", &ANNOUNCED[1]);
 }

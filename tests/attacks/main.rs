@@ -20,7 +20,7 @@ mod talk;
 #[test]
 fn the_tables_in_the_docs_are_these() {
     row::compare_with_docs(&[
-        ("http2", &[http2::ROWS, hpack::ROWS, path::ROWS].concat()),
+        ("http2", &[http2::ROWS, hpack::ROWS, hpack::ANNOUNCED, path::ROWS].concat()),
         ("grpc", &[grpc::ROWS, protobuf::ROWS].concat()),
     ]);
 }

@@ -232,14 +232,15 @@ fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
 pub struct Neighbour {
     client: Client,
     encoder: Encoder,
+    style: Style,
     next: u32,
 }
 
 impl Neighbour {
-    pub fn new(to: SocketAddr) -> Self {
+    pub fn new(to: SocketAddr, style: Style) -> Self {
         let mut client = Client::new(to, false);
         client.send(&h2raw::open(&[]));
-        Self { client, encoder: Encoder::default(), next: 1 }
+        Self { client, encoder: Encoder::default(), style, next: 1 }
     }
 
     /// Makes a call, which must succeed.
@@ -248,7 +249,7 @@ impl Neighbour {
         let stream = self.next;
         self.next += 2;
         let message = Message::new().bytes(1, text).bytes;
-        self.client.send(&h2raw::unary(&mut self.encoder, Style::SMALL, stream, SEARCH, &message));
+        self.client.send(&h2raw::unary(&mut self.encoder, self.style, stream, SEARCH, &message));
         self.client.until(|reader| reader.answer(stream).over());
         let answer = self.client.got.reader.answer(stream);
         assert_eq!(answer.status(), Some(0), "an innocent call: {answer:?}, {:?}", self.client.got.reader.goaway);
