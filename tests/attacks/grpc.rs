@@ -110,7 +110,7 @@ attacks! {
         off "grpcio: harmless; INTERNAL", on "grpc_flag", good "grpc_flag",
         |v| vec![framed(CLIENT_STREAM, &[], &[last(1, &[harmless(), flagged(2, Value::Allowed), v.message()].concat())])];
     messages_that_never_come: "a message that is reset, padded or flagged such that a stack may hand an empty one to its handler, which a rule denies",
-        off "grpcio: RST_STREAM PROTOCOL_ERROR / UNAVAILABLE / UNIMPLEMENTED / handler / silence; GOAWAY FRAME_SIZE_ERROR / INTERNAL / silence", on "grpc_flag / grpc_truncated / passed / protobuf_tag", good "grpcio: grpc_flag; refused",
+        off "grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED / UNAVAILABLE or close / handler / silence; GOAWAY FRAME_SIZE_ERROR / INTERNAL / silence", on "grpc_flag / grpc_truncated / passed / protobuf_tag", good "grpcio: grpc_flag; refused",
         |v| {
             let path = if v == Value::Denied { LOGIN } else { UNARY };
             let message = h2raw::grpc(&Message::new().bytes(1, "eve").bytes);
