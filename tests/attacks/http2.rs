@@ -319,12 +319,13 @@ attacks! {
             vec![Talk::new(bytes)]
         };
     frames_of_streams_denied_long_ago: "130 calls are denied, more than the enforcer remembers; then frames for the first of them",
-        off "grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id / text", good "grpcio: refused; stream_id",
+        off "grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id / text", good "refused",
         |v| {
             let marked = h2raw::grpc(&Message::new().bytes(1, format!("{} {MARK}", v.text())).bytes);
             let bytes: Vec<u8> = (0..130).flat_map(|i| text_call(2 * i + 1, v)).collect();
             let again = [last(1, &marked), head(3, UNARY, &[]), last(3, &marked)].concat();
-            vec![Talk::new(bytes).wait(259).then(again).until(&[261]).marked()]
+            let answered = (0..130).fold(Talk::new(bytes), |talk, i| talk.wait(2 * i + 1));
+            vec![answered.then(again).until(&[261]).marked()]
         };
     even_stream_ids: "the call on an even stream", off "grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
         |v| vec![Talk::new(text_call(2, v)).until(&[2])];
