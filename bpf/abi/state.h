@@ -76,7 +76,7 @@ struct pg_stream_key {
 enum pg_h2_state {
 	PG_H2_PREFACE,	  /* client's connection preface, `have` bytes seen */
 	PG_H2_HEAD,	  /* frame head, `have` bytes in head[] */
-	PG_H2_PAD_LENGTH, /* Pad Length of DATA or HEADERS */
+	PG_H2_PAD_LENGTH, /* Pad Length of DATA */
 	PG_H2_PRIORITY,	  /* priority fields of HEADERS, `have` bytes skipped */
 	PG_H2_FRAGMENT,	  /* header block fragment */
 	PG_H2_DATA,	  /* DATA */

@@ -44,11 +44,11 @@ const VERDICT: &str = "verdict.h";
 const MUTANTS: &[Mutant] = &[
     // http2
     mutant("padding is read as payload", HTTP2, "h->left -= h->pad;", "", "a message that has its A in the padding only"),
-    mutant("padding may be too long", HTTP2, "if (h->pad + fixed > h->left)", "if (h->pad > h->left + 1)", "DATA whose padding is one byte too long"),
+    mutant("padding may be too long", HTTP2, "if (h->pad > h->left)", "if (h->pad > h->left + 1)", "DATA whose padding is one byte too long"),
     mutant("frames may stand inside a block", HTTP2, "if (h->block != (h->type == PG_F_CONTINUATION))", "if (0)", "PING inside a block"),
     mutant("CONTINUATION of any stream goes on", HTTP2, "if (h->type == PG_F_CONTINUATION &&\n\t    h->stream !=", "if (0 && h->stream !=", "CONTINUATION of another stream"),
     mutant("SETTINGS of any length", HTTP2, "return length % PG_SETTING_BYTES ? PG_R_FRAME_SIZE : PG_R_NONE;", "return PG_R_NONE;", "SETTINGS of seven bytes"),
-    mutant("priority is read as block", HTTP2, "if (fixed)\n\t\th->state = PG_H2_PRIORITY;", "", "HEADERS with priority and padding"),
+    mutant("priority is read as block", HTTP2, "h->state = PG_H2_PRIORITY;", "", "HEADERS with priority"),
     // hpack
     mutant("eviction is off by one", HPACK, "if (p->size <= limit || !p->count)", "if (p->size <= limit + 1 || !p->count)", "a table one byte too full loses its oldest field"),
     mutant("a field as large as the table is not kept", HPACK, "if (size > p->limit) {", "if (size >= p->limit) {", "a field as large as the table is kept"),

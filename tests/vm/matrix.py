@@ -38,7 +38,7 @@ TOOLS = {
     "mke2fs": "e2fsprogs",
     "strip": "binutils",
 }
-RINGS = ["ring 0", "replay", "tcp", "live", "mending", "agent", "scale"]
+RINGS = ["ring 0", "replay", "tcp", "live", "attacks", "mending", "agent", "scale"]
 
 # What a run without --full takes of a program: tests by the beginning or a part of their names. An emulated guest is
 # 10 to 20 times slower than this machine; these are chosen so that every hook, every way in and out of the kernel and
@@ -83,6 +83,7 @@ QUICK = {
     "agent_refused": ([NONE], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
     "mending": (["a_denial_in_trailers", "no_copy_is_passed"], SLOW_THERE),
+    "attacks": (["http2::headers_whose_padding", "path::path_without", "protobuf::groups_that"], SLOW_THERE),
     "scale": ([NONE], SLOW_THERE),
 }
 

@@ -188,6 +188,7 @@ def main():
     parser.add_argument("--control")
     parser.add_argument("--count-file")
     parser.add_argument("--max-streams", type=int)
+    parser.add_argument("--header-table-size", type=int)
     parser.add_argument("--descriptors")
     args = parser.parse_args()
 
@@ -197,6 +198,8 @@ def main():
     options = common.UNLIMITED + [("grpc.so_reuseport", 0)]
     if args.max_streams:
         options.append(("grpc.max_concurrent_streams", args.max_streams))
+    if args.header_table_size is not None:
+        options.append(("grpc.http2.hpack_table_size.decoder", args.header_table_size))
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=160), options=options)
     server.add_generic_rpc_handlers(handlers(common.Descriptors(args.descriptors)))
     if args.control:
