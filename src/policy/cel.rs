@@ -133,6 +133,17 @@ impl Condition {
         self.places.whole.clone()
     }
 
+    /// The parsed condition.
+    pub fn root(&self) -> &IdedExpr {
+        &self.expr
+    }
+
+    /// A sub-expression as it was written, and its place in the policy.
+    pub fn written(&self, expr: &IdedExpr) -> (&str, Range<usize>) {
+        let (start, end) = self.extent(expr);
+        (self.places.text.get(start..end).unwrap_or(&self.places.text), self.places.span(start, end))
+    }
+
     /// Types the condition; `request` is the message that `request` is.
     pub fn formula(&self, request: Option<&MessageDescriptor>, pool: &DescriptorPool) -> Typed {
         Typer { condition: self, request, pool }.formula(&self.expr)
@@ -227,7 +238,8 @@ impl Typer<'_> {
         self.condition.fault(expr, message)
     }
 
-    fn formula(&self, expr: &IdedExpr) -> Typed {
+    /// Types a sub-expression that is a condition.
+    pub fn formula(&self, expr: &IdedExpr) -> Typed {
         match &expr.expr {
             Expr::Literal(LiteralValue::Boolean(value)) => Ok(Formula::Const(*value.inner())),
             Expr::Call(call) => self.call(expr, call),

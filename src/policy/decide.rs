@@ -117,7 +117,8 @@ fn leaf(leaf: &Leaf, action: Action, positive: bool) -> Vec<Clause> {
     }
 }
 
-fn clauses(formula: &Formula<Leaf>, action: Action, positive: bool) -> Result<Vec<Clause>, Useless> {
+/// A formula, or (not `positive`) its negation, as a disjunction of conjunctions.
+pub fn clauses(formula: &Formula<Leaf>, action: Action, positive: bool) -> Result<Vec<Clause>, Useless> {
     match formula {
         Formula::Const(value) => Ok(if *value == positive { vec![Clause::new()] } else { Vec::new() }),
         Formula::Leaf(it) => Ok(leaf(it, action, positive)),
