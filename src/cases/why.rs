@@ -171,13 +171,6 @@ impl Why<'_> {
             Said::All(parts) => group(if negated { "not all of" } else { "all of" }, parts, out),
             Said::Any(parts) => group(if negated { "none of" } else { "any of" }, parts, out),
             Said::Not(inner) => self.lines(inner, depth, !negated, matcher, bits, message, out),
-            Said::If(parts) => {
-                let [test, yes, no] = &**parts;
-                let (first, second) = if negated { ("not, if", "not") } else { ("if", "then") };
-                group(first, std::slice::from_ref(test), out);
-                group(second, std::slice::from_ref(yes), out);
-                group(if negated { "else not" } else { "else" }, std::slice::from_ref(no), out);
-            }
             Said::Predicate(predicate) => {
                 let holds = predicate.asked.map(|asked| {
                     matcher.first(bits, asked.first..asked.first + asked.count).is_some() == asked.positive

@@ -161,6 +161,11 @@ fn product(left: &[Clause], right: &[Clause]) -> Result<Vec<Clause>, Useless> {
     Ok(out)
 }
 
+/// The clauses that can hold, without those that hold only where another one does.
+pub fn tidy(clauses: Vec<Clause>) -> Vec<Clause> {
+    absorb(satisfiable(clauses))
+}
+
 /// Drops clauses that hold only where another one does.
 fn absorb(clauses: Vec<Clause>) -> Vec<Clause> {
     const WORTH: usize = 256;

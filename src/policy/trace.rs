@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use cel::common::ast::{CallExpr, Expr, IdedExpr, operators as op};
+use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators as op};
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 
 use super::cel::{Condition, Leaf, Typer};
@@ -48,8 +48,6 @@ pub enum Said {
     Any(Vec<Said>),
     /// `!`
     Not(Box<Said>),
-    /// `?:`
-    If(Box<[Said; 3]>),
     /// What lies between these.
     Predicate(Predicate),
 }
@@ -171,9 +169,19 @@ impl Walk<'_> {
                 (op::LOGICAL_AND, _) => return all(self).map(Said::All),
                 (op::LOGICAL_OR, _) => return all(self).map(Said::Any),
                 (op::LOGICAL_NOT, [arg]) => return Ok(Said::Not(Box::new(self.said(arg, !positive)?))),
+                // both ways: of a key with two values, in a deny rule, a test and its negation may hold together
                 (op::CONDITIONAL, [test, yes, no]) => {
-                    let parts = [self.said(test, true)?, self.said(yes, positive)?, self.said(no, positive)?];
-                    return Ok(Said::If(Box::new(parts)));
+                    let then = vec![self.said(test, positive)?, self.said(yes, positive)?];
+                    let negated = Said::Not(Box::new(self.said(test, !positive)?));
+                    let otherwise = vec![negated, self.said(no, positive)?];
+                    return Ok(Said::Any(vec![Said::All(then), Said::All(otherwise)]));
+                }
+                (op::EQUALS | op::NOT_EQUALS, [left, right]) => {
+                    if let Some((other, value)) = compared_with_bool(left, right) {
+                        let same = value == (func_name == op::EQUALS);
+                        let inner = self.said(other, positive == same)?;
+                        return Ok(if same { inner } else { Said::Not(Box::new(inner)) });
+                    }
                 }
                 _ => {}
             }
@@ -182,13 +190,16 @@ impl Walk<'_> {
         let (text, span) = self.typer.condition.written(expr);
         let (text, mut reads) = (text.to_owned(), Vec::new());
         inputs(&formula, &mut reads);
-        let asked = self.asked(&formula, positive).or_else(|| self.asked(&formula, !positive));
+        // where metadata is read, a predicate and its negation may hold together, or neither: one says nothing of the other
+        let fixed = reads.iter().any(|input| matches!(input, Input::Metadata(_)));
+        let other = |walk: &mut Self| if fixed { None } else { walk.asked(&formula, !positive) };
+        let asked = self.asked(&formula, positive).or_else(|| other(self));
         Ok(Said::Predicate(Predicate { text, span, asked, reads }))
     }
 
     /// The tests of a formula, if every result that they need is kept.
     fn asked(&mut self, formula: &Formula<Leaf>, positive: bool) -> Option<Asked> {
-        let clauses: Vec<Clause> = decide::clauses(formula, self.action, positive).ok()?;
+        let clauses = decide::tidy(decide::clauses(formula, self.action, positive).ok()?);
         let kept = |bit: &decide::Bit| if bit.in_message() { self.message } else { self.header }.place(bit).is_some();
         if !clauses.iter().flat_map(Clause::keys).all(kept) {
             return None;
@@ -199,6 +210,16 @@ impl Walk<'_> {
         self.tests.extend(more);
         Some(Asked { first, count, positive })
     }
+}
+
+/// The condition in `condition == true`, and the literal; a field alone is a predicate.
+fn compared_with_bool<'e>(left: &'e IdedExpr, right: &'e IdedExpr) -> Option<(&'e IdedExpr, bool)> {
+    let literal = |expr: &IdedExpr| match &expr.expr {
+        Expr::Literal(LiteralValue::Boolean(value)) => Some(*value.inner()),
+        _ => None,
+    };
+    let (other, value) = literal(right).map(|value| (left, value)).or_else(|| Some((right, literal(left)?)))?;
+    matches!(other.expr, Expr::Call(_)).then_some((other, value))
 }
 
 fn inputs(formula: &Formula<Leaf>, out: &mut Vec<Input>) {

@@ -78,9 +78,10 @@ fn every_predicate_is_shown_with_its_result_and_its_input() {
             "      any of\n        no   request.flag",
             "        no   !(request.color in [1, 2])",
             "request.color is COLOR_RED (1)\n        yes  request.inner.number == 7",
-            "  deny `by-kind` holds (p.toml:19)\n    if\n      no   request.flag",
-            "    then\n      no   request.ratio >= 1.5",
-            "    else\n      yes  has(request.inner)",
+            "  deny `by-kind` holds (p.toml:19)\n    any of\n      all of\n        no   request.flag",
+            "        no   request.ratio >= 1.5",
+            "      all of\n        yes  !request.flag",
+            "        yes  has(request.inner)",
         ],
     );
 }

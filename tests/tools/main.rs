@@ -7,6 +7,7 @@ mod explain;
 mod init;
 mod schema;
 mod shipped;
+mod trace;
 mod wrong;
 
 use std::path::{Path, PathBuf};
