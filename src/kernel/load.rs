@@ -1,12 +1,14 @@
 //! Compiled tables to loaded programs.
 
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder};
 use nix::sys::mman::{MapFlags as Mapping, ProtFlags, mmap, munmap};
 use plain::Plain;
 
@@ -79,6 +81,9 @@ impl Loaded {
     }
 }
 
+/// What stands for a socket cookie there: `PG_REPLAY_COOKIE` of bpf/hooks/replay.h.
+const REPLAY_COOKIE: u64 = 1;
+
 /// The engine in the kernel, over bytes that are no connection's.
 #[derive(Debug)]
 pub struct Replay {
@@ -91,7 +96,38 @@ impl Replay {
     /// Judges the next bytes of a client, in the kernel; `fresh`: the first of a new connection. Returns whether they
     /// may pass, and the mean run time of `repeat` runs in nanoseconds. At least 14 bytes, at most 3,000.
     pub fn judge(&self, bytes: &[u8], fresh: bool, repeat: u32) -> io::Result<(bool, u32)> {
-        super::sys::test_run(self.program.as_fd(), bytes, u32::from(fresh), repeat).map(|(value, ns)| (value == 1, ns))
+        self.judge_from((Ipv6Addr::LOCALHOST, 0), bytes, fresh, repeat)
+    }
+
+    /// The same for a client elsewhere (IPv4 as `::ffff:a.b.c.d`).
+    pub fn judge_from(&self, peer: (Ipv6Addr, u16), bytes: &[u8], fresh: bool, repeat: u32) -> io::Result<(bool, u32)> {
+        let mut control = [0; 5];
+        for (word, octets) in control.iter_mut().zip(peer.0.octets().chunks_exact(4)) {
+            *word = u32::from_ne_bytes(octets.try_into().map_err(io::Error::other)?);
+        }
+        control[4] = u32::from(peer.1);
+        super::sys::test_run(self.program.as_fd(), bytes, u32::from(fresh), control, repeat)
+            .map(|(value, ns)| (value == 1, ns))
+    }
+
+    /// The events since the last time that this was called.
+    pub fn events(&self) -> io::Result<Vec<abi::pg_event>> {
+        let events = RefCell::new(Vec::new());
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&self.shared.events, |bytes: &[u8]| {
+                events.borrow_mut().extend(read::<abi::pg_event>(bytes));
+                0
+            })
+            .map_err(|e| io_error(&e))?;
+        builder.build().and_then(|ring| ring.consume()).map_err(|e| io_error(&e))?;
+        Ok(events.take())
+    }
+
+    /// A live stream of the connection.
+    pub fn stream(&self, id: u32) -> Option<Box<abi::pg_stream>> {
+        let conn = self.shared.conn(REPLAY_COOKIE)?;
+        self.shared.stream(conn.id, id)
     }
 
     /// The verifier's count of instructions.

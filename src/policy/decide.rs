@@ -117,7 +117,8 @@ fn leaf(leaf: &Leaf, action: Action, positive: bool) -> Vec<Clause> {
     }
 }
 
-fn clauses(formula: &Formula<Leaf>, action: Action, positive: bool) -> Result<Vec<Clause>, Useless> {
+/// A formula, or (not `positive`) its negation, as a disjunction of conjunctions.
+pub fn clauses(formula: &Formula<Leaf>, action: Action, positive: bool) -> Result<Vec<Clause>, Useless> {
     match formula {
         Formula::Const(value) => Ok(if *value == positive { vec![Clause::new()] } else { Vec::new() }),
         Formula::Leaf(it) => Ok(leaf(it, action, positive)),
@@ -158,6 +159,11 @@ fn product(left: &[Clause], right: &[Clause]) -> Result<Vec<Clause>, Useless> {
         }
     }
     Ok(out)
+}
+
+/// The clauses that can hold, without those that hold only where another one does.
+pub fn tidy(clauses: Vec<Clause>) -> Vec<Clause> {
+    absorb(satisfiable(clauses))
 }
 
 /// Drops clauses that hold only where another one does.

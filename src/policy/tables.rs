@@ -168,6 +168,32 @@ fn index(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
+/// The tests of clauses.
+pub fn tests(rule: usize, clauses: &[Clause], header: &Layout, message: &Layout) -> Vec<abi::pg_test> {
+    let mut out: Vec<abi::pg_test> = Vec::new();
+    for clause in clauses {
+        let mut words: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+        for (bit, value) in clause {
+            let layout = if bit.in_message() { message } else { header };
+            let Some(place) = layout.place(bit) else { continue };
+            let word = words.entry(place.word).or_default();
+            word.0 |= place.mask;
+            word.1 |= if *value { place.mask } else { 0 };
+        }
+        if words.is_empty() {
+            words.insert(0, (0, 0));
+        }
+        for (word, (mask, value)) in words {
+            let word = u16::try_from(word).unwrap_or(0);
+            out.push(abi::pg_test { word, flags: 0, rule: index(rule), mask, value });
+        }
+        if let Some(last) = out.last_mut() {
+            last.flags = u16::try_from(abi::PG_TEST_LAST).unwrap_or(1);
+        }
+    }
+    out
+}
+
 impl Assembly {
     /// Adds a node, or finds the same one.
     pub fn node(&mut self, fields: Vec<abi::pg_field>) -> u32 {
@@ -276,26 +302,7 @@ impl Assembly {
     /// Adds the tests of a rule: how many.
     pub fn rule_tests(&mut self, rule: usize, clauses: &[Clause], header: &Layout, message: &Layout) -> usize {
         let before = self.tests.len();
-        for clause in clauses {
-            let mut words: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-            for (bit, value) in clause {
-                let layout = if bit.in_message() { message } else { header };
-                let Some(place) = layout.place(bit) else { continue };
-                let word = words.entry(place.word).or_default();
-                word.0 |= place.mask;
-                word.1 |= if *value { place.mask } else { 0 };
-            }
-            if words.is_empty() {
-                words.insert(0, (0, 0));
-            }
-            for (word, (mask, value)) in words {
-                let word = u16::try_from(word).unwrap_or(0);
-                self.tests.push(abi::pg_test { word, flags: 0, rule: index(rule), mask, value });
-            }
-            if let Some(last) = self.tests.last_mut() {
-                last.flags = u16::try_from(abi::PG_TEST_LAST).unwrap_or(1);
-            }
-        }
+        self.tests.extend(tests(rule, clauses, header, message));
         self.tests.len() - before
     }
 

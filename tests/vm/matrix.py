@@ -49,6 +49,7 @@ SLOW_THERE = "too slow for a quick run in an emulated guest"
 QUICK = {
     "engine": (["places::", "fixtures::frames"], NO_KERNEL),
     "policy": (["refused::several_faults", "tables::the_static_table"], NO_KERNEL),
+    "tools": (["shipped::help_says"], NO_KERNEL),
     "protocg": (["kernel::", "cgroup::"], NO_KERNEL),
     "tcp": (
         [
