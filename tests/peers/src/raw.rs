@@ -36,6 +36,8 @@ pub struct Odd {
     pub ack: Option<u32>,
     /// Bytes of an IPv6 extension header chain, whose last next-header is TCP, and its first header's type.
     pub extension: Option<(u8, Vec<u8>)>,
+    /// Another timestamp than the client's own.
+    pub timestamp: Option<u32>,
 }
 
 /// The client.
@@ -54,6 +56,10 @@ pub struct Raw {
     pub window: u16,
     /// The SYN offers window scaling, of its own window by nothing: the server's may be larger than 64 KiB then.
     pub scaling: bool,
+    /// The timestamp of every segment, the SYN's too; none: the option is not used (RFC 7323, section 3).
+    pub timestamp: Option<u32>,
+    /// What the server's window was in its last segment, unscaled.
+    pub offered: u16,
     /// The highest acknowledgement received.
     pub acked: u32,
     /// Bytes received in order.
@@ -118,6 +124,8 @@ impl Raw {
             ack: 0,
             window: 65535,
             scaling: false,
+            timestamp: None,
+            offered: 0,
             acked: isn,
             received: Vec::new(),
             reset: false,
@@ -125,23 +133,30 @@ impl Raw {
         }
     }
 
-    fn packet(&self, flags: u8, seq: u32, payload: &[u8], odd: &Odd) -> Vec<u8> {
+    /// One segment as an Ethernet frame.
+    #[must_use]
+    pub fn frame(&self, flags: u8, seq: u32, payload: &[u8], odd: &Odd) -> Vec<u8> {
         let mut tcp = Vec::new();
         tcp.extend(self.sport.to_be_bytes());
         tcp.extend(self.dport.to_be_bytes());
         tcp.extend(seq.to_be_bytes());
         tcp.extend(if flags & ACK != 0 || odd.ack.is_some() { odd.ack.unwrap_or(self.ack) } else { 0 }.to_be_bytes());
-        let options: &[u8] = match (flags & SYN != 0, self.scaling) {
-            (true, false) => &[2, 4, 5, 0xb4],
-            (true, true) => &[2, 4, 5, 0xb4, 1, 3, 3, 0],
-            (false, _) => &[],
+        let mut options: Vec<u8> = match (flags & SYN != 0, self.scaling) {
+            (true, false) => vec![2, 4, 5, 0xb4],
+            (true, true) => vec![2, 4, 5, 0xb4, 1, 3, 3, 0],
+            (false, _) => Vec::new(),
         };
+        if let Some(timestamp) = odd.timestamp.or(self.timestamp) {
+            options.extend([1, 1, 8, 10]);
+            options.extend(timestamp.to_be_bytes());
+            options.extend([0; 4]);
+        }
         tcp.push(u8::try_from((20 + options.len()) / 4).unwrap_or(0) << 4);
         tcp.push(flags);
         tcp.extend(self.window.to_be_bytes());
         tcp.extend([0, 0]);
         tcp.extend(odd.urgent.to_be_bytes());
-        tcp.extend(options);
+        tcp.extend(&options);
         tcp.extend(payload);
         let length = tcp.len() as u32;
         let server6 = Veth::SERVER6.octets();
@@ -185,7 +200,14 @@ impl Raw {
     /// # Panics
     /// If the packet is refused.
     pub fn segment(&self, flags: u8, seq: u32, payload: &[u8], odd: &Odd) {
-        let packet = self.packet(flags, seq, payload, odd);
+        self.put(&self.frame(flags, seq, payload, odd));
+    }
+
+    /// Sends an Ethernet frame.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn put(&self, packet: &[u8]) {
         // SAFETY: the buffer is valid for its length.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0) };
         assert_eq!(sent, packet.len().cast_signed(), "{}", std::io::Error::last_os_error());
@@ -269,6 +291,7 @@ impl Raw {
             return None;
         }
         let flags = *tcp.get(13)?;
+        self.offered = u16::from_be_bytes(tcp.get(14..16)?.try_into().ok()?);
         let payload = tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?;
         if flags & RST != 0 {
             self.reset = true;
