@@ -58,7 +58,7 @@ fn fragment(frame: &[u8], v6: bool, id: u16, at: usize, bytes: &[u8], more: bool
     let mut header = ip[..20].to_vec();
     header[2..4].copy_from_slice(&(20 + bytes.len() as u16).to_be_bytes());
     header[4..6].copy_from_slice(&id.to_be_bytes());
-    header[6..8].copy_from_slice(&(place / 8 | u16::from(more) << 13).to_be_bytes());
+    header[6..8].copy_from_slice(&((place / 8) | (u16::from(more) << 13)).to_be_bytes());
     header[10..12].fill(0);
     let words = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
     let sum = words.sum::<u32>();

@@ -20,6 +20,7 @@ mod pages;
 mod refused;
 mod repair;
 mod segments;
+mod shares;
 mod slots;
 mod slow;
 mod stack;

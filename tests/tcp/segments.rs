@@ -154,7 +154,8 @@ fn a_denied_message_that_waits_ahead_of_a_hole() {
 fn overlaps_with_other_bytes_ahead_of_a_hole() {
     attack("held_other_bytes", Off::Succeeds, |field| {
         let good = conversation("goood");
-        let cases: [(&str, &[(bool, usize, usize)]); 4] = [
+        type Part = (bool, usize, usize);
+        let cases: [(&str, &[Part]); 4] = [
             // who (evil?), from, to; in the end the hole is filled from 0 on
             ("gAo-1", &[(true, 10, 999), (false, 10, 999)]),
             ("gAo-2", &[(false, 30, 40), (true, 10, 999)]),

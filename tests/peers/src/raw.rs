@@ -1,7 +1,7 @@
 //! A TCP client made of raw packets: every bit of every segment is the test's to choose.
 //!
-//! It lives at 10.77.0.9 and fd77::9, behind end A of a [`Veth`], addresses that no stack owns: nothing answers for it
-//! and no reset disturbs it.
+//! It lives at 10.77.0.9 and fd77::9, or anywhere in 10.78.0.0/16, behind end A of a [`Veth`], addresses that no stack
+//! owns: nothing answers for it and no reset disturbs it.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub const ACK: u8 = 0x10;
 /// The urgent pointer counts.
 pub const URG: u8 = 0x20;
 
+/// Of linux/if_packet.h.
+const PACKET_IGNORE_OUTGOING: i32 = 23;
 const CLIENT4: [u8; 4] = [10, 77, 0, 9];
 const CLIENT6: [u8; 16] = [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
@@ -58,6 +60,8 @@ pub struct Raw {
     pub scaling: bool,
     /// The timestamp of every segment, the SYN's too; none: the option is not used (RFC 7323, section 3).
     pub timestamp: Option<u32>,
+    /// Its IPv4 address.
+    pub from: [u8; 4],
     /// What the server's window was in its last segment, unscaled.
     pub offered: u16,
     /// The highest acknowledgement received.
@@ -111,6 +115,10 @@ impl Raw {
                 address.sll_ifindex = libc::if_nametoindex(c"pga0".as_ptr()).cast_signed();
                 let size = u32::try_from(size_of_val(&address)).unwrap_or(0);
                 assert_eq!(libc::bind(fd, (&raw const address).cast(), size), 0);
+                // What other clients send would be copied to each of them.
+                let (on, size) = (1_i32, u32::try_from(size_of::<i32>()).unwrap_or(0));
+                let on = (&raw const on).cast();
+                assert_eq!(libc::setsockopt(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, on, size), 0);
                 OwnedFd::from_raw_fd(fd)
             }
         });
@@ -125,6 +133,7 @@ impl Raw {
             window: 65535,
             scaling: false,
             timestamp: None,
+            from: CLIENT4,
             offered: 0,
             acked: isn,
             received: Vec::new(),
@@ -164,7 +173,7 @@ impl Raw {
         let pseudo = if self.v6 {
             [&CLIENT6[..], &server6, &length.to_be_bytes(), &[0, 0, 0, 6]].concat()
         } else {
-            [&CLIENT4[..], &server4, &[0, 6], &(length as u16).to_be_bytes()].concat()
+            [&self.from[..], &server4, &[0, 6], &(length as u16).to_be_bytes()].concat()
         };
         let mut sum = checksum(&[&pseudo, &tcp]);
         if odd.bad_checksum {
@@ -185,7 +194,7 @@ impl Raw {
             let mut ip = vec![0x45, 0];
             ip.extend((20 + tcp.len() as u16).to_be_bytes());
             ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
-            ip.extend(CLIENT4);
+            ip.extend(self.from);
             ip.extend(server4);
             let sum = checksum(&[&ip]);
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -281,7 +290,7 @@ impl Raw {
             }
             ip.get(40..40 + usize::from(u16::from_be_bytes(ip.get(4..6)?.try_into().ok()?)))?
         } else {
-            if frame.get(12..14)? != [8, 0] || *ip.get(9)? != 6 || ip.get(16..20)? != CLIENT4 {
+            if frame.get(12..14)? != [8, 0] || *ip.get(9)? != 6 || ip.get(16..20)? != self.from {
                 return None;
             }
             ip.get(20..usize::from(u16::from_be_bytes(ip.get(2..4)?.try_into().ok()?)))?
