@@ -151,13 +151,7 @@ impl Wall {
 
     /// A number of `nstat` in the listener's namespace.
     pub fn stat(&self, name: &str) -> u64 {
-        let text = self.veth.run(End::B, || std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap());
-        let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split(' ').collect()).collect();
-        let pair = lines.chunks(2).find_map(|pair| {
-            let place = pair[0].iter().position(|n| *n == name)?;
-            pair[1].get(place)?.parse().ok()
-        });
-        pair.unwrap_or_else(|| panic!("no {name}"))
+        harness::net::stat(&self.veth, End::B, name)
     }
 }
 

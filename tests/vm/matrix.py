@@ -38,7 +38,7 @@ TOOLS = {
     "mke2fs": "e2fsprogs",
     "strip": "binutils",
 }
-RINGS = ["ring 0", "replay", "tcp", "live", "agent", "scale"]
+RINGS = ["ring 0", "replay", "tcp", "live", "agent", "scale", "soak"]
 
 # What a run without --full takes of a program: tests by the beginning or a part of their names. An emulated guest is
 # 10 to 20 times slower than this machine; these are chosen so that every hook, every way in and out of the kernel and
@@ -85,6 +85,7 @@ QUICK = {
     "agent_refused": ([NONE], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
     "scale": ([NONE], SLOW_THERE),
+    "soak": ([NONE], SLOW_THERE),
 }
 
 

@@ -46,7 +46,8 @@ pub struct Odd {
 pub struct Raw {
     socket: OwnedFd,
     v6: bool,
-    sport: u16,
+    /// Its port.
+    pub sport: u16,
     dport: u16,
     /// Initial sequence number.
     pub isn: u32,

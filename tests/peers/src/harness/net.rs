@@ -112,6 +112,22 @@ impl Veth {
     }
 }
 
+/// A number of `nstat` in an end's namespace.
+///
+/// # Panics
+/// If there is none of that name.
+#[must_use]
+pub fn stat(veth: &Veth, end: End, name: &str) -> u64 {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/netstat").expect("no netstat");
+    let text = veth.run(end, read);
+    let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split(' ').collect()).collect();
+    let number = lines.chunks(2).find_map(|pair| {
+        let [names, numbers] = pair else { return None };
+        numbers.get(names.iter().position(|n| *n == name)?)?.parse().ok()
+    });
+    number.unwrap_or_else(|| panic!("no {name}"))
+}
+
 impl Default for Veth {
     fn default() -> Self {
         Self::new()
