@@ -12,6 +12,7 @@ mod bulk;
 mod client;
 mod ends;
 mod field;
+mod foreign;
 mod holes;
 mod ip;
 mod loss;

@@ -254,3 +254,51 @@ fn what_follows_many_denied_calls_harms_no_neighbour() {
     }
     unharmed(scene);
 }
+
+/// What mending is there for: each of these reaches a handler where nobody enforces; with the enforcer it does not, and the
+/// connection goes on.
+#[test]
+fn denied_calls_on_one_connection() {
+    if harness::skip("mending_off") {
+        return;
+    }
+    for enforced in [false, true] {
+        let scene = Field::maybe("off", enforced, POLICY, &[]);
+        let mut client = Client::of(&scene);
+        let mut encoder = Encoder::default();
+        let indexed = |encoder: &mut Encoder, stream, path, says| {
+            let block = encoder.encode(&h2raw::call(path, &[]), Style::SMALL);
+            [Headers::new(false).write(stream, &block), frame::data(stream, &text(says), true, None)].concat()
+        };
+        let with_metadata = plain(&h2raw::call(UNARY, &[("x-role", "intruder")]));
+        let calls = [
+            // a message; a method; a message and a method whose HEADERS change the table; metadata; a message behind its HEADERS
+            vec![call(3, UNARY, "an A")],
+            vec![call(5, SLOW, "slow")],
+            vec![indexed(&mut encoder, 7, UNARY, "an indexed A")],
+            vec![indexed(&mut encoder, 9, SLOW, "indexed and slow")],
+            vec![[Headers::new(false).write(11, &with_metadata), frame::data(11, &text("x"), true, None)].concat()],
+            vec![head(13, UNARY), frame::data(13, &text("a later A, long enough"), true, None)],
+        ];
+        for (index, parts) in calls.iter().enumerate() {
+            let stream = 3 + 2 * index as u32;
+            for part in parts {
+                client.bytes(part);
+                assert!(scene.enforced() || client.taken());
+            }
+            let status = client.status(stream);
+            assert_eq!(status, Some(if enforced { 7 } else { 0 }), "call {index}");
+        }
+        client.bytes(&call(15, UNARY, "fine"));
+        assert_eq!(client.status(15), Some(0));
+        if enforced {
+            drop(client);
+            unharmed(scene);
+        } else {
+            // Each is told of twice, when its handler begins and when it gets the message, unless only one of them tells.
+            let calls: std::collections::HashSet<String> =
+                scene.breaches().iter().map(|e| e["call"].to_string()).collect();
+            assert_eq!(calls.len(), 6, "{:#?}", scene.breaches());
+        }
+    }
+}

@@ -53,13 +53,19 @@ impl Wall {
         }
         let enforcer =
             enforced.then(|| Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], POLICY, &["--drain", "0.2"]));
+        let listener = Self::listener(&Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) }, options);
+        Self { enforcer, listener, cgroup, veth }
+    }
+
+    /// The listener's process.
+    pub fn listener(place: &Place, options: &Value) -> Watched {
         let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tcp/listener.py");
         let mut command = Command::new("python3");
         command.arg(script).arg(options.to_string());
-        Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) }.enter(&mut command);
+        place.enter(&mut command);
         let listener = Watched::start(command);
         listener.wait_for("listening", |lines| lines.iter().any(|l| l == "listening").then_some(()));
-        Self { enforcer, listener, cgroup, veth }
+        listener
     }
 
     /// Lets a listener that waits accept.
