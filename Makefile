@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # `make setup` may have installed it a moment ago.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: all setup test test-vm vm-budget vm-setup vm-down demo bench lint fmt clean install help
+.PHONY: all setup test soak test-vm vm-budget vm-setup vm-down demo bench lint fmt clean install help
 
 all: setup ## Build protocg, optimised (the default)
 	cargo build --locked --release
@@ -18,6 +18,10 @@ setup: ## Install what a fresh Debian or Ubuntu lacks
 
 test: setup ## Every test, as root where that is needed; in the machine of `vagrant up` if it is running
 	@scripts/test.sh
+
+soak: setup ## Load and faults for long, as root: SECONDS=600 at full speed, the other scenes a part of that
+	cargo build --locked --workspace --bins
+	PROTOCG_SOAK_SECONDS=$(if $(filter-out file default undefined,$(origin SECONDS)),$(SECONDS),600) cargo test --locked --test soak -- --nocapture --test-threads=1
 
 vm-setup: setup
 	@scripts/setup.sh vm

@@ -11,6 +11,8 @@ find bpf \( -name '*.c' -o -name '*.h' \) ! -name huffman_table.h -print0 | xarg
 say "generated files"
 python3 bpf/proto/huffman.py | diff -u bpf/proto/huffman_table.h - ||
 	fail "bpf/proto/huffman_table.h is not what bpf/proto/huffman.py writes"
+say "tests that the threat model names"
+scripts/threat_model.py
 say "clippy"
 cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 say "shell and Python"

@@ -127,8 +127,7 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 		return PG_DROP;
 	}
 	if (pg_after(a, c->judged)) {
-		/* where something was denied already, something may be again, and what has passed cannot be mended */
-		if (!pg_held_put(skb, cookie, g, c->mends != 0)) {
+		if (!pg_held_put(skb, c, g)) {
 			pg_count_add(PG_N_HELD_FULL, 1);
 			return PG_DROP;
 		}

@@ -36,7 +36,7 @@ const QUIET_MOST: Duration = Duration::from_millis(200);
 const FIRST: Duration = Duration::from_millis(20);
 /// HTTP/2 servers end connections with many RST_STREAM for requests that they have not looked at yet (CVE-2023-44487;
 /// h2, of tonic and hyper, at 20): no more than this many are sent before the server has read them.
-const RESETS: u32 = 4;
+const RESETS: u32 = abi::PG_MAX_RESETS;
 /// A server that reads nothing for so long gets the next ones all the same. Whatever follows waits behind the hole, so it
 /// loses nothing by a long wait.
 const READ: Duration = Duration::from_secs(30);

@@ -197,8 +197,14 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared), Ke
     open.progs.pg_replay.set_autoload(replay);
     let mut skel = open.load().map_err(|e| refused(&e))?;
     each_table!(fill, skel.maps);
-    free_slots(&skel.maps.free_small, abi::PG_MAX_HELD_SMALL)?;
-    free_slots(&skel.maps.free_large, abi::PG_MAX_HELD_LARGE)?;
+    for (queue, first, slots) in [
+        (&skel.maps.free_small, 0, abi::PG_MAX_HELD_SMALL),
+        (&skel.maps.mend_small, abi::PG_MAX_HELD_SMALL, abi::PG_MAX_MEND_SMALL),
+        (&skel.maps.free_large, 0, abi::PG_MAX_HELD_LARGE),
+        (&skel.maps.mend_large, abi::PG_MAX_HELD_LARGE, abi::PG_MAX_MEND_LARGE),
+    ] {
+        free_slots(queue, first..first + slots)?;
+    }
 
     let handle = |map: &libbpf_rs::MapMut<'_>| MapHandle::try_from(map).map_err(|e| fail("keep a map", &e));
     let keep = |fd: &libbpf_rs::ProgramMut<'_>| {
@@ -299,9 +305,9 @@ fn borders(mark: &[u8]) -> [u8; abi::PG_REPLY_MARK as usize] {
     out
 }
 
-/// All slots for waiting segments are free at first.
-fn free_slots(queue: &libbpf_rs::MapMut<'_>, slots: u32) -> Result<(), KernelError> {
-    (0..slots).try_for_each(|slot| {
+/// All slots are free at first.
+fn free_slots(queue: &libbpf_rs::MapMut<'_>, mut slots: std::ops::Range<u32>) -> Result<(), KernelError> {
+    slots.try_for_each(|slot| {
         queue
             .update(&[], &slot.to_ne_bytes(), MapFlags::ANY)
             .map_err(|e| KernelError::failed(format!("fill `{}`", map_name(queue.name())), io_error(&e)))
