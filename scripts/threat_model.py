@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that every test that docs/threat-model*.md names in a table, as `file::name`, exists.
+"""Checks that every test that docs/threat-model.md names in a table, as `file::name`, exists.
 
 A column counts whose head is "test" or "tests". A name's parts before the last are the file's or folder's: `holes::x` is
 `fn x` in a file tests/**/holes.rs or below tests/**/holes/. In running text each `file::name` of a tests/ file counts too.
@@ -46,7 +46,7 @@ def named(text):
 
 
 bad = 0
-for document in sorted(ROOT.glob("docs/threat-model*.md")):
+for document in sorted(ROOT.glob("docs/threat-model.md")):
     for number, name in named(document.read_text()):
         if not exists(name):
             bad += 1
