@@ -16,13 +16,13 @@ import threading
 import time
 
 DENIED = b"evilA"
-TCP_IS_MPTCP = 43
+IPPROTO_MPTCP = 262
 o = json.loads(sys.argv[1])
 
 
 def serve(c, number):
     try:
-        multipath = c.getsockopt(socket.IPPROTO_TCP, TCP_IS_MPTCP) == 1
+        multipath = c.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == IPPROTO_MPTCP
     except OSError:
         multipath = False
     total, digest, evil, tail = 0, hashlib.sha256(), False, b""
