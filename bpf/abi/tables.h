@@ -132,6 +132,9 @@ enum pg_kind {
 	PG_K_BYTES,
 };
 
+/* A map that no rule reads. prost reads a map's entry whatever the tag's wire type is, so any other is refused. */
+#define PG_FIELD_MAP 16u
+
 struct pg_field {
 	u32 number;
 	u32 kind;      /* enum pg_kind */
@@ -143,7 +146,7 @@ struct pg_field {
 	u32 bound;     /* numbers: of the value; strings: of the size in code points; bytes: of the size in bytes */
 	u32 bounds;    /* how many, the closing one included; 0: nothing compares it */
 	u32 nan;       /* float, double: row for NaN; 0: none */
-	u32 reserved;
+	u32 flags;     /* PG_FIELD_* */
 };
 PG_SIZE(struct pg_field, 40);
 

@@ -285,19 +285,21 @@ PG_STEP int pg_pb_tag(struct pg_stream *s, u32 plan)
 		s->pb = PG_PB_TAG;
 		return PG_R_NONE;
 	}
-	if (wire == PG_W_GROUP) {
-		s->pb = PG_PB_TAG;
-		return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number);
-	}
 	if (wire > PG_W_FIXED32)
 		return PG_R_PROTOBUF_TAG;
 	if (!pg_pb_in_group(s)) {
 		s->field = pg_pb_find(pg_pb_current_node(s, plan), number);
 		f = s->field ? pg_get_field(s->field - 1) : 0;
-		if (!f || pg_kind_wire(f->kind) != wire)
+		if (f && f->flags & PG_FIELD_MAP && wire != PG_W_BYTES)
+			return PG_R_PROTOBUF_MAP;
+		if (!f || pg_kind_wire(f->kind) != wire || f->flags & PG_FIELD_MAP)
 			s->field = 0;
 		else
 			pg_row(&s->bits, f->reset);
+	}
+	if (wire == PG_W_GROUP) {
+		s->pb = PG_PB_TAG;
+		return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number);
 	}
 	switch (wire) {
 	case PG_W_VARINT:

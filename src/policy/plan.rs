@@ -51,7 +51,7 @@ pub fn add(
         let Some(place) = layout.place(bit) else { continue };
         root.insert(request, path, test, place)?;
     }
-    root.complete()?;
+    root.complete(request)?;
     let mut init = Writes::default();
     layout.words().for_each(|word| init.clear(word));
     root.absent(&mut init);
@@ -75,8 +75,8 @@ impl Node {
         Ok(())
     }
 
-    /// Adds the other members of each oneof: they clear what is read.
-    fn complete(&mut self) -> Result<(), Refusal> {
+    /// Adds the other members of each oneof: they clear what is read. And maps: see PG_FIELD_MAP.
+    fn complete(&mut self, message: &MessageDescriptor) -> Result<(), Refusal> {
         let oneofs: Vec<_> = self.fields.values().filter_map(|field| field.descriptor.containing_oneof()).collect();
         for member in oneofs.iter().flat_map(|oneof| oneof.fields()) {
             if member.is_group() {
@@ -86,7 +86,10 @@ impl Node {
             }
             self.fields.entry(member.number()).or_insert_with(|| Field::new(member));
         }
-        self.fields.values_mut().try_for_each(|field| field.child.complete())
+        for map in message.fields().filter(FieldDescriptor::is_map) {
+            self.fields.entry(map.number()).or_insert_with(|| Field::new(map));
+        }
+        self.fields.values_mut().try_for_each(Field::complete)
     }
 
     fn absent(&self, writes: &mut Writes) {
@@ -113,6 +116,9 @@ impl Node {
         let reset = tables.rows.row(&self.reset(field));
         let mut out =
             abi::pg_field { number: field.descriptor.number(), kind: field.kind(), reset, ..Default::default() };
+        if field.descriptor.is_map() {
+            out.flags |= abi::PG_FIELD_MAP;
+        }
         if !field.child.fields.is_empty() {
             out.child = field.child.emit(tables, request, path)?;
         }
@@ -175,6 +181,13 @@ impl Node {
 }
 
 impl Field {
+    fn complete(&mut self) -> Result<(), Refusal> {
+        match self.descriptor.kind() {
+            Kind::Message(message) if !self.child.fields.is_empty() => self.child.complete(&message),
+            _ => Ok(()),
+        }
+    }
+
     /// What its bits are where it is not set: its default's.
     fn absent(&self, writes: &mut Writes) {
         let default = self.descriptor.default_value();

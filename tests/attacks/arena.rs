@@ -26,6 +26,10 @@ fn secret(value: &Json) -> bool {
     value.as_str().is_some_and(|text| text.contains("SECRET"))
 }
 
+fn exactly(value: &Json) -> bool {
+    value == "SECRET"
+}
+
 /// Numbers of 64 bits are strings in protobuf's JSON.
 fn number(value: &Json) -> Option<f64> {
     value.as_str().map_or_else(|| value.as_f64(), |text| text.parse().ok())
@@ -64,9 +68,9 @@ fields! {
     "d", "request.d == 666.0", "/d", plus;
     "color", "request.color == echo.Color.COLOR_RED || request.color == 666", "/color",
         |v| v == "COLOR_RED" || plus(v);
-    "inner", r#"request.outer.middle.inner.name == "SECRET""#, "/outer/middle/inner/name", secret;
+    "inner", r#"request.outer.middle.inner.name == "SECRET""#, "/outer/middle/inner/name", exactly;
     "level", "request.outer.level == 666", "/outer/level", plus;
-    "choice", r#"request.choice_text == "SECRET""#, "/choice_text", secret;
+    "choice", r#"request.choice_text == "SECRET""#, "/choice_text", exactly;
     "maybe", "request.maybe_number == 666", "/maybe_number", plus;
 }
 

@@ -180,6 +180,17 @@ attacks! {
                 new().bytes(10, &text),
             ])
         };
+    maps_of_another_wire_type: "a map with the wire type of a number or of a group, which hides what follows from who heeds it; prost does not",
+        off "grpcio: harmless; handler", on "protobuf_map", good "protobuf_map",
+        |v| {
+            let number = u8::try_from(v.number() & 0x7f).unwrap() | 0x80;
+            // for prost an entry of no bytes, the number, and `flag` twice
+            let fixed = new().tag(25, wire_type::I64).raw(&[0, 0x20, number, 5, 0x18, 0, 0x18, 0]);
+            // for prost an entry of 13 bytes; for others a field of four bytes, two of a varint and one of four bytes
+            let entry = [0x0d, 0x18, 0, 0x18, 0, 0x18, 0, 0x18, 0, 0x1d, 0, 0, 0, 0];
+            let group = new().tag(25, wire_type::SGROUP).raw(&entry).bytes(1, v.text()).tag(25, wire_type::EGROUP);
+            calls([fixed, group.raw(&entry)])
+        };
     wire_types_6_and_7: "the wire types 6 and 7, on known and unknown fields",
         off "INTERNAL", on "protobuf_tag", good "refused",
         |v| [6, 7].into_iter().flat_map(|wire| calls([

@@ -121,6 +121,8 @@ pub struct Node {
 pub enum Bad {
     Malformed,
     TooDeep,
+    /// Servers differ in what they make of it.
+    Map,
 }
 
 fn varint(bytes: &mut &[u8]) -> Result<u64, Bad> {
@@ -222,6 +224,9 @@ pub fn decode(
     }
     while !bytes.is_empty() {
         let (number, wire) = tag(&mut bytes)?;
+        if wire != 2 && wire != 4 && descriptor.get_field(number).is_some_and(|field| field.is_map()) {
+            return Err(Bad::Map);
+        }
         if wire == 3 {
             group(&mut bytes, number, depth + 1)?;
             continue;
