@@ -12,6 +12,7 @@ mod causes;
 mod denial;
 mod egress;
 mod frames;
+mod interop;
 mod matrix;
 mod mended;
 mod pinned;
