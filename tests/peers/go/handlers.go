@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 )
@@ -69,7 +70,9 @@ func echo(c *call, take func() (protoreflect.Message, error), send func(protoref
 		set(answer, "received", c.messages)
 		set(answer, "received_bytes", c.received)
 		if get(to, "reflect").Bool() {
-			set(answer, "request", to)
+			// As it came, in the client's order of fields: bytes that are no known field are written last.
+			number := answer.Descriptor().Fields().ByName("request").Number()
+			answer.SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), c.last))
 		}
 		c.index++
 		return send(answer)
