@@ -65,9 +65,8 @@ fn cve_2026_33186_a_path_without_its_slash() {
         if skip("cve-2026-33186", &[stack]) {
             continue;
         }
-        let (cgroup, server) = serve("slash", stack);
-        let to = server.address;
-        let answer = raw(to, PATH, "off");
+        let (_cgroup, server) = serve("slash", stack);
+        let answer = raw(server.address, PATH, "off");
         let answered = answer.status() == Some(0);
         let reached = if answered { texts_until(&server, "off") } else { texts(&server) };
         println!("{stack:?} alone: {} {:?}, handlers got {reached:?}", answer.status().unwrap_or(-1), answer.reset);
@@ -76,6 +75,9 @@ fn cve_2026_33186_a_path_without_its_slash() {
         assert_eq!((answered, reached), if vulnerable { (true, vec!["off".to_owned()]) } else { (false, vec![]) });
         // Denied for the path, whatever the policy says of the method, and whatever its default is.
         for (rules, text) in [(deny, "a"), (field, "b"), ("", "c")] {
+            // A server of its own: what TCP sends again after an enforcer's end meets no other's.
+            let (cgroup, server) = serve("slash", stack);
+            let to = server.address;
             let agent = Protocg::run(BINARY, &[&cgroup], &policy(to.port(), rules), &[]);
             let answer = raw(to, PATH, text);
             let message = "denied by policy live: malformed (the :path is not /service/method)";
@@ -87,9 +89,9 @@ fn cve_2026_33186_a_path_without_its_slash() {
             let answer = raw(to, "/echo.Echo/Unary", if text == "b" { "b" } else { "fine" });
             let status = if rules.is_empty() { "0" } else { "7" };
             assert_eq!(first(&answer, "grpc-status"), Some(status), "{stack:?} {text}");
+            let seen = if rules.is_empty() { texts_until(&server, "fine") } else { texts(&server) };
+            assert_eq!(seen, if rules.is_empty() { &["fine"][..] } else { &[] }, "{stack:?} {text}");
         }
-        let expected: &[&str] = if vulnerable { &["off", "fine"] } else { &["fine"] };
-        assert_eq!(texts_until(&server, "fine"), expected, "{stack:?}");
     }
 }
 
@@ -131,8 +133,12 @@ fn cve_2026_26308_duplicate_metadata() {
             check(&make(&mut session, &call("denied", values)), denied.0, denied.1);
         }
         ok(&make(&mut session, &call("fine", &["guest", "guest"])));
+        assert_eq!(texts_until(&server, "fine"), ["off", "fine"], "{stack:?}");
         drop((session, agent));
 
+        let (cgroup, server) = serve("allowed-twice", stack);
+        let to = server.address;
+        let client = |stack| Calls { stack, place: Place::default(), target: to }.session();
         let policy = policy_with(to.port(), "default = \"deny\"", allow);
         let _agent = Protocg::run(BINARY, &[&cgroup], &policy, &[]);
         let mut session = client(stack);
@@ -140,6 +146,6 @@ fn cve_2026_26308_duplicate_metadata() {
             check(&make(&mut session, &call("denied", values)), 7, "denied by policy live: default");
         }
         ok(&make(&mut session, &call("admins", &["admin", "admin"])));
-        assert_eq!(texts_until(&server, "admins"), ["off", "fine", "admins"], "{stack:?}");
+        assert_eq!(texts_until(&server, "admins"), ["admins"], "{stack:?}");
     }
 }
