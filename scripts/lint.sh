@@ -15,11 +15,17 @@ say "tests that the threat model names"
 scripts/threat_model.py
 say "clippy"
 cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
-say "shell and Python"
+say "Go"
+unformatted=$(gofmt -l tests/peers/go)
+[[ -z $unformatted ]] || fail "gofmt would change $unformatted"
+say "shell, Python and JavaScript"
 for script in scripts/*.sh tests/vm/*.sh vagrant/*.sh .ci/run; do
 	bash -n "$script"
 done
 for script in scripts/*.py tests/vm/*.py bpf/proto/*.py tests/peers/python/*.py; do
 	python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$script"
+done
+for script in tests/peers/js/*.js; do
+	node --check "$script"
 done
 echo "lint: nothing to complain about"

@@ -63,6 +63,16 @@ fn a_thousand_denials_of_grpcio_by_grpcio() {
     quality("quality-grpcio-grpcio", Stack::Grpcio, Stack::Grpcio);
 }
 
+#[test]
+fn a_thousand_denials_of_go_by_go() {
+    quality("quality-go-go", Stack::Go, Stack::Go);
+}
+
+#[test]
+fn a_thousand_denials_of_js_by_js() {
+    quality("quality-js-js", Stack::Js, Stack::Js);
+}
+
 /// Many clients, each of which waits for the answer to one denied call before it makes the next: every one is answered with
 /// the rule's status and message, whatever the others do. The rate is printed; a busy machine may be slower.
 fn rate(name: &str, client: Stack) {
@@ -152,4 +162,14 @@ fn a_slow_rpc_beside_a_denial_finishes_tonic_to_grpcio() {
 #[test]
 fn a_slow_rpc_beside_a_denial_finishes_grpcio_to_grpcio() {
     slow_beside("slow-grpcio-grpcio", Stack::Grpcio, Stack::Grpcio);
+}
+
+#[test]
+fn a_slow_rpc_beside_a_denial_finishes_go_to_js() {
+    slow_beside("slow-js-go", Stack::Js, Stack::Go);
+}
+
+#[test]
+fn a_slow_rpc_beside_a_denial_finishes_js_to_go() {
+    slow_beside("slow-go-js", Stack::Go, Stack::Js);
 }

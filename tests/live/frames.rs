@@ -153,3 +153,13 @@ fn an_answer_of_tonics_is_never_broken_into() {
 fn an_answer_of_grpcios_is_never_broken_into() {
     rounds("frames-grpcio", Stack::Grpcio);
 }
+
+#[test]
+fn an_answer_of_gos_is_never_broken_into() {
+    rounds("frames-go", Stack::Go);
+}
+
+#[test]
+fn an_answer_of_nodes_is_never_broken_into() {
+    rounds("frames-js", Stack::Js);
+}

@@ -232,3 +232,28 @@ pairs! {
     grpcio_serves_tonic: Grpcio <- Tonic;
     grpcio_serves_grpcio: Grpcio <- Grpcio;
 }
+
+/// Pairs with the other stacks, each over one network: all together meet all of them.
+macro_rules! more_pairs {
+    ($($name:ident: $server:ident <- $client:ident over $net:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            pair(stringify!($name), Stack::$server, Stack::$client, Net::$net);
+        }
+    )*};
+}
+
+more_pairs! {
+    go_serves_go: Go <- Go over Loopback4;
+    go_serves_js: Go <- Js over Loopback6;
+    go_serves_tonic: Go <- Tonic over Veth4;
+    go_serves_grpcio: Go <- Grpcio over Veth6;
+    js_serves_js: Js <- Js over Loopback4;
+    js_serves_go: Js <- Go over Loopback6;
+    js_serves_tonic: Js <- Tonic over Veth4;
+    js_serves_grpcio: Js <- Grpcio over Veth6;
+    tonic_serves_go: Tonic <- Go over Loopback4;
+    tonic_serves_js: Tonic <- Js over Veth4;
+    grpcio_serves_go: Grpcio <- Go over Veth6;
+    grpcio_serves_js: Grpcio <- Js over Loopback6;
+}

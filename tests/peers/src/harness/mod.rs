@@ -9,10 +9,12 @@ use std::time::Duration;
 pub mod cgroup;
 pub mod net;
 pub mod process;
+pub mod stack;
 
 pub use cgroup::Cgroup;
 pub use net::Veth;
-pub use process::{Calls, Place, Protocg, Server, Session, Stack};
+pub use process::{Calls, Place, Protocg, Server, Session};
+pub use stack::Stack;
 
 /// The folder of this target's binaries: tests run from `deps/` below it.
 #[must_use]
