@@ -7,7 +7,7 @@ fn main() {
         .file("engine/mend.c")
         .include("../bpf")
         .include("engine")
-        .flag("-Wno-unused-parameter")
+        .warnings(false)
         .opt_level(2)
         .compile("protocg_fuzz_mend");
 }

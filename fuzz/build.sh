@@ -6,7 +6,7 @@ cd "$root"
 
 out=$target/fuzz
 mkdir -p "$out"
-cargo rustc --quiet --release --package protocg-fuzz --lib --crate-type staticlib
+cargo rustc --locked --quiet --release --package protocg-fuzz --lib --crate-type staticlib
 flags=(-g -O2 -fno-omit-frame-pointer -Wall -Wextra -Wno-unused-parameter -fno-sanitize-recover=all -Ibpf -Ifuzz/engine)
 for unit in bpf/host/engine fuzz/engine/main fuzz/engine/mend; do
 	[[ -e $unit.c ]] || continue

@@ -158,7 +158,7 @@ static inline void *bpf_map_lookup_elem(struct fuzz_map *map, const void *key)
 	if (map->kind != FUZZ_SLOTS)
 		return 0;
 	memcpy(&slot, key, sizeof(slot));
-	return slot < map->count ? map->slot[slot] : 0;
+	return slot < map->count && slot < FUZZ_SMALL ? map->slot[slot] : 0;
 }
 
 static inline long bpf_map_update_elem(struct fuzz_map *map, const void *key, const void *value, u64 flags)

@@ -42,7 +42,7 @@ pub struct Told {
 /// The one connection of this thread's filter, and the server's TCP.
 pub struct Receiver<'t> {
     first: u32,
-    /// What has come, by place; the first to come stays.
+    /// What has come, by place.
     come: Vec<Option<u8>>,
     /// Bytes received in order.
     pub received: usize,
@@ -99,8 +99,14 @@ impl<'t> Receiver<'t> {
         let passed = unsafe { raw::pgf_segment(packet.as_ptr(), packet.len() as u32, received) } == 1;
         self.listen();
         if passed {
-            for (place, byte) in self.come.iter_mut().skip(segment.at).zip(&segment.bytes) {
-                place.get_or_insert(*byte);
+            // Linux (tcp_data_queue): what comes in order is taken whole, and what waits there is given up; what comes ahead of a gap
+            // does not replace what waits there
+            let in_order = segment.at <= self.received;
+            let from = segment.at.max(self.received);
+            for (place, byte) in self.come.iter_mut().skip(from).zip(segment.bytes.iter().skip(from - segment.at)) {
+                if in_order || place.is_none() {
+                    *place = Some(*byte);
+                }
             }
             while self.come.get(self.received).is_some_and(Option::is_some) {
                 self.received += 1;

@@ -1,6 +1,6 @@
 //! A connection as RFC 9113 and gRPC have it: frames, header blocks, messages, and what a policy says to each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::headers;
 use crate::hpack::{Decoder, Field, Trouble};
@@ -110,7 +110,7 @@ struct Block {
 /// What there is of one direction.
 #[derive(Default)]
 struct Side {
-    bytes: Vec<u8>,
+    bytes: VecDeque<u8>,
     frame: Option<Frame>,
     /// A header block that is not over.
     block: Option<Block>,
@@ -150,8 +150,10 @@ const PERMISSION_DENIED: u32 = 7;
 impl Side {
     /// The next frame's head, if it has come: its length and the rest.
     fn head(&mut self) -> Option<(usize, u8, u8, u32)> {
-        let head: [u8; 9] = self.bytes.get(..9)?.try_into().unwrap();
-        self.bytes.drain(..9);
+        if self.bytes.len() < 9 {
+            return None;
+        }
+        let head = self.some(9);
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
         Some((length, head[3], head[4], stream))
@@ -251,7 +253,8 @@ impl<'p> Conversation<'p> {
                 // parameters count as they come
                 if frame.kind == SETTINGS_FRAME {
                     let come = self.server.bytes.len();
-                    self.settings(&self.server.bytes[..come - come % 6].to_vec());
+                    let come: Vec<u8> = self.server.bytes.range(..come - come % 6).copied().collect();
+                    self.settings(&come);
                 }
                 self.server.frame = Some(frame);
                 return true;
