@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What the kernel offers the filter, over plain memory: packets, maps of one connection, slots, the ring buffer, TCP's numbers. With it
- * bpf/hooks/request.h, and so mending, runs under libFuzzer.
+ * What the kernel offers the filter, over plain memory: packets, maps of one connection, slots, the ring buffer, TCP's
+ * numbers. With it bpf/hooks/request.h, and so mending, runs under libFuzzer.
  */
 #ifndef PG_FUZZ_BPF_H
 #define PG_FUZZ_BPF_H

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The filter on a server's connection, segment by segment, over plain memory: fuzz/src/filter.rs is its face in Rust. */
+/* The filter on a server's connection, segment by segment, over plain memory: fuzz/src/filter.rs is its face in Rust.
+ */
 #include "bpf.h"
 #include "host/engine.h"
 #include "hooks/request.h"
