@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 packages=(clang libclang-dev llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev linux-libc-dev iproute2 ethtool
-	clang-format python3 python3-venv golang-go golang-google-grpc-dev golang-google-protobuf-dev)
+	clang-format python3 python3-venv libclang-rt-dev nghttp2-client golang-go golang-google-grpc-dev golang-google-protobuf-dev)
 # Often from elsewhere than Debian, and then npm is part of it.
 command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)

@@ -153,8 +153,12 @@ PG_STEP int pg_pb_string(struct pg_stream *s, struct pg_work *w, u32 n)
 			if (!s->utf8)
 				s->points++;
 			s->utf8 = pg_utf8_step(s->utf8, byte);
-			if (s->utf8 == PG_UTF8_BAD)
+			if (s->utf8 == PG_UTF8_BAD) {
+				/* the caller counts them all: where a switch lets the message pass, it is passed over
+				 * from here */
+				w->pos += n - 1 - i;
 				return PG_R_UTF8;
+			}
 		} else {
 			s->points++;
 		}

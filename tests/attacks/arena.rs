@@ -191,7 +191,7 @@ impl Arena {
     pub fn new(servers: &[(Stack, &'static str)], more: &[&str]) -> Self {
         let mut sites = Vec::new();
         for (stack, name) in servers {
-            if !stack.present() {
+            if stack.lacks().is_some() {
                 println!("SKIPPED attacks on {name}: it is not installed");
                 continue;
             }

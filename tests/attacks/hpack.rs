@@ -289,7 +289,7 @@ fn announced(size: &str, row: &Row) {
     if harness::skip(row.name) {
         return;
     }
-    if !Stack::Grpcio.present() {
+    if Stack::Grpcio.lacks().is_some() {
         println!("SKIPPED {}: grpcio is not installed", row.name);
         return;
     }

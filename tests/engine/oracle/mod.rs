@@ -3,4 +3,4 @@
 mod client;
 mod hpack;
 mod protobuf;
-mod reference;
+mod stories;
