@@ -334,7 +334,7 @@ impl Client {
             _ if self.sound => frame(PING, 0, 0, &[0; 8]),
             _ => {
                 let length = dice.below(12);
-                frame(dice.byte() % 12, dice.byte(), dice.word() & 15, &dice.some(length).to_vec())
+                frame(dice.byte() % 12, dice.byte(), dice.word() & 15, dice.some(length))
             }
         }
     }
@@ -373,7 +373,7 @@ pub fn server(dice: &mut Dice) -> Vec<u8> {
         6 => [frame(HEADERS, 0, stream, &[]), frame(CONTINUATION, END_HEADERS, stream, &[0x88])].concat(),
         _ => {
             let length = dice.below(12);
-            frame(dice.byte() % 12, dice.byte(), dice.word() & 15, &dice.some(length).to_vec())
+            frame(dice.byte() % 12, dice.byte(), dice.word() & 15, dice.some(length))
         }
     }
 }

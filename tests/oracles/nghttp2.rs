@@ -71,7 +71,9 @@ fn record(listener: &TcpListener, random: &mut Random, folder: &std::path::Path)
     if random.below(3) == 0 {
         command.arg("--trailer=x-end: yes");
     }
-    if random.below(3) == 0 {
+    // which makes each header block larger than 16 KiB
+    let large = random.below(4) == 0;
+    if large {
         command.arg("--continuation");
     }
     if random.below(3) == 0 {
@@ -81,7 +83,7 @@ fn record(listener: &TcpListener, random: &mut Random, folder: &std::path::Path)
         command.arg("--no-dep");
     }
     command.arg(format!("--weight={}", 1 + random.below(256)));
-    command.arg(format!("--multiply={}", 1 + random.below(30)));
+    command.arg(format!("--multiply={}", 1 + random.below(if large { 2 } else { 20 })));
     for path in [UNARY, CLIENT_STREAM, BIDI, SEARCH, LOGIN, SLOW, "/t.T/M"] {
         if random.below(2) == 0 || path == UNARY {
             command.arg(format!("http://127.0.0.1:{port}{path}"));

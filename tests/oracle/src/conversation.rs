@@ -381,7 +381,8 @@ impl<'p> Conversation<'p> {
         let reads = on_messages && !unknown;
         let stream = self.streams.get_mut(&id).unwrap();
         (stream.allowed, stream.unread) = (allowed, !reads);
-        if !allowed && !(reads && allow_on_messages) {
+        let provisional = reads && allow_on_messages;
+        if !(allowed || provisional) {
             return self.deny(id, What::Default, PERMISSION_DENIED);
         }
         Ok(())
