@@ -56,7 +56,7 @@
 	L(MENDED_STREAMS, 128, "streams of one connection whose mending is remembered; a power of two",                \
 	  "late frames of one before reach the server, where no handler is behind them")                               \
 	L(RESETS, 4, "RST_STREAM frames in the copy of one segment: servers count them (CVE-2023-44487)",              \
-	  "further denied messages of unary calls lose their data instead")   \
+	  "further denied messages of unary calls lose their data instead")                                            \
 	L(WALKED, 16384,                                                                                               \
 	  "frames that are looked through for those of denied RPCs, in one segment and what waited for "               \
 	  "it: about 130 ns each",                                                                                     \
