@@ -1,11 +1,12 @@
 //! Calls written down, and what a policy makes of them: for `protocg test` and `protocg explain`.
 //!
-//! `doc` (TOML, YAML or JSON as a tree with places) ─► `read` and `message` (calls, and what is expected of them) ─►
+//! `doc` (TOML, YAML or JSON as a tree with places) ─► `read`, `expect` and `message` (calls, and what is expected of them) ─►
 //! `wire` (the bytes of a client) ─► `judge` (the engine's verdict, from the host's build of it or from the kernel) ─►
 //! `report`, `junit` and `why` (what is said about it). Nothing here decides: verdicts, and which predicate holds, come from the
 //! engine and the tables that the kernel gets.
 
 mod doc;
+mod expect;
 pub mod judge;
 pub mod junit;
 mod message;

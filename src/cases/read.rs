@@ -7,9 +7,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::doc::{self, Format, Key, Node, Value};
-use super::{Call, Case, Expected, Message, Verdict, message, near};
-use crate::names;
-use crate::policy::{Errors, Fault, STATUS, Source, Study};
+use super::{Call, Case, Message, message, near};
+use crate::policy::{Errors, Fault, Source, Study};
 
 /// The longest file of cases that is read.
 pub const BYTES: u64 = 4 << 20;
@@ -100,18 +99,18 @@ pub fn said(
     reader.end(Path::new("the call"), call)
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
-    study: &'a Study,
+    pub(super) study: &'a Study,
     faults: Vec<Fault>,
     warnings: Vec<String>,
 }
 
 /// A table whose keys are known.
-struct Table<'n>(Vec<(&'n Key, &'n Node)>);
+pub(super) struct Table<'n>(Vec<(&'n Key, &'n Node)>);
 
 impl<'n> Table<'n> {
-    fn get(&self, name: &str) -> Option<&'n Node> {
+    pub(super) fn get(&self, name: &str) -> Option<&'n Node> {
         self.0.iter().find(|(key, _)| key.name == name).map(|(_, node)| *node)
     }
 }
@@ -128,7 +127,7 @@ impl Reader<'_> {
         self.faults.push(fault);
     }
 
-    fn wrong<T>(&mut self, node: &Node, what: &str, help: impl Into<String>) -> Option<T> {
+    pub(super) fn wrong<T>(&mut self, node: &Node, what: &str, help: impl Into<String>) -> Option<T> {
         let help = help.into();
         let fault = Fault::at(node.span.clone(), what);
         self.fault(if help.is_empty() { fault } else { fault.help(help) });
@@ -149,7 +148,7 @@ impl Reader<'_> {
         Some(Table(rows.iter().map(|(key, node)| (key, node)).collect()))
     }
 
-    fn string<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
+    pub(super) fn string<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
         match &node.value {
             Value::Text(text) => Some(text),
             _ => self.wrong(node, &format!("{what} is a string, not {}", node.kind()), ""),
@@ -247,7 +246,7 @@ impl Reader<'_> {
         Some(Case { name: text?, line, call: call?, expected: expected? })
     }
 
-    fn need<'n>(&mut self, table: &Table<'n>, node: &Node, what: &str, key: &str) -> Option<&'n Node> {
+    pub(super) fn need<'n>(&mut self, table: &Table<'n>, node: &Node, what: &str, key: &str) -> Option<&'n Node> {
         let found = table.get(key);
         if found.is_none() {
             // one line is enough to point at
@@ -368,70 +367,6 @@ impl Reader<'_> {
             }
         }
         (self.faults.len() == before).then_some(out)
-    }
-
-    fn expected(&mut self, table: &Table<'_>, node: &Node) -> Option<Expected> {
-        let verdicts = [Verdict::Allow, Verdict::Deny, Verdict::AuditDeny];
-        let verdict = self.need(table, node, "a case", "verdict")?;
-        let word = self.string(verdict, "`verdict`")?;
-        let Some(verdict) = verdicts.into_iter().find(|it| it.name() == word) else {
-            return self.wrong(
-                verdict,
-                &format!("`{word}` is not a verdict"),
-                near::help(word, &verdicts.map(Verdict::name)),
-            );
-        };
-        let study = self.study;
-        let rules: Vec<&str> = study.policy.rules.iter().map(|rule| rule.name.as_str()).chain(["default"]).collect();
-        let audits: Vec<&str> =
-            study.policy.rules.iter().filter(|rule| rule.audit).map(|rule| rule.name.as_str()).collect();
-        let causes: Vec<&str> = (0..).map_while(names::cause).collect();
-        let rule = self.one_of(table, "rule", "rule of the policy", &rules);
-        let cause = self.one_of(table, "cause", "cause", &causes);
-        let status = self.one_of(table, "status", "gRPC status", STATUS.get(1..).unwrap_or_default());
-        if let (Some(node), true) = (table.get("cause"), table.get("rule").is_some()) {
-            self.wrong::<()>(node, "a rule decides, or a cause: not both", "");
-        }
-        for key in ["status", "status_message"] {
-            if let (Some(node), Verdict::Allow) = (table.get(key), verdict) {
-                self.wrong::<()>(node, &format!("an allowed call has no `{key}` of the policy's"), "");
-            }
-        }
-        let status_message = match table.get("status_message") {
-            Some(node) => Some(self.string(node, "`status_message`")?.to_owned()),
-            None => None,
-        };
-        let at = match table.get("at").map(|node| (node, &node.value)) {
-            None => None,
-            Some((node, value)) => {
-                let number = if let Value::Number(number) = value { number.as_u64() } else { None };
-                match number.and_then(|number| u32::try_from(number).ok()) {
-                    Some(number) => Some(number),
-                    None => self.wrong(node, "`at` is the number of a message, or 0 for the header block", "")?,
-                }
-            }
-        };
-        let audited = match table.get("audited").map(|node| (node, &node.value)) {
-            None => None,
-            Some((_, Value::List(items))) => {
-                Some(items.iter().filter_map(|item| self.word(item, "audit rule of the policy", &audits)).collect())
-            }
-            Some((node, _)) => self.wrong(node, "`audited` is a list of audit rules", "")?,
-        };
-        Some(Expected { verdict, rule, cause, status, status_message, at, audited })
-    }
-
-    fn one_of(&mut self, table: &Table<'_>, key: &str, what: &str, words: &[&str]) -> Option<String> {
-        self.word(table.get(key)?, what, words)
-    }
-
-    fn word(&mut self, node: &Node, what: &str, words: &[&str]) -> Option<String> {
-        let word = self.string(node, "this")?.to_owned();
-        if words.contains(&word.as_str()) {
-            return Some(word);
-        }
-        let help = if words.is_empty() { "there is none".to_owned() } else { near::help(&word, words) };
-        self.wrong(node, &format!("`{word}` is no {what}"), help)
     }
 }
 

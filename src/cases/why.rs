@@ -38,6 +38,13 @@ struct Why<'a> {
     out: String,
 }
 
+/// What predicates are asked about.
+struct Stage<'a> {
+    matcher: Matcher<'a>,
+    bits: &'a abi::pg_bits,
+    message: Option<&'a DynamicMessage>,
+}
+
 /// A line about a predicate, or about what joins the lines below it.
 struct Line {
     depth: usize,
@@ -144,7 +151,8 @@ impl Why<'_> {
                     let mut tables = study.policy.tables.clone();
                     tables.tests = trace.tests;
                     let mut lines = Vec::new();
-                    self.lines(&trace.said, 0, false, &mut Matcher::new(&tables), bits, message, &mut lines);
+                    let mut stage = Stage { matcher: Matcher::new(&tables), bits, message };
+                    self.lines(&trace.said, 0, false, &mut stage, &mut lines);
                     self.write(&lines);
                 }
             }
@@ -152,28 +160,18 @@ impl Why<'_> {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a walk and what it carries along")]
-    fn lines(
-        &self,
-        said: &Said,
-        depth: usize,
-        negated: bool,
-        matcher: &mut Matcher<'_>,
-        bits: &abi::pg_bits,
-        message: Option<&DynamicMessage>,
-        out: &mut Vec<Line>,
-    ) {
+    fn lines(&self, said: &Said, depth: usize, negated: bool, stage: &mut Stage<'_>, out: &mut Vec<Line>) {
         let mut group = |text: &str, parts: &[Said], out: &mut Vec<Line>| {
             out.push(Line { depth, mark: "", text: text.to_owned(), value: String::new() });
-            parts.iter().for_each(|part| self.lines(part, depth + 1, false, matcher, bits, message, out));
+            parts.iter().for_each(|part| self.lines(part, depth + 1, false, stage, out));
         };
         match said {
             Said::All(parts) => group(if negated { "not all of" } else { "all of" }, parts, out),
             Said::Any(parts) => group(if negated { "none of" } else { "any of" }, parts, out),
-            Said::Not(inner) => self.lines(inner, depth, !negated, matcher, bits, message, out),
+            Said::Not(inner) => self.lines(inner, depth, !negated, stage, out),
             Said::Predicate(predicate) => {
                 let holds = predicate.asked.map(|asked| {
-                    matcher.first(bits, asked.first..asked.first + asked.count).is_some() == asked.positive
+                    stage.matcher.first(stage.bits, asked.first..asked.first + asked.count).is_some() == asked.positive
                 });
                 let text = predicate.text.split_whitespace().collect::<Vec<_>>().join(" ");
                 out.push(Line {
@@ -188,7 +186,7 @@ impl Why<'_> {
                         (true, false) => format!("!{text}"),
                         (true, true) => format!("!({text})"),
                     },
-                    value: self.value(predicate, message),
+                    value: self.value(predicate, stage.message),
                 });
             }
         }

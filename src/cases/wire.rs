@@ -115,7 +115,7 @@ mod tests {
             Call { method: "/a.B/C".into(), metadata, peer: (Ipv6Addr::LOCALHOST, 1), messages, compressed: false };
         let mut bytes = parts(&call).concat();
         let mut rest = bytes.split_off(PREFACE.len());
-        let (mut block, mut data, mut ends) = (Vec::new(), Vec::<u8>::new(), 0);
+        let (mut block, mut data, mut ends) = (Vec::<u8>::new(), Vec::<u8>::new(), 0);
         while !rest.is_empty() {
             let length = usize::from(rest[1]) << 8 | usize::from(rest[2]) | usize::from(rest[0]) << 16;
             assert!(length <= FRAME);

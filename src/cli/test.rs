@@ -189,7 +189,6 @@ fn write_junit(path: &Path, policy: &str, suites: &[(String, Vec<Done>)]) -> Res
 }
 
 /// A reader that has gone needs no more words.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn unwritten(error: io::Error) -> Failure {
     Failure::new(Exit::Failed, miette!("cannot write the report: {error}"))
 }
