@@ -80,7 +80,7 @@ const MUTANTS: &[Mutant] = &[
     // protobuf
     mutant("the last value does not win", PROTOBUF, "pg_row(&s->bits, f->reset);", ";", "request.text.contains(\"a\"): what was found in the first is forgotten"),
     mutant("numbers do not clear their oneof", PROTOBUF, "pg_row(&s->bits, f->reset);", "if (f->kind != PG_K_INT32) pg_row(&s->bits, f->reset);", "request.choice_text == \"x\": cleared by a number"),
-    mutant("another wire type counts", PROTOBUF, "if (!f || pg_kind_wire(f->kind) != wire)", "if (f && pg_kind_wire(f->kind) != wire)\n\t\t\tpg_row(&s->bits, f->reset);\n\t\tif (!f || pg_kind_wire(f->kind) != wire)", "request.choice_text == \"x\": a member with another wire type clears nothing"),
+    mutant("another wire type counts", PROTOBUF, "if (!f || pg_kind_wire(f->kind) != wire || ", "if (f && pg_kind_wire(f->kind) != wire)\n\t\t\tpg_row(&s->bits, f->reset);\n\t\tif (!f || pg_kind_wire(f->kind) != wire || ", "request.choice_text == \"x\": a member with another wire type clears nothing"),
     mutant("groups are not entered", PROTOBUF, "return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number);", "return PG_R_NONE;", "request.i32 == 5: a field inside a group is unknown"),
     mutant("any end ends a group", PROTOBUF, "if (!pg_pb_in_group(s) || pg_pb_current_node(s, plan) != (PG_LEVEL_GROUP | number))", "if (!pg_pb_in_group(s))", "request.i32 == 5: a group ended by another number"),
     mutant("depth is not bounded", PROTOBUF, "if (s->depth >= PG_MAX_MESSAGE_DEPTH)", "if (s->depth > PG_MAX_MESSAGE_DEPTH)", "request.i32 == 5: seventeen groups inside each other"),
