@@ -315,13 +315,16 @@ PG_STEP int pg_mend_path(struct pg_conn *c, struct pg_work *w)
 	const u32 codes = 0x00u | 0x19u << 8 | 0x5cu << 16 | 0xf9u << 24;
 	const struct pg_method *m;
 	struct pg_entry *entry;
-	u32 at, slot, bits, n, code;
+	u32 at, slot, bits, n, code, here;
 
 	if (!c || !w || c->block.seen & PG_B_PATHS)
 		return 0;
-	if (c->block.changed)
+	here = w->path_at != PG_NO_FRAME && w->path_at >= w->hole_skip;
+	/* the server's table says another path already; but a copy that is as the client's own segment would pass as soon as
+	 * that comes again, and the server answer before the policy */
+	if (c->block.changed && !(here && w->path_form == PG_PATH_INDEX))
 		return 1;
-	if (w->path_at == PG_NO_FRAME || w->path_at < w->hole_skip)
+	if (!here)
 		return 0;
 	at = w->path_at - w->hole_skip;
 	if (w->path_form == PG_PATH_INDEX) {

@@ -33,7 +33,7 @@ const QUIET_LEAST: Duration = Duration::from_millis(25);
 const QUIET_MOST: Duration = Duration::from_millis(200);
 /// An answer leaves before its hole is filled, so that the server cannot answer first; but all that the client sends
 /// waits for the hole, so not for longer than this.
-const FIRST: Duration = Duration::from_millis(250);
+const FIRST: Duration = Duration::from_millis(50);
 /// HTTP/2 servers end connections with many RST_STREAM for requests that they have not looked at yet (CVE-2023-44487;
 /// h2, of tonic and hyper, at 20): no more than this many are sent before the server has read them.
 const RESETS: u32 = abi::PG_MAX_RESETS;
