@@ -33,7 +33,9 @@ const QUIET_LEAST: Duration = Duration::from_millis(25);
 const QUIET_MOST: Duration = Duration::from_millis(200);
 /// An answer leaves before its hole is filled, so that the server cannot answer first; but all that the client sends
 /// waits for the hole, so not for longer than this.
-const FIRST: Duration = Duration::from_millis(50);
+const FIRST: Duration = Duration::from_millis(20);
+/// The same where the server gets a call of a method that does not exist, and is sure to answer.
+const FIRST_OF_TWO: Duration = Duration::from_millis(500);
 /// HTTP/2 servers end connections with many RST_STREAM for requests that they have not looked at yet (CVE-2023-44487;
 /// h2, of tonic and hyper, at 20): no more than this many are sent before the server has read them.
 const RESETS: u32 = abi::PG_MAX_RESETS;
@@ -213,8 +215,9 @@ impl Talk<'_> {
 
     /// The answers first, then the segment: so the server's own idea of the ended RPC never overtakes the policy's.
     async fn mend(&mut self, hole: &abi::pg_hole_event, answers: Vec<Vec<u8>>) -> bool {
+        let first = if self.is_answered_by_server() { FIRST_OF_TWO } else { FIRST };
         let pieces = reply::pieces(answers);
-        let (soon, deadline) = (Instant::now() + FIRST, Instant::now() + ANSWER);
+        let (soon, deadline) = (Instant::now() + first, Instant::now() + ANSWER);
         let (mut said, mut under_way) = (0, false);
         for piece in &pieces {
             if under_way && !self.passed(deadline).await {
@@ -240,6 +243,12 @@ impl Talk<'_> {
             }
         }
         true
+    }
+
+    /// Whether the copy may have a call of a method that does not exist.
+    fn is_answered_by_server(&self) -> bool {
+        let conn = self.core.shared.conn(self.cookie);
+        conn.is_some_and(|conn| conn.mended.iter().any(|it| it.as_ == abi::PG_MENDED_ASTRAY))
     }
 
     /// Waits, if need be, until the server has looked at the RST_STREAM frames before these.
