@@ -35,7 +35,8 @@
 	W(ESCAPE, "cgroup_escape", DENY, "a write to a cgroup outside its own part of the tree",                      \
 	  "processes can leave the cgroup, and the policy with it")                                                   \
 	W(TUN, "tun", DENY, "opening /dev/net/tun or /dev/vhost-net", "a TCP stack of its own, over a tunnel device") \
-	W(KERNEL, "kernel", DENY, "a change to the kernel itself (modules, kexec, /dev/mem, tracefs)",                \
+	W(KERNEL, "kernel", DENY,                                                                                     \
+	  "a change to the kernel, or to what it starts (modules, /dev/mem, tracefs, core_pattern)",                  \
 	  "a root process can change the kernel")
 
 #define PG_WAY_ENUM(name, text, default_, what, open) PG_W_##name,

@@ -11,6 +11,7 @@
 
 struct kernfs_node {
 	u64 id;
+	const char *name;
 	struct kernfs_node *parent;
 };
 
@@ -37,8 +38,17 @@ struct cred {
 	struct kuid uid;
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
 struct task_struct {
 	int tgid;
+	struct hlist_node pid_links[1];
 	struct css_set *cgroups;
 	const struct cred *cred;
 	char comm[16];
@@ -55,6 +65,26 @@ struct inode {
 	unsigned long i_ino;
 	u32 i_rdev;
 	void *i_private;
+};
+
+struct pid {
+	struct hlist_head tasks[1];
+};
+
+struct proc_dir_entry {
+	const char *name;
+};
+
+struct ctl_table {
+	const char *procname;
+};
+
+/* A file of procfs: of a process, of sysctl, or another. */
+struct proc_inode {
+	struct pid *pid;
+	struct proc_dir_entry *pde;
+	const struct ctl_table *sysctl_entry;
+	struct inode vfs_inode;
 };
 
 struct file {
@@ -112,6 +142,10 @@ struct socket {
 #define CGROUP2_MAGIC 0x63677270
 #define BPF_FS_MAGIC 0xcafe4a11
 #define SOCKFS_MAGIC 0x534f434b
+#define PROC_SUPER_MAGIC 0x9fa0
+#define SYSFS_MAGIC 0x62656572
+#define CGROUP1_MAGIC 0x27e0eb
+#define BINFMTFS_MAGIC 0x42494e4d
 /* include/linux/fs.h, kdev_t.h, include/uapi/linux/stat.h */
 #define MAY_WRITE 2
 #define S_IFMT 0170000

@@ -160,6 +160,18 @@ SEC("?lsm/task_setioprio") int BPF_PROG(gl_ioprio, struct task_struct *task)
 	return pg_touch_agent(task, 0);
 }
 
+/* A file's owner gets a signal when the file is ready (fcntl F_SETOWN): whoever made it so, and in whatever process
+ * that happens, the agent is no owner. */
+SEC("?lsm/file_send_sigiotask") int BPF_PROG(gl_sigio, struct task_struct *task, void *owner, int signal)
+{
+	struct pg_guard_what what = {.number = signal};
+
+	if (!pg_is_agent(task))
+		return 0;
+	what.target = BPF_CORE_READ(task, tgid);
+	return pg_refuse(PG_W_AGENT, 0, &what) ? -EPERM : 0;
+}
+
 /* The last mount of a bpf file system takes its pins along. */
 SEC("?lsm/sb_umount") int BPF_PROG(gl_umount, struct vfsmount *mount)
 {
@@ -202,6 +214,55 @@ static __always_inline int pg_is_notes(struct inode *inode)
 	       BPF_CORE_READ(inode, i_sb, s_dev) == agent->notes_dev;
 }
 
+#define PG_NAME 24
+
+/* Does a name of the kernel's begin so? With its end, it is the whole name. */
+static __always_inline int pg_named(const char *name, const char *wanted, u32 length)
+{
+	char text[PG_NAME] = {};
+	u32 i;
+
+	if (bpf_probe_read_kernel_str(text, sizeof(text), name) < 0)
+		return 0;
+	for (i = 0; i < length; i++)
+		if (text[i] != wanted[i])
+			return 0;
+	return 1;
+}
+#define PG_IS_NAMED(name, wanted) pg_named(name, wanted, sizeof(wanted))
+
+/* What a file of procfs is a way to: the agent, or programs that the kernel starts outside of every cgroup. */
+static __noinline u32 pg_proc_way(u64 address)
+{
+	struct proc_inode *file = (void *)(address - bpf_core_field_offset(struct proc_inode, vfs_inode));
+	struct pid *pid = BPF_CORE_READ(file, pid);
+	const struct ctl_table *sysctl = BPF_CORE_READ(file, sysctl_entry);
+	struct hlist_node *link;
+	const char *name;
+
+	if (pid) {
+		link = BPF_CORE_READ(pid, tasks[0].first);
+		if (link && pg_is_agent((void *)link - bpf_core_field_offset(struct task_struct, pid_links)))
+			return PG_W_AGENT;
+		return PG_W_COUNT;
+	}
+	if (sysctl) {
+		name = BPF_CORE_READ(sysctl, procname);
+		return PG_IS_NAMED(name, "core_pattern") || PG_IS_NAMED(name, "modprobe") ? PG_W_KERNEL : PG_W_COUNT;
+	}
+	name = BPF_CORE_READ(file, pde, name);
+	return PG_IS_NAMED(name, "sysrq-trigger") ? PG_W_KERNEL : PG_W_COUNT;
+}
+
+/* The same for the two other file systems that name such programs. */
+static __noinline u32 pg_helper_way(u64 address)
+{
+	struct kernfs_node *file = (void *)address;
+	const char *name = BPF_CORE_READ(file, name);
+
+	return PG_IS_NAMED(name, "uevent_helper") || PG_IS_NAMED(name, "release_agent") ? PG_W_KERNEL : PG_W_COUNT;
+}
+
 /*
  * Whoever opens a file to write, makes or removes a name, or is cloned into a cgroup has to have the right to write the
  * file or the folder, root too. The two folders below are asked for when names in them are made, removed or changed.
@@ -219,9 +280,15 @@ SEC("?lsm/inode_permission") int BPF_PROG(gl_permission, struct inode *inode, in
 		way = PG_W_ESCAPE;
 	else if (magic == BPF_FS_MAGIC || pg_is_notes(inode))
 		way = PG_W_PINS;
+	else if (magic == BINFMTFS_MAGIC)
+		way = PG_W_KERNEL;
+	else if (magic == PROC_SUPER_MAGIC)
+		way = pg_proc_way((u64)inode);
+	else if (magic == SYSFS_MAGIC || magic == CGROUP1_MAGIC)
+		way = pg_helper_way((u64)BPF_CORE_READ(inode, i_private));
 	else
 		return 0;
-	if (!pg_inside())
+	if (way == PG_W_COUNT || !pg_inside())
 		return 0;
 	if (way == PG_W_ESCAPE && pg_kernfs_inside((u64)BPF_CORE_READ(inode, i_private)))
 		return 0;

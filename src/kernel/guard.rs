@@ -50,12 +50,14 @@ const fn closers(way: u32) -> &'static [&'static str] {
         abi::PG_W_UNIX => &["gl_listen"],
         abi::PG_W_FOREIGN => &["gl_bind", "gl_listen", "gl_connect", "gl_accept", "gl_receive"],
         abi::PG_W_BPF => &["gl_bpf"],
-        abi::PG_W_AGENT => &["gl_ptrace", "gl_kill", "gl_rlimit", "gl_scheduler", "gl_nice", "gl_ioprio"],
+        abi::PG_W_AGENT => {
+            &["gl_ptrace", "gl_kill", "gl_sigio", "gl_rlimit", "gl_scheduler", "gl_nice", "gl_ioprio", "gl_permission"]
+        }
         abi::PG_W_PINS => &["gl_permission", "gl_umount"],
         abi::PG_W_PTRACE => &["gl_ptrace"],
         abi::PG_W_ESCAPE => &["gl_permission"],
         abi::PG_W_TUN => &["gl_open"],
-        abi::PG_W_KERNEL => &["gl_locked", "gl_read", "gl_load"],
+        abi::PG_W_KERNEL => &["gl_locked", "gl_read", "gl_load", "gl_permission"],
         _ => &[],
     }
 }
@@ -371,6 +373,6 @@ mod tests {
         assert!(coverage(&ways, &Vec::new()).iter().all(|cover| cover.why.is_none()));
         let open = coverage(&ways, &vec![("gl_permission".to_owned(), "why".to_owned())]);
         let open: Vec<_> = open.iter().filter(|cover| cover.why.is_some()).map(|cover| cover.way).collect();
-        assert_eq!(open, ["pins", "cgroup_escape"]);
+        assert_eq!(open, ["agent", "pins", "cgroup_escape", "kernel"]);
     }
 }

@@ -46,6 +46,17 @@ fn set_arguments(bundle: &Path, arguments: &[&str]) {
     fs::write(&config, serde_json::to_vec(&spec).unwrap()).unwrap();
 }
 
+/// Where version 1 is mounted too, runc makes the parent folder in each of its hierarchies, and leaves it there.
+struct Parents(String);
+
+impl Drop for Parents {
+    fn drop(&mut self) {
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(&self.0));
+        }
+    }
+}
+
 struct Runtime<'a> {
     name: &'a str,
     state: PathBuf,
@@ -65,6 +76,7 @@ impl Runtime<'_> {
 
 fn containers(name: &str) {
     let place = Place::new();
+    let _parents = Parents(place.path.file_name().unwrap().to_str().unwrap().to_owned());
     let [port, other] = free_ports();
     let Some(bundle) = bundle(name, &place) else { return };
     let runtime = Runtime { name, state: place.dir.path().join("state"), bundle: &bundle };

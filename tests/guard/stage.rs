@@ -69,6 +69,8 @@ pub struct Outside {
     pub listener: TcpListener,
     /// A listener that is inherited, without the flag that would close it.
     pub inherited: OwnedFd,
+    /// Another cgroup's list of processes, open for writing, to be inherited too.
+    pub procs: OwnedFd,
     /// A process that has the same.
     pub process: Child,
     /// Another cgroup.
@@ -94,11 +96,15 @@ impl Outside {
             }
         });
         let inherited = nix::unistd::dup(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
-        let keep = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
-        nix::fcntl::fcntl(&inherited, keep).unwrap();
+        let other = Place::new();
+        let procs = fs::OpenOptions::new().write(true).open(other.path.join("cgroup.procs")).unwrap().into();
+        for fd in [&inherited, &procs] {
+            let keep = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
+            nix::fcntl::fcntl(fd, keep).unwrap();
+        }
         let process = Command::new("sleep").arg("600").spawn().unwrap();
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        Self { listener, inherited, process, other: Place::new(), hand, _folder: folder }
+        Self { listener, inherited, procs, process, other, hand, _folder: folder }
     }
 
     /// Tries every way around, from inside. The names with the error that each ended with, 0 if it worked.
@@ -106,7 +112,7 @@ impl Outside {
         let pins = Path::new("/sys/fs/bpf/protocg").join(place.cgroup().id.to_string());
         let outside = self.listener.local_addr().unwrap().port();
         let patience = patience(Duration::from_millis(700)).as_millis().to_string();
-        let numbers: [(&str, String); 12] = [
+        let numbers: [(&str, String); 13] = [
             ("--policy-port", ports[0].to_string()),
             ("--declared-port", ports[1].to_string()),
             ("--other-port", ports[2].to_string()),
@@ -118,6 +124,7 @@ impl Outside {
             ("--other-cgroup", self.other.path.display().to_string()),
             ("--hand", self.hand.display().to_string()),
             ("--inherited", self.inherited.as_raw_fd().to_string()),
+            ("--procs", self.procs.as_raw_fd().to_string()),
             ("--patience", patience),
         ];
         let arguments: Vec<&str> = numbers.iter().flat_map(|(flag, value)| [*flag, value.as_str()]).collect();

@@ -24,7 +24,8 @@ VENV = pathlib.Path(os.environ.get("PROTOCG_VENV", TARGET / "peers-venv"))
 # Built beside the test programs.
 BINARIES = ["protocg", "pg-server", "pg-client", "pg-escape"]
 # Called by tests, with options that busybox does not have; and what starts others, for busybox starts its own.
-TOOLS = ["bash", "sh", "env", "timeout", "unshare", "setpriv", "mount", "umount", "ip", "ethtool", "bpftool", "clang"]
+TOOLS = ["bash", "sh", "env", "timeout", "unshare", "setpriv", "mount", "umount", "ip", "ethtool", "bpftool", "clang",
+         "runc", "crun"]
 # A user that is not root, names of this host.
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",

@@ -204,11 +204,12 @@ pub fn passed(args: &Args) -> io::Result<()> {
     let mut buffer = [IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!([libc::c_int; 1]);
     let message = recvmsg::<()>(stream.as_raw_fd(), &mut buffer, Some(&mut space), MsgFlags::empty())?;
-    let fd = message.cmsgs()?.find_map(|cmsg| match cmsg {
+    // A descriptor that may not be received is left out, and the message is marked as cut.
+    let refused = |_| errno(libc::EPERM);
+    let fd = message.cmsgs().map_err(refused)?.find_map(|cmsg| match cmsg {
         ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
         _ => None,
     });
-    // A descriptor that may not be received is left out.
     let fd = fd.ok_or_else(|| errno(libc::EPERM))?;
     // SAFETY: it has just been received, and nobody else knows it.
     heard(&unsafe { TcpListener::from_raw_fd(fd) }, args)

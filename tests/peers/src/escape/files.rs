@@ -75,6 +75,38 @@ pub fn freeze_other(args: &Args) -> io::Result<()> {
     OpenOptions::new().write(true).open(args.other_cgroup.join("cgroup.freeze")).map(drop).map_err(refused)
 }
 
+pub fn move_by_inherited(args: &Args) -> io::Result<()> {
+    // SAFETY: a system call on a descriptor that was inherited.
+    done(unsafe { libc::write(args.procs, b"0".as_ptr().cast(), 1) as libc::c_long }).map_err(refused)?;
+    enter(&args.own_cgroup)
+}
+
+/// Inside, it could be frozen or killed with a cgroup.
+pub fn pull_agent(args: &Args) -> io::Result<()> {
+    let own = fs::read_to_string(format!("/proc/{}/cgroup", args.agent))?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_owned();
+    let mount = args.own_cgroup.parent().unwrap_or(Path::new("/"));
+    let pull = |cgroup: &Path| fs::write(cgroup.join("cgroup.procs"), args.agent.to_string()).map_err(refused);
+    pull(&args.own_cgroup)?;
+    pull(&mount.join(own.trim_start_matches('/')))
+}
+
+fn may_write(path: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path).map(drop).map_err(refused)
+}
+
+pub fn oom_agent(args: &Args) -> io::Result<()> {
+    may_write(&format!("/proc/{}/oom_score_adj", args.agent))
+}
+
+pub fn core_pattern(_: &Args) -> io::Result<()> {
+    may_write("/proc/sys/kernel/core_pattern")
+}
+
+pub fn sysrq(_: &Args) -> io::Result<()> {
+    may_write("/proc/sysrq-trigger")
+}
+
 /// As container runtimes and init systems do inside their own part of the tree.
 pub fn child_cgroup(args: &Args) -> io::Result<()> {
     let child = args.own_cgroup.join("child");

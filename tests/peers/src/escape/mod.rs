@@ -51,6 +51,9 @@ pub struct Args {
     /// A listening TCP socket that was inherited, as a descriptor
     #[arg(long)]
     pub inherited: i32,
+    /// Another cgroup's list of processes, opened for writing outside and inherited, as a descriptor
+    #[arg(long)]
+    pub procs: i32,
     /// How long to wait for what should happen at once, in milliseconds
     #[arg(long, default_value = "700")]
     pub patience: u64,
@@ -136,6 +139,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("agent", "a_limit_on_the_agent", process::limit_agent),
     attempt("agent", "the_agents_priority", process::nice_agent),
     attempt("agent", "the_agents_processors", process::affinity_agent),
+    attempt("agent", "a_signal_to_the_agent_when_a_file_is_ready", process::sigio_agent),
+    attempt("agent", "making_the_agent_the_first_to_go_when_memory_is_short", files::oom_agent),
+    attempt("cgroup_escape", "pulling_the_agent_into_its_cgroup", files::pull_agent),
+    attempt("cgroup_escape", "moving_by_a_descriptor_that_was_inherited", files::move_by_inherited),
+    attempt("kernel", "a_program_for_core_dumps", files::core_pattern),
+    attempt("kernel", "the_magic_key", files::sysrq),
     attempt("pins", "renaming_a_pin", files::rename_pin),
     attempt("pins", "unmounting_the_pins", files::unmount_pins),
     attempt("pins", "removing_the_agents_lock", files::rename_lock),

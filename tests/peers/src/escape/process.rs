@@ -113,6 +113,25 @@ pub fn pidfd_signal_agent(args: &Args) -> io::Result<()> {
     done(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, agent.as_raw_fd(), HARMLESS, 0, 0) }).map(drop)
 }
 
+/// A pipe whose owner is the agent; what its owner is sent stops a process.
+pub fn sigio_agent(args: &Args) -> io::Result<()> {
+    const F_SETSIG: i32 = 10;
+    let (read, write) = nix::unistd::pipe()?;
+    // SAFETY: system calls with numbers, on an open descriptor.
+    unsafe {
+        done(libc::fcntl(read.as_raw_fd(), libc::F_SETOWN, args.agent).into())?;
+        done(libc::fcntl(read.as_raw_fd(), F_SETSIG, libc::SIGSTOP).into())?;
+        done(libc::fcntl(read.as_raw_fd(), libc::F_SETFL, libc::O_ASYNC).into())?;
+    }
+    nix::unistd::write(&write, b"x")?;
+    std::thread::sleep(args.patience());
+    let state = std::fs::read_to_string(format!("/proc/{}/stat", args.agent))?;
+    if state.contains(") T ") {
+        return kill(Pid::from_raw(args.agent), Signal::SIGCONT).map_err(Into::into);
+    }
+    Err(errno(libc::EPERM))
+}
+
 pub fn limit_agent(args: &Args) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structures live until the calls return.
