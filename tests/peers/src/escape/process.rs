@@ -125,6 +125,9 @@ pub fn sigio_agent(args: &Args) -> io::Result<()> {
     }
     nix::unistd::write(&write, b"x")?;
     std::thread::sleep(args.patience());
+    // Its end would be the next time that the file is ready.
+    // SAFETY: as above.
+    done(unsafe { libc::fcntl(read.as_raw_fd(), libc::F_SETFL, 0) }.into())?;
     let state = std::fs::read_to_string(format!("/proc/{}/stat", args.agent))?;
     if state.contains(") T ") {
         return kill(Pid::from_raw(args.agent), Signal::SIGCONT).map_err(Into::into);
