@@ -5,8 +5,8 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 packages=(clang libclang-dev llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev linux-libc-dev iproute2 ethtool
-	clang-format python3 python3-venv)
-[[ ${1:-} != vm ]] || packages+=(qemu-system-x86 busybox-static cpio xz-utils kmod e2fsprogs binutils debian-archive-keyring)
+	clang-format python3 python3-venv runc crun busybox-static)
+[[ ${1:-} != vm ]] || packages+=(qemu-system-x86 cpio xz-utils kmod e2fsprogs binutils debian-archive-keyring)
 
 if command -v dpkg-query >/dev/null; then
 	missing=()

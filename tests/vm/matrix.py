@@ -85,6 +85,17 @@ QUICK = {
     "agent_reply": (["a_denied_caller", "a_connection_that_cannot_be_read"], SLOW_THERE),
     "agent_refused": ([NONE], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
+    "guard": (
+        [
+            "containers::",
+            "escape::",
+            "life::a_guard_ends_with_its_agent",
+            "life::the_banner",
+            "report::an_egress_policy",
+            "report::processes_outside",
+        ],
+        SLOW_THERE,
+    ),
     "mending": (["a_denial_in_trailers", "no_copy_is_passed"], SLOW_THERE),
     "scale": ([NONE], SLOW_THERE),
 }
