@@ -4,6 +4,7 @@
 #define PG_GUARD_JUDGE_H
 
 #include "guard/kernel.h"
+#include "source/work.h"
 
 const volatile struct pg_guard_config guard_config = {};
 
@@ -121,7 +122,7 @@ static __noinline int pg_guard_say(u32 way, u32 verdict, u32 process, const stru
 
 static __always_inline u32 pg_switch_of(u32 way)
 {
-	return guard_config.way[way & 31];
+	return guard_config.way[pg_index(way, 32)];
 }
 
 /* Is it refused? With an event, where the switch does not allow it. */
@@ -137,7 +138,7 @@ static __always_inline int pg_refuse(u32 way, u32 process, const struct pg_guard
 
 static __always_inline int pg_port_in(const volatile u64 *ports, u32 port)
 {
-	return ports[(port >> 6) & 1023] >> (port & 63) & 1;
+	return ports[pg_index(port >> 6, 1024)] >> (port & 63) & 1;
 }
 
 #endif

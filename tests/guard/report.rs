@@ -92,7 +92,8 @@ fn an_egress_policy_refuses_udp_to_its_ports_and_declares_no_listeners() {
     let place = Place::new();
     let [port] = free_ports();
     let (agent, guard) = start(&place, &policy(&place, port, "direction = \"egress\"\n[guard]"), &[]);
-    assert!(!closed(&guard).iter().any(|way| way == "undeclared_listen"));
+    let closed = closed(&guard);
+    assert!(closed.iter().any(|way| way == "udp") && !closed.iter().any(|way| way == "undeclared_listen"), "{guard}");
     let script = format!(
         "import socket\ntry: socket.socket(2, 2).sendto(b'x', ('127.0.0.1', {port})); print('sent')\n\
          except OSError as e: print(e.errno)\n\
