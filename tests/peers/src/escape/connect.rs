@@ -91,15 +91,7 @@ pub fn falls_back(args: &Args) -> io::Result<()> {
     let socket = make::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP)
         .or_else(|_| make::socket(libc::AF_INET, libc::SOCK_STREAM, 0))?;
     let address = SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, args.declared_port));
-    let one: libc::c_int = 1;
-    // SAFETY: a system call on an open descriptor, with a number of the length that is said.
-    done(
-        unsafe {
-            let value = (&raw const one).cast();
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, value, 4)
-        }
-        .into(),
-    )?;
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::ReuseAddr, &true)?;
     nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
     let listener = TcpListener::from(socket);
     // SAFETY: a system call on an open descriptor.
