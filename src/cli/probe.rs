@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use crate::kernel::guard::Cover;
 use crate::kernel::probe::{self, Enforcer, Feature, Need};
 use crate::{abi, kernel, names};
 
@@ -13,6 +14,7 @@ struct Report {
     features: Vec<Feature>,
     limits: Vec<LimitRow>,
     memory: Vec<MemoryRow>,
+    guard: Vec<Cover>,
     enforcer: Enforcer,
 }
 
@@ -56,6 +58,7 @@ pub fn probe(json: bool) -> Result<Exit, Failure> {
             .map(|l| LimitRow { name: l.name.to_lowercase(), number: l.number, why: l.why, edge: l.edge })
             .collect(),
         memory: memory(),
+        guard: probe::guard(),
         enforcer: probe::enforcer(),
     };
     let enough =
@@ -90,6 +93,14 @@ impl Report {
         out.push_str("\nkernel memory (a policy's tables come on top: see `protocg check`)\n");
         for row in &self.memory {
             out.push_str(&format!("  {:>9} B  {}\n", row.bytes, row.what));
+        }
+        out.push_str("\nguard (what a policy's [guard] section can close here)\n");
+        for cover in &self.guard {
+            let mark = if cover.why.is_none() { "yes" } else { "NO" };
+            out.push_str(&format!("  {mark:8}{:20}{}\n", cover.way, cover.what));
+            if let (Some(open), Some(why)) = (cover.open, &cover.why) {
+                out.push_str(&format!("          open: {open}\n          why: {why}\n"));
+            }
         }
         out.push_str("\nenforcer\n");
         if self.enforcer.loads {

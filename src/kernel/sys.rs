@@ -44,10 +44,23 @@ impl Hook {
 
 /// Attaches a program to a cgroup for as long as the returned link lives. Other programs there keep running.
 pub fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<OwnedFd> {
+    link_create_as(program, cgroup, hook.attach_type())
+}
+
+/// The same for any kind of program on cgroups.
+pub fn link_create_as(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    kind: libbpf_sys::bpf_attach_type,
+) -> io::Result<OwnedFd> {
     // SAFETY: both descriptors are open; no options are given.
-    owned(unsafe {
-        libbpf_sys::bpf_link_create(program.as_raw_fd(), cgroup.as_raw_fd(), hook.attach_type(), std::ptr::null())
-    })
+    owned(unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), cgroup.as_raw_fd(), kind, std::ptr::null()) })
+}
+
+/// Lets an LSM program run at the hook that it was loaded for, for as long as the returned link lives.
+pub fn link_create_lsm(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open; an LSM program has no target, and no options are given.
+    owned(unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), 0, libbpf_sys::BPF_LSM_MAC, std::ptr::null()) })
 }
 
 /// Exchanges the program of a link at one stroke.
