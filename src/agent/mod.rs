@@ -13,6 +13,7 @@ pub mod output;
 pub mod reply;
 pub mod sockets;
 pub mod sweep;
+pub mod tried;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -228,11 +229,11 @@ fn print(core: &Core, event: &abi::pg_event) {
 }
 
 fn print_guard(core: &Core, event: &abi::pg_guard_event) {
-    if !core.limiter.borrow_mut().admit(events::kind_of_guard(event), Instant::now()) {
+    if !core.limiter.borrow_mut().admit(tried::kind(event), Instant::now()) {
         return;
     }
     let cgroup = (event.cgroup != 0).then(|| events::cgroup_name(core.cgroup_path(event.cgroup).as_deref()));
-    core.say(&Record::Guard(Box::new(events::tried(&core.policy, event, cgroup))));
+    core.say(&Record::Guard(Box::new(tried::record(&core.policy, event, cgroup))));
 }
 
 fn report_losses(core: &Core, kernel: u64, all: bool) {

@@ -15,6 +15,8 @@ struct Report {
     limits: Vec<LimitRow>,
     memory: Vec<MemoryRow>,
     guard: Vec<Cover>,
+    /// Instructions that the verifier looked at, by program of the guard.
+    guard_verified: Vec<(&'static str, u32)>,
     enforcer: Enforcer,
 }
 
@@ -52,13 +54,15 @@ struct LimitRow {
 /// Probes and prints. A kernel that cannot enforce ends it with the status for that.
 pub fn probe(json: bool) -> Result<Exit, Failure> {
     kernel::require_privileges().map_err(|e| Failure::new(Exit::Permission, e))?;
+    let (guard, guard_verified) = probe::guard();
     let report = Report {
         features: probe::features(),
         limits: names::limits()
             .map(|l| LimitRow { name: l.name.to_lowercase(), number: l.number, why: l.why, edge: l.edge })
             .collect(),
         memory: memory(),
-        guard: probe::guard(),
+        guard,
+        guard_verified,
         enforcer: probe::enforcer(),
     };
     let enough =
@@ -104,7 +108,7 @@ impl Report {
         }
         out.push_str("\nenforcer\n");
         if self.enforcer.loads {
-            for (program, instructions) in &self.enforcer.verified {
+            for (program, instructions) in self.enforcer.verified.iter().chain(&self.guard_verified) {
                 out.push_str(&format!("  {program:12}{instructions:>9} instructions verified\n"));
             }
         } else {

@@ -120,6 +120,12 @@ pub fn program_name(id: u32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Whether this kernel has a hook for LSM programs of that name.
+pub fn has_lsm_hook(name: &std::ffi::CStr) -> bool {
+    // SAFETY: the name ends with a zero byte; what is read of the kernel's types is freed before the call returns.
+    unsafe { libbpf_sys::libbpf_find_vmlinux_btf_id(name.as_ptr(), libbpf_sys::BPF_LSM_MAC) > 0 }
+}
+
 /// How many instructions the verifier looked at when it loaded the program; kernels from 5.16 say so.
 pub fn verified_instructions(program: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = libbpf_sys::bpf_prog_info::default();
