@@ -74,8 +74,7 @@ struct pg_guard_agent {
 	u64 notes;     /* inode of the folder with locks and notes */
 	u32 notes_dev; /* and its device, as the kernel counts */
 	u32 tgid;      /* the agent's process; 0: none runs */
-	u32 mounts;    /* inode of its mount namespace */
-	u32 reserved;
+	u32 mounts[2]; /* inodes of its mount namespace, and of the machine's first process's */
 };
 PG_SIZE(struct pg_guard_agent, 24);
 

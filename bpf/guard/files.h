@@ -208,29 +208,36 @@ int BPF_PROG(gl_rename, struct inode *from, struct dentry *old, struct inode *to
 	return pg_inside() ? PG_REFUSED(PG_W_PINS, &what) : 0;
 }
 
-/* Where the agent sees the pins, or somebody's copy of these mounts? */
-static __always_inline int pg_in_agents_mounts(void)
+/* Where the agent and the machine see the pins? */
+static __always_inline int pg_in_main_mounts(void)
 {
 	struct pg_guard_agent *agent = pg_agent();
 	struct task_struct *task = pg_current();
+	u32 here = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 
-	return agent && agent->mounts && BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == agent->mounts;
+	return agent && here && (agent->mounts[0] == here || agent->mounts[1] == here);
+}
+
+static __always_inline int pg_is_empty(struct list_head *list)
+{
+	return BPF_CORE_READ(list, next) == list;
 }
 
 /*
  * The last mount of a bpf file system takes its pins along. A mount that is detached takes along what is mounted below
- * it, and nobody is asked about that: where the agent's mounts are, only what has nothing below may be detached.
+ * it, and nobody is asked about that: only what has nothing below may be detached, where the agent's or the machine's
+ * mounts are, and where others have the same mounts (are peers), who would lose them too.
  */
 SEC("?lsm/sb_umount") int BPF_PROG(gl_umount, struct vfsmount *vfs, int flags)
 {
 	struct mount *mount = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
+	struct mount *parent = BPF_CORE_READ(mount, mnt_parent);
 	struct pg_guard_what what = {};
 
 	if (BPF_CORE_READ(vfs, mnt_sb, s_magic) != BPF_FS_MAGIC) {
-		if (!(flags & MNT_DETACH) || !pg_in_agents_mounts())
+		if (!(flags & MNT_DETACH) || pg_is_empty(&mount->mnt_mounts))
 			return 0;
-		if (BPF_CORE_READ(mount, mnt_mounts.next) ==
-		    (void *)mount + bpf_core_field_offset(struct mount, mnt_mounts))
+		if (!pg_in_main_mounts() && pg_is_empty(&mount->mnt_share) && pg_is_empty(&parent->mnt_share))
 			return 0;
 	}
 	return pg_inside() ? PG_REFUSED(PG_W_PINS, &what) : 0;

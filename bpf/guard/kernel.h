@@ -130,8 +130,10 @@ struct list_head {
 };
 
 struct mount {
+	struct mount *mnt_parent;
 	struct vfsmount mnt;
-	struct list_head mnt_mounts;
+	struct list_head mnt_mounts; /* below it */
+	struct list_head mnt_share;  /* its peers */
 };
 
 struct fs_parameter {

@@ -205,16 +205,18 @@ impl Maps {
             notes: notes.as_ref().map_or(0, MetadataExt::ino),
             notes_dev: kernel_device(notes.as_ref().map_or(0, MetadataExt::dev)),
             tgid: if here { std::process::id() } else { 0 },
-            mounts: fs::metadata("/proc/self/ns/mnt")
-                .ok()
-                .and_then(|m| u32::try_from(m.ino()).ok())
-                .unwrap_or_default(),
-            reserved: 0,
+            mounts: [mounts("self"), mounts("1")],
         };
         self.agent
             .update(&0_u32.to_ne_bytes(), bytes_of(std::slice::from_ref(&agent)), MapFlags::ANY)
             .map_err(|e| KernelError::failed("tell the guard who the agent is", io_error(&e)))
     }
+}
+
+/// A process's mount namespace, by its inode.
+fn mounts(process: &str) -> u32 {
+    let namespace = fs::metadata(format!("/proc/{process}/ns/mnt"));
+    namespace.ok().and_then(|m| u32::try_from(m.ino()).ok()).unwrap_or_default()
 }
 
 /// A device's number as the kernel counts within itself.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -147,22 +147,41 @@ pub fn own_mount(_: &Args) -> io::Result<()> {
     if mode & 0o7777 == 0o710 { Ok(()) } else { Err(errno(libc::EIO)) }
 }
 
-/// Where the agent's mounts are: one below another, and both are taken away by the upper one's name.
-pub fn detach_parent(_: &Args) -> io::Result<()> {
+/// One mount below another, where the agent's mounts are; then both are to be taken away by the upper one's name.
+fn detach(from: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let upper = std::env::temp_dir().join(format!("pg-escape-{}", std::process::id()));
     let lower = upper.join("lower");
     fs::create_dir(&upper)?;
     let tmpfs = |at: &Path| mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), None::<&str>);
     tmpfs(&upper)?;
+    mount(None::<&str>, &upper, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
     fs::create_dir(&lower)?;
     tmpfs(&lower)?;
-    let result = umount2(&upper, MntFlags::MNT_DETACH);
-    if result.is_err() {
-        umount2(&lower, MntFlags::empty())?;
-        umount2(&upper, MntFlags::MNT_DETACH)?; // with nothing below it
-    }
+    let result = from(&upper);
+    // What is left; the last with nothing below it.
+    let _ = umount2(&lower, MntFlags::empty());
+    let _ = umount2(&upper, MntFlags::MNT_DETACH);
     fs::remove_dir(&upper)?;
-    result.map_err(Into::into)
+    result
+}
+
+pub fn detach_parent(_: &Args) -> io::Result<()> {
+    detach(|upper| umount2(upper, MntFlags::MNT_DETACH).map_err(Into::into))
+}
+
+/// In a namespace of its own, whose mounts are still the same as outside.
+pub fn detach_shared(_: &Args) -> io::Result<()> {
+    detach(|upper| {
+        let outside = File::open("/proc/self/ns/mnt")?;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let result = umount2(upper, MntFlags::MNT_DETACH);
+        setns(&outside, CloneFlags::CLONE_NEWNS)?;
+        // What was below is gone outside too, if that worked.
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let gone = !mounts.contains(&upper.join("lower").display().to_string());
+        result?;
+        if gone { Ok(()) } else { Err(errno(libc::EIO)) }
+    })
 }
 
 const NOTES: &str = "/run/protocg";

@@ -173,6 +173,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("pins", "renaming_a_pin", files::rename_pin),
     attempt("pins", "unmounting_the_pins", files::unmount_pins),
     attempt("pins", "detaching_what_pins_lie_below", files::detach_parent),
+    attempt("pins", "detaching_it_where_mounts_are_shared", files::detach_shared),
     attempt("pins", "removing_the_agents_lock", files::rename_lock),
     attempt("pins", "renaming_the_folder_of_locks", files::rename_notes),
     attempt("pins", "holding_the_agents_lock", files::open_lock),
