@@ -9,6 +9,7 @@ use libbpf_cargo::SkeletonBuilder;
 
 const OBJECT: &str = "bpf/protocg.bpf.c";
 const ENGINE: &str = "bpf/host/engine.c";
+const GUARD: &str = "bpf/guard.bpf.c";
 const PROBE: &str = "bpf/probe.bpf.c";
 const NAMES: &str = "bpf/host/names.c";
 const ABI: &str = "bpf/host/engine.h";
@@ -42,6 +43,7 @@ fn main() -> Result<()> {
         .opt_level(2)
         .compile("protocg_engine");
     skeleton(OBJECT, &out.join("protocg.skel.rs"))?;
+    skeleton(GUARD, &out.join("guard.skel.rs"))?;
     skeleton(PROBE, &out.join("probe.skel.rs"))?;
     Ok(())
 }

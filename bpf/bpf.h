@@ -32,6 +32,7 @@ struct sk_buff {
 	unsigned int data_len;
 	unsigned int end;
 	unsigned char *head;
+	unsigned char *data;
 };
 
 struct skb_shared_info {

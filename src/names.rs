@@ -21,6 +21,8 @@ mod raw {
         pub static pg_limit_row_count: usize;
         pub static pg_count_rows: [super::Row; 0];
         pub static pg_count_row_count: usize;
+        pub static pg_way_rows: [super::Row; 0];
+        pub static pg_way_row_count: usize;
     }
 }
 
@@ -83,6 +85,34 @@ pub fn counters() -> impl Iterator<Item = Counter> {
     rows(List::Counters).iter().map(|row| Counter { name: text(row.name), text: text(row.text) })
 }
 
+/// A way around the enforcer that the guard closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// Its switch in policies, and the cause in events.
+    pub name: &'static str,
+    /// What is tried.
+    pub text: &'static str,
+    /// What is open where it is not closed.
+    pub open: &'static str,
+    /// `pg_guard_switch` where a policy does not say.
+    pub default: u32,
+}
+
+/// Every way, in the order of `enum pg_way`.
+pub fn ways() -> impl Iterator<Item = Way> {
+    rows(List::Ways).iter().map(|row| Way {
+        name: text(row.name),
+        text: text(row.text),
+        open: text(row.edge),
+        default: u32::try_from(row.number).unwrap_or_default(),
+    })
+}
+
+/// The way with number `index`, as events carry it.
+pub fn way(index: u32) -> Option<Way> {
+    ways().nth(index as usize)
+}
+
 /// The name of a gRPC status code.
 pub fn status(code: u32) -> &'static str {
     crate::policy::STATUS.get(code as usize).copied().unwrap_or("UNKNOWN")
@@ -93,6 +123,7 @@ enum List {
     Causes,
     Limits,
     Counters,
+    Ways,
 }
 
 fn rows(list: List) -> &'static [Row] {
@@ -103,6 +134,7 @@ fn rows(list: List) -> &'static [Row] {
             List::Causes => (&raw const raw::pg_cause_rows, raw::pg_cause_row_count),
             List::Limits => (&raw const raw::pg_limit_rows, raw::pg_limit_row_count),
             List::Counters => (&raw const raw::pg_count_rows, raw::pg_count_row_count),
+            List::Ways => (&raw const raw::pg_way_rows, raw::pg_way_row_count),
         };
         std::slice::from_raw_parts(first.cast::<Row>(), count)
     }
@@ -137,6 +169,8 @@ mod tests {
         let paths = limits().find(|l| l.name == "PATH_BYTES").expect("listed");
         assert_eq!(paths.number, u64::from(abi::PG_MAX_PATH_BYTES));
         assert_eq!(counters().count(), abi::PG_COUNTERS as usize);
+        assert_eq!(ways().count(), abi::PG_W_COUNT as usize);
+        assert_eq!(way(abi::PG_W_UNIX).map(|w| (w.name, w.default)), Some(("unix_listen", abi::PG_GUARD_REPORT)));
         assert_eq!(counters().nth(abi::PG_N_EVENTS_LOST as usize).map(|c| c.name), Some("events_lost"));
     }
 }

@@ -18,5 +18,10 @@ mod probe {
     include!(concat!(env!("OUT_DIR"), "/probe.skel.rs"));
 }
 
+mod guard {
+    include!(concat!(env!("OUT_DIR"), "/guard.skel.rs"));
+}
+
+pub use guard::GuardSkelBuilder;
 pub use probe::ProbeSkelBuilder;
 pub use protocg::ProtocgSkelBuilder;

@@ -49,7 +49,7 @@ impl Stay {
     fn core(&self, drain: Duration) -> Rc<Core> {
         let policy = protocg::policy::load(&self.place.policy("search", 1)).unwrap();
         let policy = protocg::policy::Policy { tables: empty_tables(), ..policy };
-        let enforcer = attach::enforce(vec![self.place.cgroup()], &policy, false).unwrap();
+        let enforcer = attach::enforce(vec![self.place.cgroup()], &policy, false, false).unwrap();
         let output = Output::start(Target::Stderr);
         Rc::new(Core::new(enforcer.shared, enforcer.attachments, policy, drain, Format::Human, output))
     }

@@ -5,3 +5,4 @@
 #include "tables.h"
 #include "state.h"
 #include "events.h"
+#include "guard.h"

@@ -15,6 +15,7 @@ enum pg_event_type {
 	PG_EV_DRAINED,	     /* a denied connection has no delivered RPC left to answer */
 	PG_EV_UNDELIVERED,   /* a whole request on a denied connection: no rule denies it, the server never has it */
 	PG_EV_HOLE,	     /* a segment was dropped, and another may take its place: struct pg_hole_event */
+	PG_EV_GUARD,	     /* a way around was tried: struct pg_guard_event */
 };
 
 enum pg_verdict { PG_V_ALLOW, PG_V_DENY, PG_V_AUDIT_DENY };

@@ -63,6 +63,11 @@
 	  "a denial past it ends its connection")                                                                      \
 	L(PATH_TEXTS, 1024, "paths that no rule names, kept for events; the least recently used goes first",           \
 	  "the event then says nothing of the method")                                                                 \
+	L(GUARD_CONNECT, 64, "entries of [guard] connect, walked at each connect", "more are a compile error")         \
+	L(GUARD_PLACES, 1024, "cgroups that one agent guards", "more are refused at the start")                        \
+	L(GUARD_LIBRARIES, 1024, "files with TLS code that one guard knows", "more are refused at the start")          \
+	L(GUARD_DEPTH, 32, "levels of the cgroup tree that the guard looks at",                                        \
+	  "a cgroup further down is refused at the start; what it holds may be deeper")                                \
 	L(EVENT_BYTES, 4194304, "ring buffer from the kernel to the agent",                                            \
 	  "events that find no room are lost, counted and said; verdicts are not affected")
 

@@ -7,8 +7,8 @@
 struct pg_name_row {
 	const char *name;
 	const char *text;
-	const char *edge; /* limits: what happens past it */
-	u64 number;	  /* limits: the number; reasons: the cause */
+	const char *edge; /* limits: what happens past it; ways: what is open without their programs */
+	u64 number;	  /* limits: the number; reasons: the cause; ways: the switch by default */
 };
 
 #define REASON_ROW(name, cause, text, help) {text, help, NULL, PG_CAUSE_##cause},
@@ -26,3 +26,7 @@ const size_t pg_limit_row_count = sizeof(pg_limit_rows) / sizeof(pg_limit_rows[0
 #define COUNT_ROW(name, text, help) {text, help, NULL, PG_N_##name},
 const struct pg_name_row pg_count_rows[] = {PG_COUNTS(COUNT_ROW)};
 const size_t pg_count_row_count = sizeof(pg_count_rows) / sizeof(pg_count_rows[0]);
+
+#define WAY_ROW(name, text, default_, what, open) {text, what, open, PG_GUARD_##default_},
+const struct pg_name_row pg_way_rows[] = {PG_WAYS(WAY_ROW)};
+const size_t pg_way_row_count = sizeof(pg_way_rows) / sizeof(pg_way_rows[0]);

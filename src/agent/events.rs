@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::tried::{self, Tried};
 use crate::abi;
+use crate::kernel::guard::Cover;
 use crate::names;
 use crate::policy::Policy;
 
@@ -31,6 +33,8 @@ pub enum Record {
     Decision(Box<Decision>),
     /// A whole connection was denied, cut, or let pass unread.
     Connection(Box<Decision>),
+    /// A way around the enforcer was tried.
+    Guard(Box<Tried>),
     /// Events that are not printed one by one.
     Lost(Lost),
     /// Something that the operator should know.
@@ -54,6 +58,8 @@ pub struct Ready {
     pub audit: bool,
     /// From start to enforcing.
     pub start_ms: u64,
+    /// What the guard closes, and what it does not; nothing if the policy has no `[guard]` section.
+    pub guard: Option<Vec<Cover>>,
 }
 
 /// What was decided, by what, about what.
@@ -145,6 +151,14 @@ pub type Kind = (u32, u32, u32, u32);
 /// The kind of an event.
 pub fn kind(event: &abi::pg_event) -> Kind {
     (event.verdict, event.rule, event.reason, event.type_)
+}
+
+/// What a kind of events has in common.
+pub fn summary(policy: &Policy, (verdict, rule, reason, kind): Kind) -> (&'static str, String) {
+    if kind == abi::PG_EV_GUARD {
+        return (tried::verdict(verdict), names::way(rule).map_or("unknown", |way| way.name).to_owned());
+    }
+    (self::verdict(verdict), decided_by(policy, rule, reason))
 }
 
 /// Who decided: the rule's name, `default`, or the reason's name.
@@ -250,13 +264,15 @@ impl Record {
                     _ => "is enforced",
                 };
                 let audit = if r.audit { " (audit: nothing is denied)" } else { "" };
+                let guard = r.guard.as_deref().map(tried::coverage).unwrap_or_default();
                 format!(
-                    "ready: policy `{}`{audit} {how} on {} after {} ms; {until}",
+                    "ready: policy `{}`{audit} {how} on {} after {} ms; {until}{guard}",
                     r.policy,
                     r.cgroups.join(", "),
                     r.start_ms
                 )
             }
+            Self::Guard(tried) => tried.human(),
             Self::Decision(d) => {
                 let what = match (&d.service, &d.method) {
                     (Some(service), Some(method)) => format!("/{service}/{method}"),
@@ -312,16 +328,16 @@ impl Decision {
     }
 }
 
-fn endpoint(address: &str, port: u16) -> String {
+pub(super) fn endpoint(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 /// Paths come from the wire: nothing in them reaches the terminal as a command.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-fn clock(time: &str) -> &str {
+pub(super) fn clock(time: &str) -> &str {
     time.get(11..23).unwrap_or(time)
 }
 
@@ -336,7 +352,7 @@ pub fn now() -> String {
 }
 
 /// The kernel's monotonic nanoseconds, as RFC 3339.
-fn time_of(monotonic_ns: u64) -> String {
+pub(super) fn time_of(monotonic_ns: u64) -> String {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     let age = now.saturating_sub(Duration::from_nanos(monotonic_ns));
     rfc3339(SystemTime::now() - age)

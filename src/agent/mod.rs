@@ -13,6 +13,7 @@ pub mod output;
 pub mod reply;
 pub mod sockets;
 pub mod sweep;
+pub mod tried;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -54,11 +55,15 @@ pub enum End<T> {
 enum Heard {
     Event(abi::pg_event),
     Hole(Box<abi::pg_hole_event>),
+    Guard(abi::pg_guard_event),
 }
 
 impl Heard {
     fn read(bytes: &[u8]) -> Option<Self> {
-        // The ring buffer rounds no lengths: they tell the two apart.
+        // The ring buffer rounds no lengths: they tell the three apart.
+        if bytes.len() == size_of::<abi::pg_guard_event>() {
+            return load::read(bytes).map(Self::Guard);
+        }
         if bytes.len() == size_of::<abi::pg_hole_event>() {
             return load::read(bytes).map(Box::new).map(Self::Hole);
         }
@@ -68,6 +73,7 @@ impl Heard {
     fn handle(&self, core: &Rc<Core>) {
         match self {
             Self::Event(event) => handle(core, event),
+            Self::Guard(event) => print_guard(core, event),
             Self::Hole(hole) => core.attend(&hole.about, Signal::Hole(hole.clone())),
         }
     }
@@ -222,10 +228,18 @@ fn print(core: &Core, event: &abi::pg_event) {
     core.say(&if event.type_ == abi::PG_EV_DECISION { Record::Decision(said) } else { Record::Connection(said) });
 }
 
+fn print_guard(core: &Core, event: &abi::pg_guard_event) {
+    if !core.limiter.borrow_mut().admit(tried::kind(event), Instant::now()) {
+        return;
+    }
+    let cgroup = (event.cgroup != 0).then(|| events::cgroup_name(core.cgroup_path(event.cgroup).as_deref()));
+    core.say(&Record::Guard(Box::new(tried::record(&core.policy, event, cgroup))));
+}
+
 fn report_losses(core: &Core, kernel: u64, all: bool) {
     let mut sums: HashMap<(&'static str, String), u64> = HashMap::new();
-    for ((verdict, rule, reason, _), count) in core.limiter.borrow_mut().summaries(Instant::now(), all) {
-        *sums.entry((events::verdict(verdict), events::decided_by(&core.policy, rule, reason))).or_default() += count;
+    for (kind, count) in core.limiter.borrow_mut().summaries(Instant::now(), all) {
+        *sums.entry(events::summary(&core.policy, kind)).or_default() += count;
     }
     for ((verdict, by), count) in sums {
         let (verdict, by) = (Some(verdict), Some(by));

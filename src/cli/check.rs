@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use miette::Diagnostic;
 
-use crate::policy::{self, Action, Direction, Errors, Mode, Policy, RuleInfo};
+use crate::names;
+use crate::policy::{self, Action, Direction, Errors, Mode, Policy, RuleInfo, Switch};
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,13 @@ pub fn report(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
     )?;
     for rule in &policy.rules {
         write_rule(rule, out)?;
+    }
+    if let Some(guard) = &policy.guard {
+        writeln!(out, "\nguard")?;
+        for (what, switch) in [("deny", Switch::Deny), ("report", Switch::Report), ("allow", Switch::Allow)] {
+            let ways = names::ways().zip(&guard.ways).filter(|(_, it)| **it == switch).map(|(way, _)| way.name);
+            writeln!(out, "  {what:10} {}", ways.collect::<Vec<_>>().join(", "))?;
+        }
     }
     for warning in &policy.warnings {
         writeln!(out, "\nwarning: {warning}")?;

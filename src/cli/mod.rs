@@ -64,6 +64,13 @@ enum Verb {
     },
 }
 
+/// A part that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Require {
+    /// Every way around the enforcer that the policy does not allow is closed
+    Guard,
+}
+
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -91,6 +98,9 @@ pub struct RunArgs {
     /// Start although this kernel (before 6.2) cannot tell whether a local sender can still write bytes that were judged
     #[arg(long)]
     pub allow_shared_pages: bool,
+    /// Do not start unless this part is there in full
+    #[arg(long, value_enum, value_name = "PART")]
+    pub require: Vec<Require>,
     /// How long RPCs beside a denied one may take to finish before their connection is closed
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub drain: std::time::Duration,

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use crate::kernel::guard::Cover;
 use crate::kernel::probe::{self, Enforcer, Feature, Need};
 use crate::{abi, kernel, names};
 
@@ -13,6 +14,9 @@ struct Report {
     features: Vec<Feature>,
     limits: Vec<LimitRow>,
     memory: Vec<MemoryRow>,
+    guard: Vec<Cover>,
+    /// Instructions that the verifier looked at, by program of the guard.
+    guard_verified: Vec<(&'static str, u32)>,
     enforcer: Enforcer,
 }
 
@@ -50,12 +54,15 @@ struct LimitRow {
 /// Probes and prints. A kernel that cannot enforce ends it with the status for that.
 pub fn probe(json: bool) -> Result<Exit, Failure> {
     kernel::require_privileges().map_err(|e| Failure::new(Exit::Permission, e))?;
+    let (guard, guard_verified) = probe::guard();
     let report = Report {
         features: probe::features(),
         limits: names::limits()
             .map(|l| LimitRow { name: l.name.to_lowercase(), number: l.number, why: l.why, edge: l.edge })
             .collect(),
         memory: memory(),
+        guard,
+        guard_verified,
         enforcer: probe::enforcer(),
     };
     let enough =
@@ -91,9 +98,17 @@ impl Report {
         for row in &self.memory {
             out.push_str(&format!("  {:>9} B  {}\n", row.bytes, row.what));
         }
+        out.push_str("\nguard (what a policy's [guard] section can close here)\n");
+        for cover in &self.guard {
+            let mark = if cover.why.is_none() { "yes" } else { "NO" };
+            out.push_str(&format!("  {mark:8}{:20}{}\n", cover.way, cover.what));
+            if let (Some(open), Some(why)) = (cover.open, &cover.why) {
+                out.push_str(&format!("          open: {open}\n          why: {why}\n"));
+            }
+        }
         out.push_str("\nenforcer\n");
         if self.enforcer.loads {
-            for (program, instructions) in &self.enforcer.verified {
+            for (program, instructions) in self.enforcer.verified.iter().chain(&self.guard_verified) {
                 out.push_str(&format!("  {program:12}{instructions:>9} instructions verified\n"));
             }
         } else {

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
 use super::exit::{Exit, Failure};
-use super::{RunArgs, command};
+use super::{Require, RunArgs, command};
 use crate::abi;
 use crate::agent::core::Core;
 use crate::agent::events::{self, Format, Ready, Record};
@@ -80,14 +80,15 @@ fn enforce(
             ),
         ));
     }
-    let enforcer = attach::enforce(cgroups, &policy, args.pin).map_err(|e| {
-        let exit = match &e {
-            KernelError::Busy { .. } => Exit::Busy,
-            KernelError::Permission(_) => Exit::Permission,
-            _ => Exit::Kernel,
-        };
-        Failure::new(exit, e)
-    })?;
+    let enforcer =
+        attach::enforce(cgroups, &policy, args.pin, args.require.contains(&Require::Guard)).map_err(|e| {
+            let exit = match &e {
+                KernelError::Busy { .. } => Exit::Busy,
+                KernelError::Permission(_) => Exit::Permission,
+                _ => Exit::Kernel,
+            };
+            Failure::new(exit, e)
+        })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed("start", e))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, serve(args, policy, enforcer, signals, files, started))
@@ -101,7 +102,7 @@ async fn serve(
     files: (u64, u64),
     started: Instant,
 ) -> Result<ExitCode, Failure> {
-    let Enforcer { shared, attachments, origin, pinned } = enforcer;
+    let Enforcer { shared, attachments, origin, pinned, guard } = enforcer;
     let with_command = !args.command.is_empty();
     // A command's output is its own; JSON is asked for.
     let target = if with_command && args.events == Format::Human { Target::Stderr } else { Target::Stdout };
@@ -117,6 +118,7 @@ async fn serve(
         pinned,
         audit: policy.tables.config.audit != 0,
         start_ms: 0,
+        guard: guard.as_ref().map(|guard| guard.coverage.clone()),
     };
     let midstream = policy.tables.config.cause.get(abi::PG_CAUSE_MIDSTREAM as usize).copied();
     let cut_older = origin != Origin::Adopted && !ready.audit && midstream == Some(abi::PG_SWITCH_DENY as u8);
@@ -157,6 +159,10 @@ async fn serve(
     let end = agent::work(&core, &ring, known, stop(&signals, child.as_mut())).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     agent::wind_up(&core, &ring).await;
+    if let Some(guard) = guard {
+        // What is pinned goes on, with nobody to protect.
+        let _ = guard.maps.set_agent(false);
+    }
     match end {
         End::Stopped(Some(status)) => Ok(command::status(status)),
         End::Stopped(None) => Ok(Exit::Ok.into()),

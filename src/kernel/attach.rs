@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::KernelError;
+use super::guard::{self, Guarded};
 use super::load::{self, Loaded, Shared};
 use super::pin::{self, Pins};
 use super::sys::{self, Hook};
@@ -36,6 +37,8 @@ pub struct Attachment {
     /// Where.
     pub cgroup: Cgroup,
     links: Vec<(Hook, OwnedFd)>,
+    /// The guard's programs on this cgroup.
+    guard: Vec<(String, OwnedFd)>,
     _lock: Lock,
 }
 
@@ -50,10 +53,16 @@ pub struct Enforcer {
     pub origin: Origin,
     /// Whether it outlives the agent.
     pub pinned: bool,
+    /// What closes the ways around, if the policy asks for it.
+    pub guard: Option<Guarded>,
 }
 
-/// Enforces `policy` on each of `cgroups`.
-pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool) -> Result<Enforcer, KernelError> {
+/// Enforces `policy` on each of `cgroups`. `whole_guard`: only if every way around that the policy does not allow is
+/// closed.
+pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bool) -> Result<Enforcer, KernelError> {
+    if whole_guard && policy.guard.is_none() {
+        return Err(KernelError::Unguarded("  all: the policy has no [guard] section".to_owned()));
+    }
     let mut places = Vec::new();
     for cgroup in cgroups {
         let lock = Lock::take(&cgroup)?;
@@ -65,18 +74,27 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool) -> Result<Enfor
     }
     let some_pinned = places.iter().any(|(_, _, pins)| pins.is_some());
     if places.iter().all(|(_, _, pins)| pins.is_some()) && same_enforcement(&places, policy) {
-        return adopt(places);
+        return adopt(places, policy, whole_guard);
     }
     if pin {
         pin::root()?;
     }
 
     let loaded = load::load(&policy.tables)?;
+    let mut guarded = None;
+    if let Some(guard) = &policy.guard {
+        let cgroups: Vec<_> = places.iter().map(|(cgroup, ..)| cgroup).collect();
+        let started = guard::load(guard, Some(&loaded.shared))?.start(guard, &cgroups)?;
+        if whole_guard {
+            require_whole(&started.0)?;
+        }
+        guarded = Some(started);
+    }
     let mut attachments = Vec::new();
     let mut begun = Vec::new();
     for (cgroup, lock, pins) in places {
-        let links = match cover(&cgroup, pins.as_ref(), &loaded, pin, &policy.name) {
-            Ok(links) => links,
+        let (links, guard) = match cover(&cgroup, pins.as_ref(), &loaded, guarded.as_ref(), pin, &policy.name) {
+            Ok(covered) => covered,
             Err(e) => {
                 // What this run began goes again, pinned or not; what was pinned before goes on enforcing.
                 begun.extend(pins.is_none().then_some(cgroup.id));
@@ -87,10 +105,11 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool) -> Result<Enfor
             }
         };
         begun.extend(pins.is_none().then_some(cgroup.id));
-        attachments.push(Attachment { cgroup, links, _lock: lock });
+        attachments.push(Attachment { cgroup, links, guard, _lock: lock });
     }
+    let guard = guarded.map(|(guarded, _)| guarded);
     let origin = if some_pinned { Origin::Exchanged } else { Origin::Fresh };
-    Ok(Enforcer { shared: loaded.shared, attachments, origin, pinned: pin || some_pinned })
+    Ok(Enforcer { shared: loaded.shared, attachments, origin, pinned: pin || some_pinned, guard })
 }
 
 /// Puts the programs on one cgroup, in place of those that are pinned there.
@@ -98,9 +117,10 @@ fn cover(
     cgroup: &Cgroup,
     pins: Option<&Pins>,
     loaded: &Loaded,
+    guarded: Option<&(Guarded, guard::Programs)>,
     pin: bool,
     policy: &str,
-) -> Result<Vec<(Hook, OwnedFd)>, KernelError> {
+) -> Result<Covered, KernelError> {
     // What was pinned stays pinned: a policy is not weakened by leaving out a flag.
     let pin = pin || pins.is_some();
     if pin {
@@ -110,10 +130,23 @@ fn cover(
         Some(pins) => exchange(cgroup, pins, loaded)?,
         None => attach(cgroup, loaded)?,
     };
+    let guard = match guarded {
+        Some((_, programs)) => guard::attach(programs, cgroup)?,
+        None => Vec::new(),
+    };
     if pin {
-        pin::commit(cgroup, &links, &loaded.shared, policy)?;
+        pin::guard(cgroup, guarded.map(|(guarded, _)| guarded), &guard)?;
+        pin::commit(cgroup, &links, &loaded.shared, policy, guarded.map(|(guarded, _)| guarded))?;
     }
-    Ok(links)
+    Ok((links, guard))
+}
+
+type Covered = (Vec<(Hook, OwnedFd)>, Vec<(String, OwnedFd)>);
+
+fn require_whole(guarded: &Guarded) -> Result<(), KernelError> {
+    let open = guarded.coverage.iter().filter_map(|cover| Some((cover, cover.why.as_ref()?)));
+    let open: Vec<_> = open.map(|(cover, why)| format!("  {} ({}): {why}", cover.way, cover.what)).collect();
+    if open.is_empty() { Ok(()) } else { Err(KernelError::Unguarded(open.join("\n"))) }
 }
 
 type Place = (Cgroup, Lock, Option<Pins>);
@@ -125,7 +158,12 @@ fn same_enforcement(places: &[Place], policy: &Policy) -> bool {
         let Some(pins) = pins else { return false };
         let same_map = map.is_none_or(|id| id == pins.events_id);
         map = Some(pins.events_id);
-        same_map && pins.same_build && holds(&pins.rodata, load::config_bytes(&policy.tables))
+        let same_guard = match (&policy.guard, &pins.guard) {
+            (Some(guard), Some(pinned)) => holds(&pinned.rodata, guard::config_bytes(guard)),
+            (None, None) => true,
+            _ => false,
+        };
+        same_map && same_guard && pins.same_build && holds(&pins.rodata, load::config_bytes(&policy.tables))
     })
 }
 
@@ -134,16 +172,29 @@ fn holds(rodata: &[u8], config: &[u8]) -> bool {
     rodata.windows(config.len()).any(|window| window == config)
 }
 
-fn adopt(places: Vec<Place>) -> Result<Enforcer, KernelError> {
+fn adopt(places: Vec<Place>, policy: &Policy, whole_guard: bool) -> Result<Enforcer, KernelError> {
     let mut shared = None;
+    let mut guard = None;
     let mut attachments = Vec::new();
     for (cgroup, lock, pins) in places {
         let Some(pins) = pins else { continue };
         shared = Some(pins.shared);
-        attachments.push(Attachment { cgroup, links: pins.links, _lock: lock });
+        let mut on_cgroup = Vec::new();
+        if let (Some(pinned), Some(asked)) = (pins.guard, &policy.guard) {
+            on_cgroup = pinned.on_cgroup;
+            let coverage = guard::coverage(&asked.ways, &pinned.refused);
+            guard = Some(Guarded { coverage, refused: pinned.refused, links: pinned.lsm, maps: pinned.maps });
+        }
+        attachments.push(Attachment { cgroup, links: pins.links, guard: on_cgroup, _lock: lock });
+    }
+    if let Some(guard) = &guard {
+        if whole_guard {
+            require_whole(guard)?;
+        }
+        guard.maps.set_agent(true)?;
     }
     let shared = shared.ok_or_else(|| KernelError::failed("adopt pins", io::Error::other("there are none")))?;
-    Ok(Enforcer { shared, attachments, origin: Origin::Adopted, pinned: true })
+    Ok(Enforcer { shared, attachments, origin: Origin::Adopted, pinned: true, guard })
 }
 
 fn attach(cgroup: &Cgroup, loaded: &Loaded) -> Result<Vec<(Hook, OwnedFd)>, KernelError> {
@@ -174,7 +225,8 @@ fn exchange(cgroup: &Cgroup, pins: &Pins, loaded: &Loaded) -> Result<Vec<(Hook, 
 impl Attachment {
     /// Ends enforcement here, pinned or not.
     pub fn end(self) {
-        for (_, link) in &self.links {
+        let links = self.links.iter().map(|(_, link)| link).chain(self.guard.iter().map(|(_, link)| link));
+        for link in links {
             let _ = sys::link_detach(link.as_fd());
         }
         pin::remove(self.cgroup.id);

@@ -319,19 +319,21 @@ fn map_name(name: &std::ffi::OsStr) -> String {
 }
 
 /// The ABI's rows as the bytes that the kernel reads.
-fn bytes_of<T>(rows: &[T]) -> &[u8] {
+pub(super) fn bytes_of<T>(rows: &[T]) -> &[u8] {
     // SAFETY: the ABI's structures are C structures of integers without padding (their sizes are asserted in
     // bpf/abi), so each of their bytes is initialised.
     unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), size_of_val(rows)) }
 }
 
-fn bytes_of_mut<T>(row: &mut T) -> &mut [u8] {
+pub(super) fn bytes_of_mut<T>(row: &mut T) -> &mut [u8] {
     // SAFETY: as above; and any bytes make a valid value of a structure of integers.
     unsafe { std::slice::from_raw_parts_mut((&raw mut *row).cast(), size_of::<T>()) }
 }
 
 // SAFETY: C structures of integers: any bytes are a valid value.
 unsafe impl Plain for abi::pg_event {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_guard_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_hole_event {}
 // SAFETY: as above.

@@ -1,6 +1,7 @@
 //! The only place that touches libbpf: programs, maps, links and pins.
 
 pub mod attach;
+pub mod guard;
 pub mod load;
 pub mod log;
 pub mod pin;
@@ -57,6 +58,10 @@ pub enum KernelError {
         /// What may help.
         help: String,
     },
+    /// `--require guard`, and it is not all there.
+    #[error("the guard does not close every way around the enforcer:\n{0}")]
+    #[diagnostic(help("allow these ways in the policy's [guard] section, or leave out --require guard"))]
+    Unguarded(String),
     /// Another protocg is there.
     #[error("another protocg enforces on cgroup `{cgroup}` already{who}")]
     #[diagnostic(help("{help}"))]

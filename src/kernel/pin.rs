@@ -10,13 +10,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::MapHandle;
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
 
 use super::KernelError;
 use super::attach::RUN_DIR;
+use super::guard::{Guarded, Maps, Refused};
 use super::load::Shared;
 use super::sys::{self, Hook};
 use crate::cgroup::Cgroup;
@@ -39,6 +40,23 @@ pub struct Pins {
     pub same_build: bool,
     /// Their read-only data, with the policy's numbers in it.
     pub rodata: Vec<u8>,
+    /// The guard, if there is one.
+    pub guard: Option<GuardPins>,
+}
+
+/// What is pinned of a guard.
+#[derive(Debug)]
+pub struct GuardPins {
+    /// Links of its programs on the cgroup.
+    pub on_cgroup: Vec<(String, OwnedFd)>,
+    /// Links of its LSM programs.
+    pub lsm: Vec<(String, OwnedFd)>,
+    /// Its maps.
+    pub maps: Maps,
+    /// Their read-only data.
+    pub rodata: Vec<u8>,
+    /// What the kernel refused of it.
+    pub refused: Refused,
 }
 
 /// The note about a cgroup's pins.
@@ -49,6 +67,11 @@ pub struct Note {
     /// The policy's name.
     pub policy: String,
     sources: String,
+    /// Names of the guard's links, and what the kernel refused of it.
+    #[serde(default)]
+    guard: Vec<String>,
+    #[serde(default)]
+    refused: Refused,
 }
 
 /// The folder for pins; mounts bpffs if it is not there yet.
@@ -125,7 +148,69 @@ fn open(dir: &Path, id: u64) -> Option<Pins> {
     let events_id = sys::map_id(&shared.events).ok()?;
     let same_build = note(id).is_some_and(|note| note.sources == SOURCES);
     let rodata = shared.read_only()?;
-    Some(Pins { links, shared, events_id, same_build, rodata })
+    let (guard, whole) = open_guard(dir, id);
+    Some(Pins { links, shared, events_id, same_build: same_build && whole, rodata, guard })
+}
+
+/// The guard's pins, and whether there are all that the note speaks of.
+fn open_guard(dir: &Path, id: u64) -> (Option<GuardPins>, bool) {
+    let note = note(id);
+    let (expected, refused) = note.map(|note| (note.guard, note.refused)).unwrap_or_default();
+    let named = guard_names(dir).into_iter();
+    let links: Vec<_> =
+        named.filter_map(|name| Some((name.clone(), sys::get(&dir.join(guard_link(&name))).ok()?))).collect();
+    let maps = Maps::from(|name| MapHandle::from_pinned_path(dir.join(format!("map_{name}"))).ok());
+    let whole = expected.iter().all(|name| links.iter().any(|(it, _)| it == name)) && links.len() == expected.len();
+    let (lsm, on_cgroup) = links.into_iter().partition(|(name, _)| name.starts_with("gl_"));
+    let guard = maps.and_then(|maps| {
+        let rodata = maps.rodata.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok()??;
+        Some(GuardPins { on_cgroup, lsm, maps, rodata, refused })
+    });
+    let whole = whole && (guard.is_some() || expected.is_empty());
+    (guard, whole)
+}
+
+/// Names of the guard's programs whose links are pinned.
+fn guard_names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|e| Some(e.file_name().to_str()?.strip_prefix("link_")?.to_owned()));
+    names.filter(|name| name.starts_with("gc_") || name.starts_with("gl_")).collect()
+}
+
+fn guard_link(name: &str) -> String {
+    format!("link_{name}")
+}
+
+/// Pins a guard, in the place of one that is pinned; without one, takes away what is.
+pub fn guard(cgroup: &Cgroup, guarded: Option<&Guarded>, on_cgroup: &[(String, OwnedFd)]) -> Result<(), KernelError> {
+    let dir = dir_of(cgroup.id);
+    let before = guard_names(&dir);
+    let links: Vec<_> = guarded.map_or(&[][..], |g| &g.links).iter().chain(on_cgroup).collect();
+    let replace = |object: std::os::fd::BorrowedFd<'_>, name: String| {
+        let new = dir.join("new_guard");
+        let _ = fs::remove_file(&new);
+        sys::pin(object, &new)?;
+        fs::rename(&new, dir.join(name))
+    };
+    let pin_all = || -> io::Result<()> {
+        for (name, map) in guarded.map(|g| g.maps.named()).into_iter().flatten() {
+            replace(map.as_fd(), format!("map_{name}"))?;
+        }
+        for (name, link) in &links {
+            replace(link.as_fd(), guard_link(name))?;
+        }
+        Ok(())
+    };
+    pin_all().map_err(|e| failed(&dir, e))?;
+    for name in before.iter().filter(|name| !links.iter().any(|(it, _)| it == *name)) {
+        let _ = fs::remove_file(dir.join(guard_link(name)));
+    }
+    if guarded.is_none() {
+        for name in super::guard::MAPS {
+            let _ = fs::remove_file(dir.join(format!("map_{name}")));
+        }
+    }
+    Ok(())
 }
 
 fn link_name(hook: Hook) -> String {
@@ -157,7 +242,13 @@ pub fn prepare(cgroup: &Cgroup, shared: &Shared) -> Result<(), KernelError> {
 }
 
 /// Gives the prepared maps their names, and pins the links; those that are pinned already stay as they are.
-pub fn commit(cgroup: &Cgroup, links: &[(Hook, OwnedFd)], shared: &Shared, policy: &str) -> Result<(), KernelError> {
+pub fn commit(
+    cgroup: &Cgroup,
+    links: &[(Hook, OwnedFd)],
+    shared: &Shared,
+    policy: &str,
+    guarded: Option<&Guarded>,
+) -> Result<(), KernelError> {
     let dir = dir_of(cgroup.id);
     let name_all = || {
         for (name, _) in shared.named() {
@@ -169,7 +260,13 @@ pub fn commit(cgroup: &Cgroup, links: &[(Hook, OwnedFd)], shared: &Shared, polic
                 sys::pin(link.as_fd(), &path)?;
             }
         }
-        let note = Note { cgroup: cgroup.path.clone(), policy: policy.to_owned(), sources: SOURCES.to_owned() };
+        let note = Note {
+            cgroup: cgroup.path.clone(),
+            policy: policy.to_owned(),
+            sources: SOURCES.to_owned(),
+            guard: guarded.map(|_| guard_names(&dir)).unwrap_or_default(),
+            refused: guarded.map(|g| g.refused.clone()).unwrap_or_default(),
+        };
         fs::write(note_of(cgroup.id), serde_json::to_vec(&note)?)
     };
     name_all().map_err(|e| failed(&dir, e))
@@ -209,6 +306,15 @@ pub fn detach(id: u64) -> bool {
         if let Ok(link) = sys::get(&dir.join(link_name(hook))) {
             let _ = sys::link_detach(link.as_fd());
         }
+    }
+    for name in guard_names(&dir) {
+        // An LSM program's link ends with its last pin; it may be pinned for other cgroups too.
+        if let Ok(link) = sys::get(&dir.join(guard_link(&name))) {
+            let _ = sys::link_detach(link.as_fd());
+        }
+    }
+    if let Some(maps) = Maps::from(|name| MapHandle::from_pinned_path(dir.join(format!("map_{name}"))).ok()) {
+        maps.remove(id);
     }
     remove(id);
     true

@@ -8,9 +8,9 @@ use std::path::Path;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use serde::Serialize;
 
-use super::{io_error, load, log};
+use super::{guard, io_error, load, log};
 use crate::abi;
-use crate::policy::Tables;
+use crate::policy::{Guard, Tables};
 use crate::skel::ProbeSkelBuilder;
 
 /// How much a missing thing matters.
@@ -74,7 +74,7 @@ const PROGRAMS: [(&str, &str, Need, &str); 7] = [
         Need::Wanted,
         "bytes that a local client sent with sendfile or vmsplice can change after they were judged; it came with Linux 6.2",
     ),
-    ("pr_sock_create", "cgroup sock_create", Need::Later, "processes of the cgroup can make MPTCP and raw sockets"),
+    ("pr_sock_create", "cgroup sock_create", Need::Wanted, "processes of the cgroup can make MPTCP and raw sockets"),
 ];
 
 /// Whether the engine can see which pages a local sender can still write. It needs two functions of Linux 6.2; where they
@@ -139,6 +139,15 @@ pub fn enforcer() -> Enforcer {
     }
 }
 
+/// What of a guard that allows nothing this kernel lets run, and what its verification took.
+pub fn guard() -> (Vec<guard::Cover>, Vec<(&'static str, u32)>) {
+    let asked = Guard::all();
+    match guard::load(&asked, None) {
+        Ok(loaded) => (guard::coverage(&asked.ways, loaded.refused()), loaded.verified()),
+        Err(e) => (guard::coverage(&asked.ways, &guard::all_refused(&e.to_string())), Vec::new()),
+    }
+}
+
 /// Tables of a policy without rules and ports.
 pub fn empty_tables() -> Tables {
     Tables {
@@ -165,7 +174,6 @@ fn facts() -> Vec<Feature> {
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let feature = |name, offered, need, without| Feature { name, offered, why: String::new(), need, without };
     let exists = |path: &str| Some(Path::new(path).exists());
-    let active = |name: &str| read("/sys/kernel/security/lsm").map(|list| list.split(',').any(|module| module == name));
     let jit = read("/proc/sys/net/core/bpf_jit_enable").map(|value| value != "0");
     let diag = crate::agent::diag::can_destroy();
     vec![
@@ -195,7 +203,15 @@ fn facts() -> Vec<Feature> {
             Need::Wanted,
             "denied callers get a reset, not a status",
         ),
-        feature("BPF LSM", active("bpf"), Need::Later, "the guard plane cannot close the ways around the enforcer"),
+        Feature {
+            why: guard::lsm_runs().err().unwrap_or_default(),
+            ..feature(
+                "BPF LSM",
+                Some(guard::lsm_runs().is_ok()),
+                Need::Wanted,
+                "a [guard] section closes the ways around that sockets of the cgroup are, and no others",
+            )
+        },
         feature(
             "uprobes",
             exists("/sys/bus/event_source/devices/uprobe"),

@@ -44,10 +44,23 @@ impl Hook {
 
 /// Attaches a program to a cgroup for as long as the returned link lives. Other programs there keep running.
 pub fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<OwnedFd> {
+    link_create_as(program, cgroup, hook.attach_type())
+}
+
+/// The same for any kind of program on cgroups.
+pub fn link_create_as(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    kind: libbpf_sys::bpf_attach_type,
+) -> io::Result<OwnedFd> {
     // SAFETY: both descriptors are open; no options are given.
-    owned(unsafe {
-        libbpf_sys::bpf_link_create(program.as_raw_fd(), cgroup.as_raw_fd(), hook.attach_type(), std::ptr::null())
-    })
+    owned(unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), cgroup.as_raw_fd(), kind, std::ptr::null()) })
+}
+
+/// Lets an LSM program run at the hook that it was loaded for, for as long as the returned link lives.
+pub fn link_create_lsm(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open; an LSM program has no target, and no options are given.
+    owned(unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), 0, libbpf_sys::BPF_LSM_MAC, std::ptr::null()) })
 }
 
 /// Exchanges the program of a link at one stroke.
@@ -105,6 +118,12 @@ pub fn program_name(id: u32) -> io::Result<String> {
     done(unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd.as_raw_fd(), (&raw mut info).cast(), &raw mut length) })?;
     let bytes: Vec<u8> = info.name.iter().map(|&c| c.cast_unsigned()).take_while(|&c| c != 0).collect();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether this kernel has a hook for LSM programs of that name.
+pub fn has_lsm_hook(name: &std::ffi::CStr) -> bool {
+    // SAFETY: the name ends with a zero byte; what is read of the kernel's types is freed before the call returns.
+    unsafe { libbpf_sys::libbpf_find_vmlinux_btf_id(name.as_ptr(), libbpf_sys::BPF_LSM_MAC) > 0 }
 }
 
 /// How many instructions the verifier looked at when it loaded the program; kernels from 5.16 say so.

@@ -9,6 +9,7 @@ use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
 use super::err::Fault;
+use super::guard::{self, Guard, RawGuard};
 use super::{Action, Direction, Mode, PortSet};
 use crate::abi;
 
@@ -24,6 +25,7 @@ pub struct File {
     pub default: Action,
     /// By `pg_cause`: the causes that are let pass.
     pub allowed_causes: Vec<u32>,
+    pub guard: Option<Guard>,
     /// In file order, deny and allow together.
     pub rules: Vec<Rule>,
 }
@@ -53,6 +55,7 @@ struct RawFile {
     default: Spanned<String>,
     #[serde(default)]
     uninspectable: RawSwitches,
+    guard: Option<RawGuard>,
     #[serde(default)]
     deny: Vec<RawRule>,
     #[serde(default)]
@@ -84,7 +87,7 @@ struct RawRule {
     mode: Option<Spanned<String>>,
 }
 
-enum RawPort {
+pub(super) enum RawPort {
     One(i64),
     Text(String),
 }
@@ -173,10 +176,21 @@ impl Checker<'_> {
         let directions = [("ingress", Direction::Ingress), ("egress", Direction::Egress)];
         let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
         let rules = self.rules(&name, raw.deny, raw.allow);
+        if raw.ports.get_ref().is_empty() {
+            self.fault(raw.ports.span(), "`ports` is empty", "name the TCP ports with gRPC, like [50051]");
+        }
+        let ports = self.ports(raw.ports.get_ref());
+        let direction = raw.direction.map_or(Direction::Ingress, |it| self.choice(&it, &directions));
+        let mode = raw.mode.map_or(Mode::Enforce, |it| self.choice(&it, &modes));
+        let guard = raw.guard.map(|raw| {
+            let listen = raw.listen().map_or_else(PortSet::default, |listen| self.ports(listen));
+            guard::compile(&raw, &guard::Around { ports: &ports, direction, mode, listen }, self.faults)
+        });
         File {
-            ports: self.ports(&raw.ports),
-            direction: raw.direction.map_or(Direction::Ingress, |it| self.choice(&it, &directions)),
-            mode: raw.mode.map_or(Mode::Enforce, |it| self.choice(&it, &modes)),
+            ports,
+            direction,
+            mode,
+            guard,
             default: self.choice(&raw.default, &actions),
             allowed_causes: self.switches(&raw.uninspectable),
             proto: raw.proto,
@@ -219,12 +233,9 @@ impl Checker<'_> {
         allowed
     }
 
-    fn ports(&mut self, raw: &Spanned<Vec<Spanned<RawPort>>>) -> PortSet {
+    fn ports(&mut self, raw: &[Spanned<RawPort>]) -> PortSet {
         let mut ranges: Vec<(u16, u16)> = Vec::new();
-        if raw.get_ref().is_empty() {
-            self.fault(raw.span(), "`ports` is empty", "name the TCP ports with gRPC, like [50051]");
-        }
-        for port in raw.get_ref() {
+        for port in raw {
             let Some((first, last)) = self.port(port) else { continue };
             if let Some((a, b)) = ranges.iter().find(|(a, b)| first <= *b && *a <= last) {
                 let other = if a == b { a.to_string() } else { format!("{a}-{b}") };

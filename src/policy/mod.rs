@@ -1,6 +1,6 @@
 //! The policy compiler: TOML and protos in, the kernel's tables out.
 //!
-//! A pipeline, a file each: `file` (text), `resolve` (protos, methods, addresses), `cel` and `operand` (typed
+//! A pipeline, a file each: `file` (text; `guard` is a section of it), `resolve` (protos, methods, addresses), `cel` and `operand` (typed
 //! formulas), `decide` (clauses over bits), then the tables: `automata`, `trie`, `scope` (bits and rows), `plan` (fields
 //! of a request), `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
 
@@ -9,6 +9,7 @@ mod cel;
 mod decide;
 mod err;
 mod file;
+mod guard;
 mod header;
 mod methods;
 mod operand;
@@ -29,6 +30,7 @@ use crate::abi;
 pub(crate) use err::Source;
 pub use err::{Errors, Fault, Problem, Warning};
 pub use file::STATUS;
+pub use guard::{Guard, Switch};
 pub use tables::Tables;
 pub use trace::Study;
 
@@ -101,6 +103,8 @@ pub struct Policy {
     pub rules: Vec<RuleInfo>,
     /// Parallel to `tables.methods`.
     pub methods: Vec<MethodInfo>,
+    /// What is done about ways around the enforcer; nothing without a `[guard]` section.
+    pub guard: Option<Guard>,
     /// What the kernel reads.
     pub tables: Tables,
     /// What is allowed, and probably not meant.
@@ -255,6 +259,7 @@ pub fn study_text(text: &str, origin: &Path) -> Result<Study, Errors> {
         mode: file.mode,
         default: file.default,
         ports: file.ports.clone(),
+        guard: file.guard.clone(),
         methods: built.methods,
         tables,
         warnings,

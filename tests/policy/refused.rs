@@ -40,6 +40,13 @@ fn files_that_are_wrong_are_refused() {
         (&format!("{head}[uninspectable]\nquic = \"deny\""), "unknown field `quic`"),
         (&format!("{head}[[limit]]\nname = \"l\""), "`[[limit]]` is not supported yet"),
         (&format!("{head}[validate]\nmethods = [\"*\"]"), "`[validate]` is not supported yet"),
+        (&format!("{head}[guard]\nquic = \"deny\""), "unknown field `quic`"),
+        (&format!("{head}[guard]\nbpf = \"no\""), "`no` is none of \"deny\", \"report\" and \"allow\""),
+        (&format!("{head}[guard]\nlisten = [0]"), "`0` is not a port"),
+        (&format!("{head}[guard]\nlisten = [\"1-9\", 5]"), "overlap"),
+        (&format!("{head}[guard]\nconnect = [\"10.0.0.1/8\"]"), "bits set past its prefix"),
+        (&format!("{head}[guard]\nconnect = [\"10.0.0.0/8:x\"]"), "neither a port nor a range"),
+        (&format!("{head}[guard]\nundeclared_connect = \"deny\""), "no effect without `connect`"),
         (&head.replace("\"p\"", "\"P!\""), "not a policy name"),
         (&head.replace("\"p\"", "\"\""), "not a policy name"),
         (&head.replace("\"p\"", "7"), "invalid type"),
@@ -256,4 +263,26 @@ fn conditions_as_deep_as_an_attacker_likes_are_refused_and_do_not_overflow_the_s
     ] {
         assert!(!refusal(&rule(&when)).is_empty());
     }
+}
+
+/// The section's switches are the ABI's list of ways; what stands behind a wrong one is a caret under it.
+#[test]
+fn every_way_around_has_a_switch() {
+    let ways: Vec<_> = protocg::names::ways().map(|way| way.name).collect();
+    let switches: String = ways.iter().map(|way| format!("{way} = \"report\"\n")).collect();
+    let folder = Folder::new(&[("t.proto", PROTO)]);
+    let guard = folder.compile(&with_rules(&format!("[guard]\nconnect = []\n{switches}"))).unwrap().guard.unwrap();
+    assert_eq!(guard.ways, vec![policy::Switch::Report; ways.len()]);
+    let errors = folder.compile(&with_rules("[guard]\nraw = \"denied\"\n")).unwrap_err();
+    assert_eq!(errors.problems().map(|problem| problem.position()).collect::<Vec<_>>(), [Some((6, 7))]);
+    let defaults = folder.compile(&with_rules("[guard]\n")).unwrap().guard.unwrap();
+    let allowed = |ways: &[policy::Switch]| ways.iter().filter(|it| **it == policy::Switch::Allow).count();
+    assert_eq!(allowed(&defaults.ways), 1, "only connecting is free where no place is named");
+    let egress = with_rules("[guard]\n").replace("ports", "direction = \"egress\"\nports");
+    assert_eq!(
+        allowed(&folder.compile(&egress).unwrap().guard.unwrap().ways),
+        2,
+        "an egress policy declares no listeners"
+    );
+    assert!(folder.compile(&with_rules("")).unwrap().guard.is_none());
 }

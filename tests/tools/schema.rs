@@ -35,6 +35,12 @@ too_large = "deny"
 not_http2 = "deny"
 tls = "allow"
 midstream = "deny"
+[guard]
+listen = [8080, "9100-9110"]
+connect = ["10.0.0.0/8:443", "::1"]
+raw = "allow"
+bpf = "report"
+unix_listen = "deny"
 [[deny]]
 name = "d"
 methods = ["/t.Search/Find", "/t.*", "*"]

@@ -22,9 +22,9 @@ TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 VENV = pathlib.Path(os.environ.get("PROTOCG_VENV", TARGET / "peers-venv"))
 
 # Built beside the test programs.
-BINARIES = ["protocg", "pg-server", "pg-client"]
+BINARIES = ["protocg", "pg-server", "pg-client", "pg-escape"]
 # Called by tests, with options that busybox does not have; and what starts others, for busybox starts its own.
-TOOLS = "bash sh env timeout unshare setpriv mount umount ip tc ethtool bpftool clang node".split()
+TOOLS = "bash sh env timeout unshare setpriv mount umount ip tc ethtool bpftool clang node runc crun".split()
 # Below the target directory: what the setup scripts of tests/peers make.
 PEERS = ["peers-js/node_modules", "peers-go/pg-go"]
 # A user that is not root, names of this host.

@@ -38,7 +38,10 @@ TOOLS = {
     "mke2fs": "e2fsprogs",
     "strip": "binutils",
 }
-RINGS = ["ring 0", "replay", "tcp", "live", "attacks", "agent", "scale", "soak"]
+RINGS = ["ring 0", "replay", "tcp", "live", "attacks", "agent", "guard", "scale", "soak"]
+# A kernel that is booted once more, with a list of security modules that BPF is not on: it takes LSM programs, and never
+# calls them.
+NO_LSM, NO_LSM_LINE = "6.12", "lsm=lockdown,yama,apparmor"
 
 # What a run without --full takes of a program: tests by the beginning or a part of their names. An emulated guest is
 # 10 to 20 times slower than this machine; these are chosen so that every hook, every way in and out of the kernel and
@@ -86,6 +89,17 @@ QUICK = {
     "agent_refused": ([NONE], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
     "attacks": (["http2::headers_whose_padding", "path::path_without", "protobuf::groups_that"], SLOW_THERE),
+    "guard": (
+        [
+            "containers::",
+            "escape::",
+            "life::a_guard_ends_with_its_agent",
+            "life::the_banner",
+            "report::an_egress_policy",
+            "report::processes_outside",
+        ],
+        SLOW_THERE,
+    ),
     "scale": ([NONE], SLOW_THERE),
     "soak": ([NONE], SLOW_THERE),
 }
@@ -121,6 +135,8 @@ def build(full):
     say("the guests' disk")
     subprocess.run([HERE / "bundle.py", programs, tree], check=True)
     shutil.copy(programs, tree / "programs")
+    rows = programs.read_text().splitlines(keepends=True)
+    (tree / "programs-guard").write_text("".join(row for row in rows if row.split("\t")[2] == "guard"))
     size = int(subprocess.run(["du", "-sm", tree], check=True, capture_output=True, text=True).stdout.split()[0])
     image.unlink(missing_ok=True)
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, image, f"{size * 5 // 4 + 256}M"], check=True, stdout=subprocess.DEVNULL)
@@ -147,8 +163,8 @@ def shorten(row, left_out):
 class Run:
     """One kernel's run, and what came of it."""
 
-    def __init__(self, kernel, image):
-        self.kernel = kernel
+    def __init__(self, kernel, image, boot_line="", programs="/programs"):
+        self.kernel = f"{kernel} {boot_line}".strip()
         self.counts = collections.defaultdict(lambda: [0, 0, 0, 0])  # passed, failed, skipped, seconds
         self.skips = collections.Counter()
         self.verified = {}
@@ -157,18 +173,18 @@ class Run:
             [HERE / "kernel.sh", kernel, WORK / "kernels"], check=True, stdout=subprocess.PIPE, text=True
         ).stdout.strip()
         self.release = (pathlib.Path(folder) / "release").read_text().strip()
-        say(f"{kernel}: {self.release}")
-        self.log = WORK / f"{kernel}.log"
-        results = WORK / f"{kernel}.results"
+        say(f"{self.kernel}: {self.release}")
+        self.log = WORK / f"{kernel}{'-other' if boot_line else ''}.log"
+        results = self.log.with_suffix(".results")
         # A terminal takes no line that is too long, so the report comes in pieces.
         command = f"""
             export CARGO_TARGET_DIR={TARGET} PROTOCG_TEST_SLOW={SLOW} RUST_BACKTRACE=1
             {TARGET}/debug/protocg probe --json | fold -w 500 | sed 's/^/probe\\t/; s/$/|/' >/dev/ttyS1
-            cd {ROOT} && scripts/run-programs.sh /programs /dev/ttyS1
+            cd {ROOT} && scripts/run-programs.sh {programs} /dev/ttyS1
         """
         started = time.monotonic()
         with self.log.open("wb") as log:
-            status = subprocess.run([HERE / "boot.sh", "-o", results, folder, image, command], stdout=log).returncode
+            status = subprocess.run([HERE / "boot.sh", "-a", boot_line, "-o", results, folder, image, command], stdout=log).returncode
         self.seconds = time.monotonic() - started
         self.read(results)
         self.failed = status != 0
@@ -186,8 +202,9 @@ class Run:
                 for index, number in enumerate(words[2:6]):
                     counts[index] += int(number)
         if report:
-            enforcer = json.loads(report)["enforcer"]
-            self.verified, self.refused = dict(enforcer["verified"]), enforcer["why"]
+            report = json.loads(report)
+            enforcer = report["enforcer"]
+            self.verified, self.refused = dict(enforcer["verified"] + report["guard_verified"]), enforcer["why"]
 
     def cell(self, ring):
         if ring not in self.counts:
@@ -224,7 +241,7 @@ def write_budget(runs):
     found = read_budget()
     for run in runs:
         found = {key: value for key, value in found.items() if key[0] != run.kernel or not run.verified}
-        found |= {(run.kernel, program): (number, run.release) for program, number in run.verified.items()}
+        found |= {(run.kernel, program): (number, run.release) for program, number in run.verified.items() if " " not in run.kernel}
     head = [line for line in BUDGET.read_text().splitlines() if line.startswith("#")]
     version = lambda key: ([int(part) for part in key[0].split(".")], key[1])
     rows = [f"{key[0]:<8}{key[1]:<14}{found[key][0]:>9}  {found[key][1]}" for key in sorted(found, key=version)]
@@ -239,7 +256,7 @@ def compare_budget(runs):
     good = True
     for run in runs:
         for program, number in run.verified.items():
-            allowed, _ = budget.get((run.kernel, program), (0, ""))
+            allowed, _ = budget.get((run.kernel.split()[0], program), (0, ""))
             change = f"{100 * (number - allowed) / allowed:+.1f} %" if allowed else "none recorded"
             if allowed and number > allowed * GROWTH:
                 good = False
@@ -258,7 +275,10 @@ def main():
     arguments = parser.parse_args()
     needed_tools()
     image, left_out = build(arguments.full)
-    runs = [Run(kernel, image) for kernel in arguments.kernel or KERNELS]
+    kernels = arguments.kernel or KERNELS
+    runs = [Run(kernel, image) for kernel in kernels]
+    if NO_LSM in kernels:
+        runs.append(Run(NO_LSM, image, NO_LSM_LINE, "/programs-guard"))
 
     print("\nTests, by kernel and ring:\n")
     rings = [ring for ring in RINGS if any(ring in run.counts for run in runs)]

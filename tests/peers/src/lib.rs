@@ -4,6 +4,7 @@
 #![allow(clippy::panic, reason = "the machinery of tests: what fails here fails the test")]
 
 pub mod client;
+pub mod escape;
 pub mod h2raw;
 pub mod harness;
 pub mod json;
