@@ -1,5 +1,6 @@
 //! Stage 3, conditions to formulas: parses `when`, and types it against a request message.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators as op};
@@ -7,21 +8,50 @@ use cel::parser::Parser;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 use toml::Spanned;
 
+use super::elements::Var;
 use super::err::Fault;
 use super::operand::{self, Operand, Value};
 use super::predicate::{Formula, Ranges, Test, Text};
 use super::re2;
 use super::resolve::Block;
 
+/// A place in a request: field numbers, and their names as they are shown; a map's keys and values have none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct At {
+    /// 0: below `request`; else below the variable of the so many-th macro around.
+    pub scope: usize,
+    pub path: Vec<u32>,
+    pub labels: Vec<String>,
+}
+
 /// What a condition asks of one input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Leaf {
-    /// A field of the request; `path` are field numbers, `name` is as in CEL.
+    /// A field; `name` is as in CEL.
     Field {
-        path: Vec<u32>,
+        at: At,
         name: String,
         kind: &'static str,
         test: Test,
+    },
+    /// Some element of a repeated field, or some entry of a map; `var` stands for it, or (`keys`) for its key.
+    Exists {
+        at: At,
+        var: String,
+        keys: bool,
+        body: Box<Formula<Leaf>>,
+    },
+    /// The last entry with this key.
+    Entry {
+        at: At,
+        key: Test,
+        body: Box<Formula<Leaf>>,
+    },
+    /// How many elements there are, or distinct keys.
+    Count {
+        at: At,
+        distinct: bool,
+        ranges: Ranges,
     },
     /// Whether the key is there.
     Present {
@@ -135,13 +165,16 @@ impl Condition {
 
     /// Types the condition; `request` is the message that `request` is.
     pub fn formula(&self, request: Option<&MessageDescriptor>, pool: &DescriptorPool) -> Typed {
-        Typer { condition: self, request, pool }.formula(&self.expr)
+        Typer { condition: self, request, pool, vars: RefCell::default() }.formula(&self.expr)
     }
 
     fn extent(&self, expr: &IdedExpr) -> (usize, usize) {
         let (start, stop) = self.info.offset_for(expr.id).map_or((0, 0), |(a, b)| (a as usize, b as usize + 1));
         match &expr.expr {
-            Expr::Select(select) if !select.test => (self.extent(&select.operand).0, stop + select.field.len()),
+            Expr::Select(select) if !select.test => {
+                let (low, high) = self.extent(&select.operand);
+                (low, (stop + select.field.len()).max(high + 1 + select.field.len())) // `has` has no place of its own here
+            }
             Expr::Select(select) => (start.saturating_sub(3), self.extent(&select.operand).1 + select.field.len() + 2),
             Expr::Call(call) => {
                 let parts = call.target.iter().map(|target| &**target).chain(&call.args).map(|part| self.extent(part));
@@ -158,6 +191,13 @@ impl Condition {
                 }
                 (low, high)
             }
+            Expr::Comprehension(it) => match &it.loop_step.expr {
+                Expr::Call(step) => {
+                    let body = step.args.last().map_or(stop, |body| self.extent(body).1 + 1);
+                    (self.extent(&it.iter_range).0, body.max(stop))
+                }
+                _ => (self.extent(&it.iter_range).0, stop),
+            },
             Expr::List(list) => list.elements.last().map_or((start, stop), |last| (start, self.extent(last).1 + 1)),
             _ => (start, stop),
         }
@@ -218,21 +258,23 @@ pub struct Typer<'a> {
     pub condition: &'a Condition,
     pub request: Option<&'a MessageDescriptor>,
     pub pool: &'a DescriptorPool,
+    /// The variables of the macros around, the innermost last.
+    pub vars: RefCell<Vec<Var>>,
 }
 
-const SUBSET: &str = "conditions are made of comparisons, `in`, string functions, `has`, `cidr(...).containsIP(peer.ip)`, and && || ! ?:";
+const SUBSET: &str = "conditions are made of comparisons, `in`, string functions, `has`, `exists`, `all`, `cidr(...).containsIP(peer.ip)`, and && || ! ?:";
 
 impl Typer<'_> {
     pub fn fault(&self, expr: &IdedExpr, message: impl Into<String>) -> Fault {
         self.condition.fault(expr, message)
     }
 
-    fn formula(&self, expr: &IdedExpr) -> Typed {
+    pub fn formula(&self, expr: &IdedExpr) -> Typed {
         match &expr.expr {
             Expr::Literal(LiteralValue::Boolean(value)) => Ok(Formula::Const(*value.inner())),
             Expr::Call(call) => self.call(expr, call),
             Expr::Select(select) if select.test => self.has(expr, select),
-            Expr::Comprehension(_) => Err(operand::not_yet(self, expr, "macros over repeated fields and maps")),
+            Expr::Comprehension(it) => self.comprehension(expr, it),
             _ => match self.operand(expr)? {
                 Operand::Field(field) => field.flag().ok_or_else(|| {
                     self.fault(expr, format!("`{}` is a {}, not a condition", field.name, field.type_name()))
@@ -283,6 +325,7 @@ impl Typer<'_> {
         let plain = IdedExpr { id: expr.id, expr: Expr::Select(SelectExpr { test: false, ..select.clone() }) };
         match self.operand(&plain)? {
             Operand::Field(field) => Ok(field.has()),
+            Operand::List(list) => self.count(expr, &list, &Ranges::of(1, u64::MAX)),
             other => Err(self
                 .fault(expr, format!("`has` does not apply to {}", other.name()))
                 .help("`has(request.field)`, or `\"key\" in metadata`")),
@@ -326,7 +369,7 @@ impl Typer<'_> {
         }
     }
 
-    fn compare_value(&self, expr: &IdedExpr, operator: &str, left: &Operand, value: &Value, place: &IdedExpr) -> Typed {
+    pub fn compare_value(&self, expr: &IdedExpr, operator: &str, left: &Operand, value: &Value, place: &IdedExpr) -> Typed {
         let (equal, ordered) = (operator == op::EQUALS, operator != op::EQUALS && operator != op::NOT_EQUALS);
         let text = |text: Result<Vec<u8>, String>| {
             let text = text.map_err(|message| self.fault(place, message))?;
@@ -336,6 +379,9 @@ impl Typer<'_> {
             Ok(Text::In(vec![text]))
         };
         match left {
+            Operand::Field(field) if field.time().is_some() => {
+                field.compare_time(operator, value).map_err(|message| self.fault(place, message))
+            }
             Operand::Field(field) if field.is_text() => {
                 Ok(field.leaf(Test::Text(text(field.text(value))?)).equals(equal))
             }
@@ -345,7 +391,7 @@ impl Typer<'_> {
             }
             Operand::Size(of) => {
                 let (ranges, negated) = operand::size(operator, value).map_err(|message| self.fault(place, message))?;
-                Ok(of.size_leaf(&ranges).equals(!negated))
+                Ok(self.size(expr, of, &ranges)?.equals(!negated))
             }
             Operand::Metadata(key) => {
                 let text = text(operand::metadata_text(value))?;
@@ -363,16 +409,24 @@ impl Typer<'_> {
         }
     }
 
+    fn size(&self, expr: &IdedExpr, of: &Operand, ranges: &Ranges) -> Typed {
+        match of {
+            Operand::List(list) => self.count(expr, list, ranges),
+            other => Ok(other.size_leaf(ranges)),
+        }
+    }
+
     fn member(&self, expr: &IdedExpr, value: &IdedExpr, set: &IdedExpr) -> Typed {
         let Expr::List(list) = &set.expr else {
             return match (self.operand(value)?, self.operand(set)?) {
                 (Operand::Literal(Value::Text(key)), Operand::MetadataMap) => {
                     Ok(Formula::Leaf(Leaf::Present { key: self.key(value, &key)? }))
                 }
+                (_, Operand::List(list)) => self.in_elements(expr, value, &list),
                 (_, Operand::MetadataMap) => Err(self.fault(value, "a metadata key is a string literal")),
                 _ => Err(self
                     .fault(set, "`in` takes a list of literals")
-                    .help("write `x in [1, 2]`, or `\"key\" in metadata`")),
+                    .help("write `x in [1, 2]`, `\"key\" in metadata`, or `1 in request.numbers`")),
             };
         };
         if list.elements.is_empty() {
@@ -383,12 +437,16 @@ impl Typer<'_> {
             return Err(self.fault(expr, "this compares literals with each other"));
         }
         let (mut texts, mut keys, mut blocks, mut shown) = (Vec::new(), Ranges::none(), Vec::new(), Vec::new());
+        let mut times = Vec::new();
         for element in &list.elements {
             let Operand::Literal(value) = self.operand(element)? else {
                 return Err(self.fault(element, "a list after `in` holds literals only"));
             };
             let fault = |message: String| self.fault(element, message);
             match &left {
+                Operand::Field(field) if field.time().is_some() => {
+                    times.push(field.compare_time(op::EQUALS, &value).map_err(fault)?);
+                }
                 Operand::Field(field) if field.is_text() => texts.push(field.text(&value).map_err(fault)?),
                 Operand::Field(field) => keys = keys.union(&field.compare(op::EQUALS, &value).map_err(fault)?.0),
                 Operand::Size(_) => keys = keys.union(&operand::size(op::EQUALS, &value).map_err(fault)?.0),
@@ -407,9 +465,10 @@ impl Typer<'_> {
         texts.sort();
         texts.dedup();
         Ok(match left {
+            Operand::Field(field) if field.time().is_some() => Formula::Or(times),
             Operand::Field(field) if field.is_text() => field.leaf(Test::Text(Text::In(texts))),
             Operand::Field(field) => field.number_leaf(&keys),
-            Operand::Size(of) => of.size_leaf(&keys),
+            Operand::Size(of) => self.size(expr, &of, &keys)?,
             Operand::PeerPort => operand::port_leaf(&keys),
             Operand::Metadata(key) => Formula::Leaf(Leaf::Metadata { key, text: Text::In(texts) }),
             _ => operand::peer(&blocks, &shown.join(", ")),
@@ -456,9 +515,9 @@ impl Typer<'_> {
             re2::Shape::Text(text) => left.text_leaf(text),
             re2::Shape::Counted { size, never } => match left {
                 Operand::Field(field) => {
-                    let size = field.leaf(Test::Size(size));
-                    let never = never.map(|text| field.leaf(Test::Text(text)).negate());
-                    Formula::And(std::iter::once(size).chain(never).collect())
+                    let size = field.raw(Test::Size(size));
+                    let never = never.map(|text| field.raw(Test::Text(text)).negate());
+                    field.wrap(Formula::And(std::iter::once(size).chain(never).collect()))
                 }
                 _ => left.text_leaf(Text::Matches(pattern.clone())),
             },

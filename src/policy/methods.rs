@@ -8,6 +8,7 @@ use super::decide::Bit;
 use super::err::Warning;
 use super::file::File;
 use super::header::{self, Header};
+use super::needs::Needs;
 use super::plan::{self, Size};
 use super::resolve::{Pattern, Protos};
 use super::rule::{Decides, Rule};
@@ -222,18 +223,13 @@ impl Builder<'_> {
         let decisions: Vec<_> = key.1.iter().filter_map(|i| Some((*i, self.rules.get(*i)?.on(&key.0)?))).collect();
         let bits: BTreeSet<&Bit> =
             decisions.iter().flat_map(|(_, it)| it.bits()).filter(|bit| bit.in_message()).collect();
-        let mut groups: BTreeMap<&[u32], Vec<Bit>> = BTreeMap::new();
-        for bit in &bits {
-            if let Bit::Field { path, .. } = bit {
-                groups.entry(path).or_default().push((*bit).clone());
-            }
-        }
-        let layout = Layout::new(groups.into_values().collect(), MESSAGE_WORD).ok_or_else(|| {
+        let bits: Vec<&Bit> = bits.into_iter().collect();
+        let needs = Needs::new(&bits);
+        self.message_predicates = self.message_predicates.max(needs.predicates());
+        let layout = Layout::of(needs.groups(), MESSAGE_WORD).ok_or_else(|| {
             Refusal::whole(format!("rules test `{}` more than 1024 times (limit SCOPE_WORDS)", request.full_name()))
         })?;
-        self.message_predicates = self.message_predicates.max(bits.len());
-        let bits: Vec<&Bit> = bits.into_iter().collect();
-        let (plan, init) = plan::add(&mut self.tables, request, &bits, &layout)?;
+        let (plan, init) = plan::add(&mut self.tables, request, &needs, &layout)?;
         let first = index(self.tables.tests.len());
         for (i, decision) in decisions {
             self.tables.rule_tests(i, &decision.clauses, &self.header.layout, &layout);

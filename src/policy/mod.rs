@@ -1,25 +1,30 @@
 //! The policy compiler: TOML and protos in, the kernel's tables out.
 //!
-//! A pipeline, a file each: `file` (text), `resolve` (protos, methods, addresses), `cel` and `operand` (typed
-//! formulas), `decide` (clauses over bits), then the tables: `automata`, `trie`, `scope` (bits and rows), `plan` (fields
+//! A pipeline, a file each: `file` (text), `resolve` (protos, methods, addresses), `cel`, `operand`,
+//! `elements` and `wellknown` (typed formulas), `decide` (clauses over bits), then the tables: `automata`, `trie`, `scope` (bits and rows), `plan` (fields
 //! of a request), `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
 
 mod automata;
 mod cel;
 mod decide;
+mod elements;
 mod err;
 mod file;
 mod header;
 mod methods;
+mod needs;
 mod operand;
 mod plan;
+mod program;
 mod predicate;
 mod re2;
 mod resolve;
 mod rule;
 mod scope;
+mod show;
 mod tables;
 mod trie;
+mod wellknown;
 
 use std::io::Read;
 use std::path::Path;

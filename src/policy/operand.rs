@@ -3,17 +3,20 @@
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators as op};
 use prost_reflect::{FieldDescriptor, Kind};
 
-use super::cel::{Leaf, Typer};
+use super::cel::{At, Leaf, Typer};
 use super::err::Fault;
 use super::predicate::{Formula, Number, Ranges, Test, Text};
 use super::resolve::{self, Block};
+use super::wellknown;
 use crate::abi;
 
 /// One side of a comparison.
 #[derive(Debug, Clone)]
 pub enum Operand {
     Field(Field),
-    /// `size(...)` of a text.
+    /// A repeated field, or a map.
+    List(Field),
+    /// `size(...)` of a text, a repeated field or a map.
     Size(Box<Operand>),
     Metadata(String),
     MetadataMap,
@@ -34,14 +37,45 @@ pub enum Value {
     Enum(String, i32),
     Ip(Block, String),
     Cidr(Block, String),
+    /// A timestamp or a duration.
+    Time {
+        duration: bool,
+        seconds: i64,
+        nanos: i64,
+    },
 }
 
-/// A field of the request.
+/// A map on the way to a field, and the key whose value the way goes on in.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    pub at: At,
+    pub key: Test,
+}
+
+/// A field of the request, an element, or a map's value.
 #[derive(Debug, Clone)]
 pub struct Field {
-    pub path: Vec<u32>,
+    pub at: At,
+    pub guards: Vec<Guard>,
+    /// The wrapper (google.protobuf.StringValue, ...) whose value it is, if that may be absent.
+    pub wrapper: Option<Box<Field>>,
     pub name: String,
     pub descriptor: FieldDescriptor,
+    /// It is one element, not all of them.
+    pub element: bool,
+}
+
+impl Value {
+    /// As CEL writes it.
+    pub fn show(&self) -> String {
+        match self {
+            Value::Bool(value) => value.to_string(),
+            Value::Int(value) => value.to_string(),
+            Value::Double(value) => format!("{value:?}"),
+            Value::Text(text) => format!("{text:?}"),
+            _ => "...".to_owned(),
+        }
+    }
 }
 
 impl Operand {
@@ -49,6 +83,8 @@ impl Operand {
     pub fn name(&self) -> String {
         match self {
             Operand::Field(field) => format!("`{}` ({})", field.name, field.type_name()),
+            Operand::List(list) if list.descriptor.is_map() => format!("`{}` (map)", list.name),
+            Operand::List(list) => format!("`{}` (repeated {})", list.name, list.type_name()),
             Operand::Size(of) => format!("the size of {}", of.name()),
             Operand::Metadata(key) => format!("`metadata[{key:?}]`"),
             Operand::MetadataMap => "`metadata`".to_owned(),
@@ -70,7 +106,10 @@ impl Operand {
     /// A test of its size.
     pub fn size_leaf(&self, ranges: &Ranges) -> Formula<Leaf> {
         if ranges.is_empty() || *ranges == Ranges::of(0, u64::MAX) {
-            return Formula::Const(!ranges.is_empty());
+            return match self {
+                Operand::Field(field) if !ranges.is_empty() => field.always(),
+                _ => Formula::Const(!ranges.is_empty()),
+            };
         }
         match self {
             Operand::Field(field) => field.leaf(Test::Size(ranges.clone())),
@@ -90,9 +129,31 @@ impl Field {
         matches!(self.descriptor.kind(), Kind::String | Kind::Bytes)
     }
 
-    /// A test of it.
+    /// A test of it: false where a map on the way has no such key, or where it is a wrapper's that is absent.
     pub fn leaf(&self, test: Test) -> Formula<Leaf> {
-        Formula::Leaf(Leaf::Field { path: self.path.clone(), name: self.name.clone(), kind: self.type_name(), test })
+        self.wrap(self.raw(test))
+    }
+
+    /// The same where the maps on the way have their keys.
+    pub fn raw(&self, test: Test) -> Formula<Leaf> {
+        let (at, name, kind) = (self.at.clone(), self.name.clone(), self.type_name());
+        let leaf = Formula::Leaf(Leaf::Field { at, name, kind, test });
+        match &self.wrapper {
+            Some(wrapper) => Formula::And(vec![wrapper.raw(Test::Has), leaf]),
+            None => leaf,
+        }
+    }
+
+    /// What holds below the maps on the way.
+    pub fn wrap(&self, inner: Formula<Leaf>) -> Formula<Leaf> {
+        self.guards.iter().rev().fold(inner, |inner, guard| {
+            Formula::Leaf(Leaf::Entry { at: guard.at.clone(), key: guard.key.clone(), body: Box::new(inner) })
+        })
+    }
+
+    /// That it has a value at all, be it a default.
+    pub fn always(&self) -> Formula<Leaf> {
+        self.wrap(self.wrapper.as_ref().map_or(Formula::Const(true), |wrapper| wrapper.raw(Test::Has)))
     }
 
     /// The field itself as a condition, if it is a bool.
@@ -102,20 +163,29 @@ impl Field {
 
     /// `has(...)` of it.
     pub fn has(&self) -> Formula<Leaf> {
+        if let Some(wrapper) = &self.wrapper {
+            return wrapper.has();
+        }
         if self.descriptor.supports_presence() {
             return self.leaf(Test::Has);
         }
-        match number(&self.descriptor.kind()) {
-            None => self.leaf(Test::Text(Text::In(vec![Vec::new()]))).negate(),
+        let default = match self.number() {
+            None => Test::Text(Text::In(vec![Vec::new()])),
             Some(number) => {
                 let zero = match number {
                     Number::Bool | Number::Unsigned { .. } => 0,
                     Number::Signed { .. } => Number::signed_key(0),
                     Number::Float | Number::Double => Number::double_key(0.0),
                 };
-                self.leaf(Test::Number(Ranges::of(zero, zero), number)).negate()
+                Test::Number(Ranges::of(zero, zero), number)
             }
-        }
+        };
+        self.wrap(self.raw(default).negate())
+    }
+
+    /// The numbers that it holds, if it does.
+    pub fn number(&self) -> Option<Number> {
+        number(&self.descriptor.kind())
     }
 
     /// A literal as this text field's bytes.
@@ -135,7 +205,7 @@ impl Field {
         if ranges.is_empty() {
             Formula::Const(false)
         } else if *ranges == number.domain() && !number.has_nan() {
-            Formula::Const(true)
+            self.always()
         } else {
             self.leaf(Test::Number(ranges.clone(), number))
         }
@@ -297,13 +367,6 @@ pub fn metadata_text(value: &Value) -> Result<Vec<u8>, String> {
     }
 }
 
-/// What the language has, and this version does not.
-pub fn not_yet(typer: &Typer<'_>, expr: &IdedExpr, what: &str) -> Fault {
-    typer
-        .fault(expr, format!("{what} in `when` are not supported yet"))
-        .help("test a singular field, or decide in the application")
-}
-
 /// Why a call is no condition.
 pub fn refuse(typer: &Typer<'_>, expr: &IdedExpr, call: &CallExpr) -> Fault {
     let (message, help) = match call.func_name.as_str() {
@@ -311,15 +374,23 @@ pub fn refuse(typer: &Typer<'_>, expr: &IdedExpr, call: &CallExpr) -> Fault {
             "the kernel does no arithmetic and builds no strings".to_owned(),
             "compare the field itself with a literal that is computed beforehand",
         ),
-        "now" | "timestamp" | "duration" | "getHours" => (
+        "now" | "getHours" | "getFullYear" | "getMonth" | "getDayOfWeek" => (
             "time is not an input: a verdict depends on the call alone".to_owned(),
             "reload the policy when time matters",
+        ),
+        "timestamp" | "duration" => (
+            format!("`{}` makes a literal: it takes a text", call.func_name),
+            "compare a field with it, as in `request.deadline < timestamp(\"2026-01-31T12:00:00Z\")`",
+        ),
+        "exists" | "all" | "exists_one" | "existsOne" | "map" | "filter" => (
+            format!("`{}` is not called like this", call.func_name),
+            "write `xs.exists(x, ...)` or `xs.all(x, ...)`",
         ),
         "size" => ("a size is a number, not a condition".to_owned(), "compare it, as in `size(request.s) <= 20`"),
         op::INDEX => ("this is not a condition".to_owned(), "compare it, as in `metadata[\"x-role\"] == \"admin\"`"),
         name => (
             format!("`{name}` is not a function of conditions"),
-            "there are size, contains, startsWith, endsWith, matches, has, ip, cidr, containsIP",
+            "there are size, contains, startsWith, endsWith, matches, has, exists, all, ip, cidr, containsIP, timestamp, duration",
         ),
     };
     typer.fault(expr, message).help(help)
@@ -331,7 +402,10 @@ impl Typer<'_> {
         match &expr.expr {
             Expr::Literal(literal) => self.literal(expr, literal).map(Operand::Literal),
             Expr::Ident(_) | Expr::Select(_) => self.path(expr),
-            Expr::Comprehension(_) => Err(not_yet(self, expr, "macros over repeated fields and maps")),
+            Expr::Comprehension(it) => {
+                self.comprehension(expr, it)?;
+                Err(self.fault(expr, "a macro gives a condition, not a value").help("join conditions with && and ||"))
+            }
             Expr::Call(call) => self.call_operand(expr, call),
             Expr::List(_) | Expr::Map(_) | Expr::Struct(_) | Expr::Unspecified => {
                 Err(self.fault(expr, "lists and maps are no operands").help("a list stands after `in` only"))
@@ -361,7 +435,7 @@ impl Typer<'_> {
                 Operand::Field(field) if !field.is_text() => {
                     Err(self.fault(of, format!("`{}` is a {}, which has no size", field.name, field.type_name())))
                 }
-                of @ (Operand::Field(_) | Operand::Metadata(_)) => Ok(Operand::Size(Box::new(of))),
+                of @ (Operand::Field(_) | Operand::List(_) | Operand::Metadata(_)) => Ok(Operand::Size(Box::new(of))),
                 other => Err(self.fault(of, format!("{} has no size here", other.name()))),
             },
             ("ip", None, [arg]) => {
@@ -374,7 +448,13 @@ impl Typer<'_> {
                 let block = resolve::cidr(&text).map_err(|message| self.fault(arg, message))?;
                 Ok(Operand::Literal(Value::Cidr(block, text)))
             }
+            ("timestamp" | "duration", None, [arg]) => {
+                let text = text(arg)?;
+                let parse = if call.func_name == "duration" { wellknown::duration } else { wellknown::timestamp };
+                parse(&text).map(Operand::Literal).map_err(|message| self.fault(arg, message))
+            }
             (op::INDEX, None, [map, key]) => match self.operand(map)? {
+                Operand::List(list) => self.index(expr, &list, key),
                 Operand::MetadataMap => Ok(Operand::Metadata(self.key(key, &text(key)?)?)),
                 other => Err(self.fault(expr, format!("{} has no entries here", other.name()))),
             },
@@ -423,19 +503,25 @@ impl Typer<'_> {
                 }
                 Expr::Ident(root) => break root.trim_start_matches('.'),
                 Expr::Call(call) if call.func_name == op::INDEX => {
-                    return Err(self
-                        .fault(expr, "an element has no fields here")
-                        .help("repeated fields and maps are not supported yet"));
+                    names.reverse();
+                    return match self.operand(at)? {
+                        Operand::Field(field) => self.below(expr, Some(field), &names),
+                        other => Err(self.fault(at, format!("{} has no fields", other.name()))),
+                    };
                 }
                 _ => return Err(self.fault(expr, "only messages have fields")),
             }
         };
         names.reverse();
+        let var = self.vars.borrow().iter().rev().find(|var| var.name == root).map(|var| var.element.clone());
+        if let Some(element) = var {
+            return self.below(expr, Some(element), &names);
+        }
         match (root, names.as_slice()) {
             ("request", []) => {
                 Err(self.fault(expr, "`request` is a message, not a value").help("name one of its fields"))
             }
-            ("request", names) => self.field(expr, names).map(Operand::Field),
+            ("request", names) => self.below(expr, None, names),
             ("response", _) => Err(self.fault(expr, "`response` is not supported yet").help("decide on the request")),
             ("metadata", []) => Ok(Operand::MetadataMap),
             ("metadata", [(key, _), ..]) => Err(self
@@ -469,18 +555,30 @@ impl Typer<'_> {
         })
     }
 
-    fn field(&self, expr: &IdedExpr, names: &[(&str, &IdedExpr)]) -> Result<Field, Fault> {
-        let Some(request) = self.request else {
+    /// A field below the request, or below a field whose names these are.
+    fn below(&self, expr: &IdedExpr, start: Option<Field>, names: &[(&str, &IdedExpr)]) -> Result<Operand, Fault> {
+        let mut at = At::default();
+        let (mut guards, mut shown, mut found, mut element) = (Vec::new(), "request".to_owned(), None, false);
+        let mut message = self.request.cloned();
+        if let Some(start) = start {
+            if names.is_empty() {
+                return Ok(Operand::Field(start));
+            }
+            message = match start.descriptor.kind() {
+                Kind::Message(message) => Some(message),
+                _ => None,
+            };
+            (at, guards, shown, element) = (start.at, start.guards, start.name, start.element);
+            found = Some(start.descriptor);
+        } else if message.is_none() {
             return Err(self.fault(expr, "the type of `request` is not known here"));
-        };
-        if names.len() > abi::PG_MAX_FIELD_PATH as usize {
-            return Err(
-                self.fault(expr, format!("the path has more than {} names (limit FIELD_PATH)", abi::PG_MAX_FIELD_PATH))
-            );
         }
-        let (mut message, mut found) = (Some(request.clone()), None);
-        let (mut path, mut shown) = (Vec::new(), "request".to_owned());
         for (name, place) in names {
+            if let (Some(list), false) = (&found, element)
+                && (list.is_list() || list.is_map())
+            {
+                return Err(self.no_fields(place, &shown, list, name));
+            }
             let Some(parent) = message else { return Err(self.fault(place, format!("`{shown}` is not a message"))) };
             let Some(field) = parent.get_field_by_name(name) else {
                 let mut names: Vec<String> = parent.fields().map(|field| field.name().to_owned()).collect();
@@ -490,20 +588,34 @@ impl Typer<'_> {
                     .help(format!("it has {}", names.join(", "))));
             };
             shown = format!("{shown}.{name}");
-            path.push(field.number());
-            if field.is_list() || field.is_map() {
-                return Err(not_yet(self, place, &format!("repeated fields and maps (`{shown}`)")));
+            at = at.below(field.number(), name);
+            if at.labels.iter().filter(|label| !label.is_empty()).count() > abi::PG_MAX_FIELD_PATH as usize {
+                let most = abi::PG_MAX_FIELD_PATH;
+                return Err(self.fault(expr, format!("the path has more than {most} names (limit FIELD_PATH)")));
             }
             if field.is_group() {
-                return Err(not_yet(self, place, &format!("groups (`{shown}`)")));
+                return Err(self
+                    .fault(place, format!("groups (`{shown}`) in `when` are not supported"))
+                    .help("test another field, or decide in the application"));
             }
             message = match field.kind() {
                 Kind::Message(message) => Some(message),
                 _ => None,
             };
-            found = Some(field);
+            (found, element) = (Some(field), false);
         }
         let Some(descriptor) = found else { return Err(self.fault(expr, "`request` is a message")) };
-        Ok(Field { path, name: shown, descriptor })
+        let is_list = descriptor.is_list() || descriptor.is_map();
+        let field = Field { at, guards, wrapper: None, name: shown, descriptor, element };
+        Ok(if is_list { Operand::List(field) } else { Operand::Field(field.unwrapped()) })
+    }
+
+    fn no_fields(&self, place: &IdedExpr, shown: &str, list: &FieldDescriptor, name: &str) -> Fault {
+        if list.is_map() {
+            let help = format!("write `{shown}[{name:?}]`, or `{name:?} in {shown}`");
+            return self.fault(place, format!("`{shown}` is a map: it has keys, not fields")).help(help);
+        }
+        self.fault(place, format!("`{shown}` is repeated: its elements have fields"))
+            .help(format!("write `{shown}.exists(x, x.{name} ...)` or `.all(x, ...)`"))
     }
 }

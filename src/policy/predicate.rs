@@ -213,12 +213,16 @@ pub fn show_ranges(f: &mut fmt::Formatter<'_>, name: &str, ranges: &Ranges, numb
     }
 }
 
-/// Writes a text test as CEL that says the same of `name`.
-pub fn show_text(f: &mut fmt::Formatter<'_>, name: &str, text: &Text) -> fmt::Result {
-    let quote = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+/// A text as a CEL literal.
+pub fn quote(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
         Ok(text) => format!("{text:?}"),
         Err(_) => format!("b\"{}\"", bytes.escape_ascii()),
-    };
+    }
+}
+
+/// Writes a text test as CEL that says the same of `name`.
+pub fn show_text(f: &mut fmt::Formatter<'_>, name: &str, text: &Text) -> fmt::Result {
     match text {
         Text::In(set) => match set.as_slice() {
             [one] => write!(f, "{name} == {}", quote(one)),

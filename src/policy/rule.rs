@@ -68,9 +68,7 @@ impl Rule {
     /// What it costs; `sizes` are the automata of each input.
     pub fn cost(&self, sizes: &HashMap<Input, Size>) -> RuleCost {
         let Some(decision) = self.decisions().first().copied() else { return RuleCost::default() };
-        let mut bits: Vec<&Bit> = decision.bits().collect();
-        bits.sort();
-        bits.dedup();
+        let bits = decision.all_bits();
         let message = match &self.decides {
             Decides::PerMessage(decisions) => decisions.keys().next().cloned().unwrap_or_default(),
             Decides::OnHeader(_) => String::new(),
@@ -80,7 +78,7 @@ impl Rule {
             let input = match bit {
                 Bit::Field { path, .. } => Input::Field(message.clone(), path.clone()),
                 Bit::Some { key, .. } => Input::Key(key.clone()),
-                Bit::Present { .. } | Bit::Peer { .. } | Bit::Port(_) => continue,
+                _ => continue,
             };
             if !inputs.contains(&input) {
                 inputs.push(input);
@@ -123,13 +121,17 @@ pub fn blame(rules: &[Rule], refusal: Refusal) -> Fault {
             _ => None,
         };
         let reads = |rule: &&Rule| {
-            rule.decisions().iter().any(|decision| decision.bits().any(|it| it == bit || Some(it) == opposite.as_ref()))
+            rule.decisions().iter().any(|decision| decision.all_bits().into_iter().any(|it| it == bit || Some(it) == opposite.as_ref()))
         };
         rules.iter().find(reads)
     });
     match about {
-        Some(rule) => Fault::at(rule.span.clone(), refusal.message)
-            .help("write the pattern with fewer or smaller repetitions, or with startsWith, endsWith or contains"),
+        Some(rule) => Fault::at(rule.span.clone(), refusal.message).help(match refusal.bit {
+            Some(Bit::Field { .. } | Bit::Some { .. }) => {
+                "write the pattern with fewer or smaller repetitions, or with startsWith, endsWith or contains"
+            }
+            _ => "compare less, or with smaller numbers, in the rules of one method",
+        }),
         None => Fault::whole(refusal.message),
     }
 }
@@ -258,6 +260,7 @@ fn field_types(formula: &Formula<Leaf>, out: &mut BTreeMap<String, &'static str>
         Formula::Leaf(Leaf::Field { name, kind, .. }) => {
             out.insert(name.clone(), kind);
         }
+        Formula::Leaf(Leaf::Exists { body, .. } | Leaf::Entry { body, .. }) => field_types(body, out),
         Formula::Const(_) | Formula::Leaf(_) => {}
         Formula::Not(inner) => field_types(inner, out),
         Formula::And(parts) | Formula::Or(parts) => parts.iter().for_each(|part| field_types(part, out)),

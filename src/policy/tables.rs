@@ -7,7 +7,7 @@ use super::automata::{self, Automaton, Speaks, TooLarge};
 use super::decide::{Bit, Clause};
 use super::plan::Size;
 use super::predicate::Text;
-use super::scope::{Bounds, Layout, Rows};
+use super::scope::{Bounds, Layout, Place, Rows};
 use super::trie::Tries;
 use crate::abi;
 
@@ -141,6 +141,24 @@ impl Refusal {
 pub enum Input {
     Key(String),
     Field(String, Vec<u32>),
+}
+
+/// What a clause expects of words.
+#[derive(Debug, Clone, Default)]
+pub struct Words(BTreeMap<u32, (u64, u64)>);
+
+impl Words {
+    /// Nothing yet.
+    pub fn new() -> Words {
+        Words::default()
+    }
+
+    /// The bits of a place are to be these.
+    pub fn expect(&mut self, place: Place, value: u64) {
+        let word = self.0.entry(place.word).or_default();
+        word.0 |= place.mask;
+        word.1 |= value;
+    }
 }
 
 /// The tables while they are made.
@@ -277,26 +295,36 @@ impl Assembly {
     pub fn rule_tests(&mut self, rule: usize, clauses: &[Clause], header: &Layout, message: &Layout) -> usize {
         let before = self.tests.len();
         for clause in clauses {
-            let mut words: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+            let mut words = Words::new();
             for (bit, value) in clause {
                 let layout = if bit.in_message() { message } else { header };
                 let Some(place) = layout.place(bit) else { continue };
-                let word = words.entry(place.word).or_default();
-                word.0 |= place.mask;
-                word.1 |= if *value { place.mask } else { 0 };
+                words.expect(place, if *value { place.mask } else { 0 });
             }
-            if words.is_empty() {
-                words.insert(0, (0, 0));
-            }
-            for (word, (mask, value)) in words {
-                let word = u16::try_from(word).unwrap_or(0);
-                self.tests.push(abi::pg_test { word, flags: 0, rule: index(rule), mask, value });
-            }
-            if let Some(last) = self.tests.last_mut() {
-                last.flags = u16::try_from(abi::PG_TEST_LAST).unwrap_or(1);
-            }
+            self.clause(&words, index(rule));
         }
         self.tests.len() - before
+    }
+
+    /// Adds the program at the end of an element: its first test and how many.
+    pub fn program(&mut self, steps: &[(Words, u32)]) -> (u32, u32) {
+        let first = self.tests.len();
+        steps.iter().for_each(|(words, row)| self.clause(words, *row));
+        match self.tests.len() - first {
+            0 => (0, 0),
+            count => (index(first), index(count)),
+        }
+    }
+
+    fn clause(&mut self, words: &Words, rule: u32) {
+        let always = BTreeMap::from([(0, (0, 0))]);
+        for (word, (mask, value)) in if words.0.is_empty() { &always } else { &words.0 } {
+            let word = u16::try_from(*word).unwrap_or(0);
+            self.tests.push(abi::pg_test { word, flags: 0, rule, mask: *mask, value: *value });
+        }
+        if let Some(last) = self.tests.last_mut() {
+            last.flags = u16::try_from(abi::PG_TEST_LAST).unwrap_or(1);
+        }
     }
 
     /// The finished tables.
