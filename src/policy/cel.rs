@@ -240,6 +240,16 @@ fn longest_stretch(text: &str) -> usize {
     longest
 }
 
+/// Whether it is a value, and not made of conditions.
+fn is_operand(expr: &IdedExpr) -> bool {
+    match &expr.expr {
+        Expr::Ident(_) => true,
+        Expr::Select(select) => !select.test,
+        Expr::Call(call) => call.func_name == op::INDEX,
+        _ => false,
+    }
+}
+
 fn reads(expr: &IdedExpr, variable: &str) -> bool {
     match &expr.expr {
         Expr::Ident(name) => name.trim_start_matches('.') == variable,
@@ -272,7 +282,7 @@ impl Typer<'_> {
     pub fn formula(&self, expr: &IdedExpr) -> Typed {
         match &expr.expr {
             Expr::Literal(LiteralValue::Boolean(value)) => Ok(Formula::Const(*value.inner())),
-            Expr::Call(call) => self.call(expr, call),
+            Expr::Call(call) if call.func_name != op::INDEX => self.call(expr, call),
             Expr::Select(select) if select.test => self.has(expr, select),
             Expr::Comprehension(it) => self.comprehension(expr, it),
             _ => match self.operand(expr)? {
@@ -351,6 +361,9 @@ impl Typer<'_> {
             }
             if operator != op::EQUALS && operator != op::NOT_EQUALS {
                 return Err(self.fault(expr, "booleans have no order"));
+            }
+            if is_operand(other) {
+                break; // below: `== false` of a key that is not there is false, too
             }
             let formula = self.formula(other).map_err(|fault| match fault.help {
                 Some(_) => fault,
