@@ -8,7 +8,8 @@ use prost_reflect::Kind;
 
 use super::cel::{At, Leaf, Typed, Typer};
 use super::err::Fault;
-use super::operand::{Field, Guard, Operand, Value};
+use super::field::{Field, Guard};
+use super::operand::{Operand, Value};
 use super::predicate::{Formula, Ranges, Test, Text};
 use crate::abi;
 

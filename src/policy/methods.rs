@@ -76,6 +76,7 @@ struct OnMessage {
 struct Builder<'a> {
     file: &'a File,
     rules: &'a [Rule],
+    protos: &'a Protos,
     tables: Assembly,
     header: Header,
     known_header: HashMap<Vec<usize>, (u32, u32)>,
@@ -97,6 +98,7 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
     let mut builder = Builder {
         file,
         rules,
+        protos,
         tables,
         header,
         known_header: HashMap::new(),
@@ -229,7 +231,7 @@ impl Builder<'_> {
         let layout = Layout::of(needs.groups(), MESSAGE_WORD).ok_or_else(|| {
             Refusal::whole(format!("rules test `{}` more than 1024 times (limit SCOPE_WORDS)", request.full_name()))
         })?;
-        let (plan, init) = plan::add(&mut self.tables, request, &needs, &layout)?;
+        let (plan, init) = plan::add(&mut self.tables, request, &self.protos.closed, &needs, &layout)?;
         let first = index(self.tables.tests.len());
         for (i, decision) in decisions {
             self.tables.rule_tests(i, &decision.clauses, &self.header.layout, &layout);

@@ -1,22 +1,26 @@
 //! The policy compiler: TOML and protos in, the kernel's tables out.
 //!
-//! A pipeline, a file each: `file` (text), `resolve` (protos, methods, addresses), `cel`, `operand`,
-//! `elements` and `wellknown` (typed formulas), `decide` (clauses over bits), then the tables: `automata`, `trie`, `scope` (bits and rows), `plan` (fields
-//! of a request), `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
+//! A pipeline, a file each: `file` (text), `resolve` and `editions` (protos, methods, addresses), `condition` (CEL), `cel`,
+//! `operand`, `field`, `elements` and `wellknown` (typed formulas), `decide` (clauses over bits; `show` writes them), then the
+//! tables: `automata`, `trie`, `scope` (bits and rows), `needs`, `plan` and `program` (fields and elements of a request),
+//! `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
 
 mod automata;
 mod cel;
+mod condition;
 mod decide;
+mod editions;
 mod elements;
 mod err;
+mod field;
 mod file;
 mod header;
 mod methods;
 mod needs;
 mod operand;
 mod plan;
-mod program;
 mod predicate;
+mod program;
 mod re2;
 mod resolve;
 mod rule;
@@ -156,6 +160,8 @@ pub struct Costs {
     pub header_predicates: usize,
     /// The most predicates on one method's request.
     pub message_predicates: usize,
+    /// The most tests at the end of one repeated field's elements.
+    pub element_tests: u32,
     /// Automata, and their states.
     pub automata: usize,
     /// States of all automata.
@@ -230,6 +236,7 @@ pub fn compile(text: &str, origin: &Path) -> Result<Policy, Errors> {
     let costs = Costs {
         header_predicates: built.header_predicates,
         message_predicates: built.message_predicates,
+        element_tests: tables.fields.iter().map(|field| field.tests).max().unwrap_or(0),
         automata: tables.automata.len(),
         states: tables.automata.iter().map(|automaton| automaton.states as usize).sum(),
         automaton_bytes: tables.trans.len() * 4 + size_of_val(tables.classes.as_slice()),

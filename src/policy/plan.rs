@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, Syntax, Value};
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use super::automata::{self, Speaks};
 use super::decide::Bit;
+use super::editions::Closed;
 use super::elements::{KEY, VALUE};
+use super::field;
 use super::needs::Needs;
-use super::operand;
 use super::predicate::{Number, Ranges, Test, Text};
 use super::program::Elements;
 use super::scope::{Layout, Place, Writes};
@@ -51,6 +52,7 @@ pub struct Size {
 struct Making<'a> {
     tables: &'a mut Assembly,
     request: &'a MessageDescriptor,
+    closed: &'a Closed,
     layout: &'a Layout,
     path: Vec<u32>,
     /// Keys that are remembered so far.
@@ -63,6 +65,7 @@ struct Making<'a> {
 pub fn add(
     tables: &mut Assembly,
     request: &MessageDescriptor,
+    closed: &Closed,
     needs: &Needs<'_>,
     layout: &Layout,
 ) -> Result<(u32, u32), Refusal> {
@@ -79,24 +82,23 @@ pub fn add(
         let Some(place) = layout.place(bit) else { continue };
         root.insert(request, path, bit, place)?;
     }
-    root.complete(request)?;
+    root.complete(request, closed)?;
     let mut init = Writes::default();
     layout.words().for_each(|word| init.clear(word));
     root.absent(&mut init);
     let init = if init.sets() { tables.rows.row(&init) } else { 0 };
-    let mut making = Making { tables, request, layout, path: Vec::new(), keys: 0, in_counted: false };
+    let mut making = Making { tables, request, closed, layout, path: Vec::new(), keys: 0, in_counted: false };
     let root = root.emit(&mut making)?;
     Ok((root, init))
 }
 
 /// The values that a field may have, if runtimes differ in what they make of others.
-fn allowed(field: &FieldDescriptor) -> Option<Ranges> {
+fn allowed(field: &FieldDescriptor, closed: &Closed) -> Option<Ranges> {
     match field.kind() {
-        Kind::Enum(it) => {
-            let closed =
-                it.parent_file().syntax() == Syntax::Proto2 || field.parent_file().syntax() == Syntax::Proto2;
-            let value = |number| Ranges::of(Number::signed_key(i64::from(number)), Number::signed_key(i64::from(number)));
-            closed.then(|| it.values().fold(Ranges::none(), |all, one| all.union(&value(one.number()))))
+        Kind::Enum(it) if closed.is_closed(field, &it) => {
+            let key = |number: i32| Number::signed_key(i64::from(number));
+            let one = |number| Ranges::of(key(number), key(number));
+            Some(it.values().fold(Ranges::none(), |all, value| all.union(&one(value.number()))))
         }
         Kind::Int32 if field.number() == wellknown::NANOS => wellknown::nanos(field.parent_message().full_name()),
         _ => None,
@@ -121,7 +123,7 @@ impl Node {
 
     /// Adds fields that no rule names: the other members of each oneof, which clear what is read; and those whose
     /// values may have to be refused.
-    fn complete(&mut self, message: &MessageDescriptor) -> Result<(), Refusal> {
+    fn complete(&mut self, message: &MessageDescriptor, closed: &Closed) -> Result<(), Refusal> {
         let oneofs: Vec<_> = self.fields.values().filter_map(|field| field.descriptor.containing_oneof()).collect();
         for member in oneofs.iter().flat_map(|oneof| oneof.fields()) {
             if member.is_group() {
@@ -136,7 +138,7 @@ impl Node {
         {
             self.fields.entry(wellknown::NANOS).or_insert_with(|| Field::new(nanos));
         }
-        self.fields.values_mut().try_for_each(Field::complete)
+        self.fields.values_mut().try_for_each(|field| field.complete(closed))
     }
 
     fn absent(&self, writes: &mut Writes) {
@@ -175,7 +177,7 @@ impl Node {
                 Test::Has | Test::Text(_) => None,
             })
             .collect();
-        let allowed = allowed(&field.descriptor);
+        let allowed = allowed(&field.descriptor, making.closed);
         (out.bound, out.bounds) = making.tables.bounds.add(&keys, allowed.as_ref(), &mut making.tables.rows);
         let texts: Vec<(Text, Place)> = field
             .value_tests()
@@ -237,11 +239,11 @@ impl Field {
         self.tests.iter().chain(&self.elements.at_once)
     }
 
-    fn complete(&mut self) -> Result<(), Refusal> {
+    fn complete(&mut self, closed: &Closed) -> Result<(), Refusal> {
         let Kind::Message(message) = self.descriptor.kind() else { return Ok(()) };
         if self.descriptor.is_map() {
             let value = message.map_entry_value_field();
-            if allowed(&value).is_some() {
+            if allowed(&value, closed).is_some() {
                 self.child.fields.entry(VALUE).or_insert_with(|| Field::new(value));
             }
             if self.elements.distinct {
@@ -249,7 +251,7 @@ impl Field {
                 self.child.fields.entry(KEY).or_insert_with(key).is_key = true;
             }
         }
-        if self.child.fields.is_empty() { Ok(()) } else { self.child.complete(&message) }
+        if self.child.fields.is_empty() { Ok(()) } else { self.child.complete(&message, closed) }
     }
 
     /// What its bits are where it is not set: its default's, or those of no elements.
@@ -267,7 +269,7 @@ impl Field {
 
     fn emit_elements(&self, out: &mut abi::pg_field, making: &mut Making<'_>) -> Result<(), Refusal> {
         if self.is_key {
-            let signed = matches!(operand::number(&self.descriptor.kind()), Some(Number::Signed { .. }));
+            let signed = matches!(field::number(&self.descriptor.kind()), Some(Number::Signed { .. }));
             out.flags |= abi::PG_FIELD_KEY | if signed { abi::PG_FIELD_SIGNED } else { 0 };
         }
         if !self.is_repeated() {
@@ -345,7 +347,7 @@ fn holds(test: &Test, value: &Value, kind: &Kind) -> bool {
 
 /// A number's key; NaN has none.
 fn key(value: &Value, kind: &Kind) -> Option<u64> {
-    operand::number(kind)?;
+    field::number(kind)?;
     match value {
         Value::Bool(value) => Some(u64::from(*value)),
         Value::I32(value) | Value::EnumNumber(value) => Some(Number::signed_key(i64::from(*value))),

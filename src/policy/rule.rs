@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use prost_reflect::MessageDescriptor;
 
-use super::cel::{Condition, Leaf};
+use super::cel::Leaf;
+use super::condition::Condition;
 use super::decide::{Bit, Decision, Useless};
 use super::err::{Fault, Warning};
 use super::file::{self, File};

@@ -7,7 +7,8 @@ use cel::common::ast::operators as op;
 use prost_reflect::{Kind, prost_types};
 
 use super::cel::Leaf;
-use super::operand::{Field, Value};
+use super::field::Field;
+use super::operand::Value;
 use super::predicate::{Formula, Number, Ranges, Test};
 
 const TIMESTAMP: &str = "google.protobuf.Timestamp";
