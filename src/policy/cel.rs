@@ -188,7 +188,14 @@ impl Typer<'_> {
         }
     }
 
-    pub fn compare_value(&self, expr: &IdedExpr, operator: &str, left: &Operand, value: &Value, place: &IdedExpr) -> Typed {
+    pub fn compare_value(
+        &self,
+        expr: &IdedExpr,
+        operator: &str,
+        left: &Operand,
+        value: &Value,
+        place: &IdedExpr,
+    ) -> Typed {
         let (equal, ordered) = (operator == op::EQUALS, operator != op::EQUALS && operator != op::NOT_EQUALS);
         let text = |text: Result<Vec<u8>, String>| {
             let text = text.map_err(|message| self.fault(place, message))?;

@@ -7,8 +7,8 @@ use super::Action;
 use super::automata;
 use super::cel::Leaf;
 use super::predicate::{Formula, Number, Ranges, Test, Text};
-use super::show::Names;
 use super::resolve::Block;
+use super::show::Names;
 use crate::abi;
 
 /// One predicate result.

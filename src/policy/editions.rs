@@ -114,6 +114,9 @@ fn resolved(around: Features, own: Option<Features>) -> Features {
 
 /// Says files of editions again in proto2 or proto3; `bytes` are the set's.
 pub fn lower(set: &mut FileDescriptorSet, bytes: &[u8], closed: &mut Closed) -> Result<(), String> {
+    if let Some(file) = set.file.iter().find(|file| !["", "proto2", "proto3", "editions"].contains(&file.syntax())) {
+        return Err(format!("`{}` has the unknown syntax `{}`", file.name(), file.syntax()));
+    }
     if !set.file.iter().any(|file| file.syntax() == "editions") {
         return Ok(());
     }

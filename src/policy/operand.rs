@@ -169,10 +169,9 @@ pub fn refuse(typer: &Typer<'_>, expr: &IdedExpr, call: &CallExpr) -> Fault {
             format!("`{}` makes a literal: it takes a text", call.func_name),
             "compare a field with it, as in `request.deadline < timestamp(\"2026-01-31T12:00:00Z\")`",
         ),
-        "exists" | "all" | "exists_one" | "existsOne" | "map" | "filter" => (
-            format!("`{}` is not called like this", call.func_name),
-            "write `xs.exists(x, ...)` or `xs.all(x, ...)`",
-        ),
+        "exists" | "all" | "exists_one" | "existsOne" | "map" | "filter" => {
+            (format!("`{}` is not called like this", call.func_name), "write `xs.exists(x, ...)` or `xs.all(x, ...)`")
+        }
         "size" => ("a size is a number, not a condition".to_owned(), "compare it, as in `size(request.s) <= 20`"),
         op::INDEX => ("this is not a condition".to_owned(), "compare it, as in `metadata[\"x-role\"] == \"admin\"`"),
         name => (

@@ -122,7 +122,9 @@ pub fn blame(rules: &[Rule], refusal: Refusal) -> Fault {
             _ => None,
         };
         let reads = |rule: &&Rule| {
-            rule.decisions().iter().any(|decision| decision.all_bits().into_iter().any(|it| it == bit || Some(it) == opposite.as_ref()))
+            rule.decisions()
+                .iter()
+                .any(|decision| decision.all_bits().into_iter().any(|it| it == bit || Some(it) == opposite.as_ref()))
         };
         rules.iter().find(reads)
     });

@@ -74,14 +74,14 @@ impl Names {
                 if clauses.iter().any(BTreeMap::is_empty) {
                     return write!(f, "size({list}) > 0");
                 }
+                let (var, keys) = self.vars.get(path).map_or(("it", false), |(var, keys)| (var.as_str(), *keys));
+                let element: Vec<u32> = if keys { [path, &[1][..]].concat() } else { path.clone() };
                 if let [clause] = clauses.as_slice()
-                    && let Some((Bit::Field { test, .. }, true)) = clause.first_key_value()
-                    && let (1, Some(value)) = (clause.len(), member(test))
+                    && let Some((Bit::Field { path: of, test }, true)) = clause.first_key_value()
+                    && let (1, true, Some(value)) = (clause.len(), *of == element, member(test))
                 {
                     return write!(f, "{value} in {list}");
                 }
-                let (var, keys) = self.vars.get(path).map_or(("it", false), |(var, keys)| (var.as_str(), *keys));
-                let element: Vec<u32> = if keys { [path, &[1][..]].concat() } else { path.clone() };
                 let mut roots = roots.clone();
                 roots.push((&element, var.to_owned()));
                 write!(f, "{list}.exists({var}, ")?;
@@ -113,7 +113,13 @@ impl Names {
         }
     }
 
-    fn write_clauses(&self, f: &mut fmt::Formatter<'_>, clauses: &[Clause], roots: &Roots<'_>, or: &str) -> fmt::Result {
+    fn write_clauses(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        clauses: &[Clause],
+        roots: &Roots<'_>,
+        or: &str,
+    ) -> fmt::Result {
         struct Shown<'a>(&'a Names, &'a Bit, &'a Roots<'a>);
         impl fmt::Display for Shown<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -79,7 +79,9 @@ pub fn duration(text: &str) -> Result<Value, String> {
     let total = if negative { -total } else { total };
     let (seconds, nanos) = (total / i128::from(BILLION), total % i128::from(BILLION));
     match (i64::try_from(seconds), i64::try_from(nanos)) {
-        (Ok(seconds), Ok(nanos)) if seconds.abs() <= 315_576_000_000 => Ok(Value::Time { duration: true, seconds, nanos }),
+        (Ok(seconds), Ok(nanos)) if seconds.abs() <= 315_576_000_000 => {
+            Ok(Value::Time { duration: true, seconds, nanos })
+        }
         _ => Err(format!("`{text}` is longer than 10,000 years")),
     }
 }

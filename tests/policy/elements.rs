@@ -65,19 +65,43 @@ fn timestamps_durations_and_wrappers_are_compared_with_literals() {
     let cases: [(&str, &[u8], Option<bool>); 19] = [
         ("request.at == timestamp(\"1970-01-01T00:00:00Z\")", b"", Some(true)),
         ("request.at < timestamp(\"1970-01-01T00:00:05.5Z\")", b"\x42\x02\x08\x05", Some(true)),
-        ("request.at < timestamp(\"1970-01-01T00:00:05.5Z\")", b"\x42\x08\x08\x05\x10\x80\xca\xb5\xee\x01", Some(false)),
-        ("request.at <= timestamp(\"1970-01-01T00:00:05.5Z\")", b"\x42\x08\x08\x05\x10\x80\xca\xb5\xee\x01", Some(true)),
-        ("request.at != timestamp(\"1970-01-01T00:00:05.5Z\")", b"\x42\x08\x08\x05\x10\x80\xca\xb5\xee\x01", Some(false)),
+        (
+            "request.at < timestamp(\"1970-01-01T00:00:05.5Z\")",
+            b"\x42\x08\x08\x05\x10\x80\xca\xb5\xee\x01",
+            Some(false),
+        ),
+        (
+            "request.at <= timestamp(\"1970-01-01T00:00:05.5Z\")",
+            b"\x42\x08\x08\x05\x10\x80\xca\xb5\xee\x01",
+            Some(true),
+        ),
+        (
+            "request.at != timestamp(\"1970-01-01T00:00:05.5Z\")",
+            b"\x42\x08\x08\x05\x10\x80\xca\xb5\xee\x01",
+            Some(false),
+        ),
         ("request.at > timestamp(\"1970-01-01T01:00:05+01:00\")", b"\x42\x04\x08\x05\x10\x01", Some(true)),
         ("request.at > timestamp(\"1970-01-01T00:00:05Z\")", b"\x42\x02\x08\x05", Some(false)),
         // nanos of a second and more: Go adds them, Java refuses them
         ("request.at >= timestamp(\"1970-01-01T00:00:05Z\")", b"\x42\x08\x08\x04\x10\x80\x94\xeb\xdc\x03", None),
-        ("request.at >= timestamp(\"1970-01-01T00:00:05Z\")", b"\x42\x0d\x08\x04\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", None),
+        (
+            "request.at >= timestamp(\"1970-01-01T00:00:05Z\")",
+            b"\x42\x0d\x08\x04\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+            None,
+        ),
         ("request.span < duration(\"1.5s\")", b"\x4a\x02\x08\x01", Some(true)),
         ("request.span < duration(\"1.5s\")", b"\x4a\x02\x08\x02", Some(false)),
         // 2 s - 0.6 s
-        ("request.span < duration(\"1.5s\")", b"\x4a\x0d\x08\x02\x10\x80\xf4\xf2\xe1\xfd\xff\xff\xff\xff\x01", Some(true)),
-        ("request.span == duration(\"1400ms\")", b"\x4a\x0d\x08\x02\x10\x80\xf4\xf2\xe1\xfd\xff\xff\xff\xff\x01", Some(true)),
+        (
+            "request.span < duration(\"1.5s\")",
+            b"\x4a\x0d\x08\x02\x10\x80\xf4\xf2\xe1\xfd\xff\xff\xff\xff\x01",
+            Some(true),
+        ),
+        (
+            "request.span == duration(\"1400ms\")",
+            b"\x4a\x0d\x08\x02\x10\x80\xf4\xf2\xe1\xfd\xff\xff\xff\xff\x01",
+            Some(true),
+        ),
         ("request.span in [duration(\"1s\"), duration(\"1m\")]", b"\x4a\x02\x08\x3c", Some(true)),
         ("has(request.span)", b"\x4a\x00", Some(true)),
         ("request.w == 0", b"", Some(false)),
@@ -170,7 +194,7 @@ fn check_shows_conditions_on_elements_as_they_were_written() {
     };
     for when in [
         r#"request.ins.exists(x, x.s == "a" && x.f)"#,
-        r#"request.ins.exists(x, x.tags.exists(t, t.startsWith("a")) && x.f)"#,
+        r#"request.ins.exists(x, x.f && x.tags.exists(t, t.startsWith("a")))"#,
         r#"request.m["k"] == "v""#,
         r#"request.by["k"].s == "v""#,
         r#"request.by["k"].tags.exists(t, t.startsWith("a"))"#,
@@ -184,7 +208,10 @@ fn check_shows_conditions_on_elements_as_they_were_written() {
         assert_eq!(shown(when), when);
     }
     assert_eq!(shown(r#"request.ns.all(n, n > 5)"#), "!(request.ns.exists(n, !(n >= 6)))");
-    assert_eq!(shown(r#"request.ins.exists(x, x.f && request.s == "a")"#), r#"request.s == "a" && request.ins.exists(x, x.f)"#);
+    assert_eq!(
+        shown(r#"request.ins.exists(x, x.f && request.s == "a")"#),
+        r#"request.s == "a" && request.ins.exists(x, x.f)"#
+    );
 }
 
 #[test]

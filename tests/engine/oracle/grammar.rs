@@ -176,7 +176,8 @@ impl<'a> Grammar<'a> {
         }
         let (order, size) = (self.random.pick(&ORDER), self.random.below(6));
         self.tally.add(format!("operator size of a {sort}"));
-        let (ours, theirs) = (format!("size({}) {order} {size}", at.ours), format!("size({}) {order} {size}", at.theirs));
+        let (ours, theirs) =
+            (format!("size({}) {order} {size}", at.ours), format!("size({}) {order} {size}", at.theirs));
         // what is below a map's key that is not there satisfies nothing, and its negation everything
         if order == "!=" {
             return (ours, format!("!({})", guarded(&at.guard, format!("size({}) == {size}", at.theirs))));
@@ -210,7 +211,10 @@ impl<'a> Grammar<'a> {
             (1 | 2, Some((ours, theirs))) => {
                 self.tally.add("operator in of a list");
                 self.tally.add(format!("type {} in a list", type_name(&kind)));
-                (format!("{ours} in {}", at.ours), guarded(&at.guard, format!("{}.exists(it, it == {theirs})", at.theirs)))
+                (
+                    format!("{ours} in {}", at.ours),
+                    guarded(&at.guard, format!("{}.exists(it, it == {theirs})", at.theirs)),
+                )
             }
             _ if self.vars.len() < 4 => self.quantified(&at, kind, "list", depth),
             _ => self.sized(&at, has, "list"),
