@@ -52,12 +52,8 @@ impl Field {
         if key.is_text() {
             return Ok(Test::Text(Text::In(vec![key.text(value)?])));
         }
-        match key.compare(op::EQUALS, value)? {
-            (ranges, _) => match key.number() {
-                Some(number) => Ok(Test::Number(ranges, number)),
-                None => Err("maps have no such keys".to_owned()),
-            },
-        }
+        let (ranges, _) = key.compare(op::EQUALS, value)?;
+        key.number().map(|number| Test::Number(ranges, number)).ok_or_else(|| "maps have no such keys".to_owned())
     }
 
     /// The value that this map has under a key.

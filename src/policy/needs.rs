@@ -99,7 +99,7 @@ impl<'a> Needs<'a> {
 
     /// What should share a word, with the width of each.
     pub fn groups(&self) -> Vec<Vec<(Bit, u32)>> {
-        let mut groups: BTreeMap<(&[u32], &[u32]), Vec<(Bit, u32)>> = BTreeMap::new();
+        let mut groups: BTreeMap<_, Vec<(Bit, u32)>> = BTreeMap::new();
         for (owner, bit) in &self.bits {
             let (path, width): (&[u32], u32) = match bit {
                 Bit::Counter { path } => {
@@ -114,7 +114,7 @@ impl<'a> Needs<'a> {
             };
             // the bits of one element are tested together
             let path = if owner.is_empty() { path } else { &[] };
-            groups.entry((owner, path)).or_default().push((bit.clone(), width));
+            groups.entry((owner.as_slice(), path)).or_default().push((bit.clone(), width));
         }
         groups.into_values().collect()
     }

@@ -42,7 +42,8 @@ fn compile(syntax: &str, when: &str) -> Policy {
 
 #[test]
 fn unknown_numbers_of_closed_enums_are_refused_wherever_a_rule_reads_them() {
-    let cases: [(&str, &[u8], Option<bool>, Option<bool>); 9] = [
+    type Case = (&'static str, &'static [u8], Option<bool>, Option<bool>);
+    let cases: [Case; 9] = [
         ("request.c == 5", b"\x08\x05", Some(true), Some(true)),
         ("request.c == 5", b"\x08\x4d", Some(false), None),
         ("request.c == 5", b"\x08\x05\x08\x4d", Some(false), None),
