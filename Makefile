@@ -1,11 +1,11 @@
 # What can be made. Works with CARGO_TARGET_DIR set.
 
 PREFIX ?= /usr/local
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILD := $(or $(CARGO_TARGET_DIR),target)
 # `make setup` may have installed it a moment ago.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: all setup test test-vm vm-budget vm-setup vm-down demo bench lint fmt clean install help
+.PHONY: all setup test soak fuzz test-vm vm-budget vm-setup vm-down demo bench lint fmt clean install help
 
 all: setup ## Build protocg, optimised (the default)
 	cargo build --locked --release
@@ -19,6 +19,13 @@ setup: ## Install what a fresh Debian or Ubuntu lacks
 test: setup ## Every test, as root where that is needed; in the machine of `vagrant up` if it is running
 	@scripts/test.sh
 
+soak: setup ## Load and faults for long, as root: SECONDS=600 at full speed, the other scenes a part of that
+	cargo build --locked --workspace --bins
+	PROTOCG_SOAK_SECONDS=$(if $(filter-out file default undefined,$(origin SECONDS)),$(SECONDS),600) cargo test --locked --test soak -- --nocapture --test-threads=1
+
+fuzz: setup ## Fuzz the engine with sanitizers: SECONDS=60 in all, TARGET="raw http2 ..."
+	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
+
 vm-setup: setup
 	@scripts/setup.sh vm
 
@@ -29,8 +36,7 @@ vm-budget: vm-setup ## Write down what the verifier looks at, by program and ker
 	@tests/vm/matrix.py --write-budget $(KERNEL)
 
 vm-down: ## End the machine of `vagrant up`, whatever state it is in
-	vagrant destroy --force
-	rm -rf .vagrant
+	@vagrant/down.sh
 
 demo: setup ## Enforce a policy on a small gRPC server, and show what its callers get
 	@scripts/demo.sh
@@ -44,12 +50,12 @@ lint: setup ## Check formats, lints and generated files
 
 fmt: ## Format all Rust and C
 	cargo fmt --all
-	find bpf \( -name '*.c' -o -name '*.h' \) ! -name huffman_table.h -exec clang-format -i {} +
+	find bpf fuzz/engine \( -name '*.c' -o -name '*.h' \) ! -name huffman_table.h -exec clang-format -i {} +
 
 clean: ## Remove what was built
 	cargo clean
 
 install: ## Install protocg to PREFIX (default /usr/local); `make` first
-	install -D -m 755 $(TARGET)/release/protocg $(DESTDIR)$(PREFIX)/bin/protocg
+	install -D -m 755 $(BUILD)/release/protocg $(DESTDIR)$(PREFIX)/bin/protocg
 	install -D -m 644 policies/demo/demo.toml $(DESTDIR)$(PREFIX)/share/doc/protocg/demo.toml
 	install -D -m 644 docs/cli.md $(DESTDIR)$(PREFIX)/share/doc/protocg/cli.md

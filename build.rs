@@ -33,15 +33,14 @@ fn main() -> Result<()> {
     println!("cargo:rustc-env=PROTOCG_SOURCES={:016x}", hash_of(Path::new("bpf"), FNV_OFFSET)?);
     cc::Build::new().file(NAMES).include("bpf").warnings(true).extra_warnings(true).compile("protocg_names");
 
-    if Path::new(ENGINE).exists() {
-        cc::Build::new()
-            .file(ENGINE)
-            .include("bpf")
-            .warnings(true)
-            .extra_warnings(true)
-            .opt_level(2)
-            .compile("protocg_engine");
-    }
+    // `protocg test` and `explain` judge millions of bytes through it: optimised in every profile
+    cc::Build::new()
+        .file(ENGINE)
+        .include("bpf")
+        .warnings(true)
+        .extra_warnings(true)
+        .opt_level(2)
+        .compile("protocg_engine");
     skeleton(OBJECT, &out.join("protocg.skel.rs"))?;
     skeleton(PROBE, &out.join("probe.skel.rs"))?;
     Ok(())

@@ -8,67 +8,20 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{TC_INGRESS, TcHookBuilder};
 use protocg_peers::h2raw::{self, Encoder, Headers, Style, frame};
 use protocg_peers::harness::net::End;
 use protocg_peers::harness::{self, Cgroup, Protocg, Veth};
+
+#[path = "../tests/support/loss.rs"]
+mod loss_program;
 
 const PORT: u16 = 50051;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(1500);
 const POLICY: &str = "name = \"bulk\"\nports = [50051]\ndefault = \"allow\"\n";
-
-/// Drops a share of the packets that arrive, in millionths: a classifier of six instructions, gone with the device.
-fn loss(veth: &Veth, millionths: u32) {
-    if millionths == 0 {
-        return;
-    }
-    let threshold = u32::try_from(u64::from(millionths) * u64::from(u32::MAX) / 1_000_000).unwrap();
-    let insn = |code: u8, registers: u8, off: i16, imm: i32| {
-        let mut bytes = vec![code, registers];
-        bytes.extend(off.to_le_bytes());
-        bytes.extend(imm.to_le_bytes());
-        bytes
-    };
-    let program = [
-        insn(0x85, 0, 0, 7),                       // r0 = bpf_get_prandom_u32()
-        insn(0xa6, 0, 2, threshold.cast_signed()), // if (u32)r0 < threshold goto +2
-        insn(0xb7, 0, 0, 0),                       // r0 = TC_ACT_OK
-        insn(0x95, 0, 0, 0),                       // return r0
-        insn(0xb7, 0, 0, 2),                       // r0 = TC_ACT_SHOT
-        insn(0x95, 0, 0, 0),                       // return r0
-    ]
-    .concat();
-    // SAFETY: the instructions and names are valid for the call; the descriptor is new.
-    let program = unsafe {
-        let fd = libbpf_rs::libbpf_sys::bpf_prog_load(
-            libbpf_rs::libbpf_sys::BPF_PROG_TYPE_SCHED_CLS,
-            c"pg_loss".as_ptr(),
-            c"GPL".as_ptr(),
-            program.as_ptr().cast(),
-            program.len() as u64 / 8,
-            std::ptr::null_mut(),
-        );
-        assert!(fd >= 0, "cannot load the loss program: {fd}");
-        OwnedFd::from_raw_fd(fd)
-    };
-    veth.run(End::B, || {
-        // SAFETY: a name.
-        let index = unsafe { libc::if_nametoindex(c"pgb0".as_ptr()) };
-        let mut hook = TcHookBuilder::new(program.as_fd())
-            .ifindex(index.cast_signed())
-            .replace(true)
-            .handle(1)
-            .priority(1)
-            .hook(TC_INGRESS);
-        hook.create().unwrap();
-        hook.attach().unwrap();
-    });
-}
 
 /// Sends HTTP/2 DATA for a while; megabits a second.
 fn send(veth: &Veth) -> f64 {
@@ -127,7 +80,10 @@ fn main() {
         ("GSO, 0.1 % loss", true, 1_000),
         ("MSS packets, no loss", false, 0),
         ("MSS packets, 0.1 % loss", false, 1_000),
+        ("GSO, 1 % loss", true, 10_000),
+        ("GSO, 5 % loss", true, 50_000),
         ("MSS packets, 1 % loss", false, 10_000),
+        ("MSS packets, 5 % loss", false, 50_000),
     ] {
         let veth = Veth::new();
         // the receiver is this process: its sockets belong to the cgroup in which they are made
@@ -138,7 +94,7 @@ fn main() {
             println!("{name:<28} not run: ethtool cannot switch segmentation off");
             continue;
         }
-        loss(&veth, millionths);
+        loss_program::loss(&veth, End::B, millionths);
         let (mut plain, mut enforced) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             plain.push(send(&veth));

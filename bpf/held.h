@@ -9,14 +9,50 @@
 
 #include "tcp.h"
 
+/* A free slot of either size. */
+static __always_inline int pg_slot_take(u32 source, u32 why, u32 *slot)
+{
+	if (source == PG_SRC_HELD_LARGE)
+		return (why == PG_COPY_MENDS && !bpf_map_pop_elem(&mend_large, slot)) ||
+		       !bpf_map_pop_elem(&free_large, slot);
+	return (why == PG_COPY_MENDS && !bpf_map_pop_elem(&mend_small, slot)) || !bpf_map_pop_elem(&free_small, slot);
+}
+
 static __always_inline void pg_slot_free(u32 source, u32 slot)
 {
 	long failed;
 
-	failed = source == PG_SRC_HELD_LARGE ? bpf_map_push_elem(&free_large, &slot, 0)
-					     : bpf_map_push_elem(&free_small, &slot, 0);
+	if (source == PG_SRC_HELD_LARGE)
+		failed = slot < PG_MAX_HELD_LARGE ? bpf_map_push_elem(&free_large, &slot, 0)
+						  : bpf_map_push_elem(&mend_large, &slot, 0);
+	else
+		failed = slot < PG_MAX_HELD_SMALL ? bpf_map_push_elem(&free_small, &slot, 0)
+						  : bpf_map_push_elem(&mend_small, &slot, 0);
 	if (failed)
 		pg_count_add(PG_N_HELPER_FAILED, 1);
+}
+
+/* Which share a client's address has. */
+static __always_inline u32 pg_share_of(const struct pg_conn *c)
+{
+	u64 address = *(const u64 *)c->remote;
+
+	if (c->family != AF_INET6 || !address)
+		address = *(const u32 *)(c->remote + 12);
+	return address * 0x9e3779b97f4a7c15ull >> 54;
+}
+
+static __always_inline u32 pg_weight(const struct pg_held_segment *s)
+{
+	return s->source == PG_SRC_HELD_LARGE ? PG_LARGE_WEIGHT : 1;
+}
+
+/* Counts slots in a share: they are taken (positive) or given back. Returns how many there were. */
+static __always_inline u32 pg_share_add(u32 share, int slots)
+{
+	u32 *taken = bpf_map_lookup_elem(&shares, &share);
+
+	return taken ? __sync_fetch_and_add(taken, slots) : PG_MAX_HELD_SHARE;
 }
 
 /* A place in the set: does [seq, seq + length) overlap a segment that is kept? */
@@ -58,6 +94,7 @@ PG_STEP int pg_held_take(struct pg_held *h, u32 judged, struct pg_held_segment *
 		if (pg_after(s->seq, judged))
 			continue;
 		*found = *s;
+		pg_share_add(h->share, -(int)pg_weight(found));
 		h->count--;
 		last = pg_index(h->count, PG_MAX_HELD_SEGMENTS);
 		*s = h->segment[last];
@@ -68,18 +105,21 @@ PG_STEP int pg_held_take(struct pg_held *h, u32 judged, struct pg_held_segment *
 	return 0;
 }
 
-/* Copies a payload into a slot, which has room for `spare` bytes more. */
-PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spare, struct pg_held_segment *to)
+/* Copies a payload into a slot; where it may be mended, with room for a patch behind it. */
+PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, struct pg_held_segment *to)
 {
 	struct pg_small *small;
 	struct pg_large *large;
-	u32 slot;
+	u32 slot, spare;
 
+	if (!to)
+		return 0;
+	spare = to->why == PG_COPY_WAITS ? 0 : PG_PATCH;
 	/* the verifier wants to see the length itself bounded */
-	if (!to || !length || length > PG_MAX_HELD_BYTES || length + spare > PG_MAX_HELD_BYTES)
+	if (!length || length > PG_MAX_HELD_BYTES || length + spare > PG_MAX_HELD_BYTES)
 		return 0;
 	if (length <= PG_HELD_SMALL_BYTES && length + spare <= PG_HELD_SMALL_BYTES &&
-	    !bpf_map_pop_elem(&free_small, &slot)) {
+	    pg_slot_take(PG_SRC_HELD_SMALL, to->why, &slot)) {
 		small = bpf_map_lookup_elem(&held_small, &slot);
 		if (!small)
 			return 0;
@@ -90,7 +130,7 @@ PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spar
 		pg_slot_free(PG_SRC_HELD_SMALL, slot);
 		return 0;
 	}
-	if (bpf_map_pop_elem(&free_large, &slot))
+	if (!pg_slot_take(PG_SRC_HELD_LARGE, to->why, &slot))
 		return 0;
 	large = bpf_map_lookup_elem(&held_large, &slot);
 	if (!large)
@@ -107,14 +147,22 @@ PG_STEP int pg_held_copy(struct __sk_buff *skb, u32 offset, u32 length, u32 spar
  * Keeps a segment ahead of the hole. Returns 0 if it cannot be kept. A function of its own, for its variables would
  * take the hook's stack beyond 512 bytes together with the engine's deepest calls, as 6.1 adds them up.
  */
-PG_STEP int pg_held_put(struct __sk_buff *skb, u64 cookie, const struct pg_segment *g, u32 withheld)
+PG_STEP int pg_held_put(struct __sk_buff *skb, const struct pg_conn *c, const struct pg_segment *g)
 {
-	struct pg_held_segment s = {.withheld = withheld};
+	struct pg_held_segment s = {};
 	struct pg_held *h, *blank;
-	u32 zero = 0;
+	u32 zero = 0, most = PG_MAX_HELD_SEGMENTS;
+	u64 cookie;
 
-	if (!g)
+	if (!g || !c)
 		return 0;
+	cookie = c->cookie;
+	if (c->mends) {
+		/* where something was denied already, something may be again, and what has passed cannot be mended;
+		 * each that is withheld becomes a hole, maybe all in one run */
+		s.why = PG_COPY_WITHHELD;
+		most = PG_MAX_HOLES / 2 - 1;
+	}
 	s.seq = g->seq;
 	s.length = g->length;
 	h = bpf_map_lookup_elem(&held, &cookie);
@@ -125,13 +173,13 @@ PG_STEP int pg_held_put(struct __sk_buff *skb, u64 cookie, const struct pg_segme
 		h = bpf_map_lookup_elem(&held, &cookie);
 		if (!h)
 			return 0;
+		h->share = pg_share_of(c);
 	}
-	/* each that is withheld becomes a hole, maybe all in one run */
-	if (h->count >= (withheld ? PG_MAX_HOLES / 2 - 1 : PG_MAX_HELD_SEGMENTS) ||
-	    pg_held_overlaps(h, g->seq, g->length))
+	if (h->count >= most || pg_held_overlaps(h, g->seq, g->length))
 		return 0;
-	if (!pg_held_copy(skb, g->offset, g->length, withheld ? PG_PATCH : 0, &s))
+	if (pg_share_add(h->share, 0) >= PG_MAX_HELD_SHARE || !pg_held_copy(skb, g->offset, g->length, &s))
 		return 0;
+	pg_share_add(h->share, pg_weight(&s));
 	h->segment[pg_index(h->count, PG_MAX_HELD_SEGMENTS)] = s;
 	h->count++;
 	pg_count_add(PG_N_HELD, 1);
@@ -147,6 +195,7 @@ PG_STEP int pg_held_free_all(struct pg_held *h)
 	for (i = 0; i < PG_MAX_HELD_SEGMENTS; i++) {
 		if (i >= h->count)
 			break;
+		pg_share_add(h->share, -(int)pg_weight(&h->segment[i]));
 		pg_slot_free(h->segment[i].source, h->segment[i].slot);
 	}
 	h->count = 0;

@@ -68,8 +68,9 @@ struct {
 	__type(value, struct pg_text);
 } texts SEC(".maps");
 
-/* Segments ahead of a hole: which, by socket cookie, and their bytes. The loader fills the two queues with the slots'
- * numbers; a slot belongs to whoever took it from there. */
+/* Segments ahead of a hole: which, by socket cookie, and their bytes. The loader fills the queues with the slots'
+ * numbers; a slot belongs to whoever took it from there. The last slots of either size are for copies of denied
+ * segments alone: whatever waits for gaps elsewhere, a denial ends its RPC only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -87,14 +88,14 @@ struct pg_large {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, PG_MAX_HELD_SMALL);
+	__uint(max_entries, PG_MAX_HELD_SMALL + PG_MAX_MEND_SMALL);
 	__type(key, u32);
 	__type(value, struct pg_small);
 } held_small SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, PG_MAX_HELD_LARGE);
+	__uint(max_entries, PG_MAX_HELD_LARGE + PG_MAX_MEND_LARGE);
 	__type(key, u32);
 	__type(value, struct pg_large);
 } held_large SEC(".maps");
@@ -110,6 +111,26 @@ struct {
 	__uint(max_entries, PG_MAX_HELD_LARGE);
 	__type(value, u32);
 } free_large SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, PG_MAX_MEND_SMALL);
+	__type(value, u32);
+} mend_small SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, PG_MAX_MEND_LARGE);
+	__type(value, u32);
+} mend_large SEC(".maps");
+
+/* What waits of the connections of one address, in small slots. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PG_SHARES);
+	__type(key, u32);
+	__type(value, u32);
+} shares SEC(".maps");
 
 /* Connections without state that were reported once. */
 struct {

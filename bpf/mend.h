@@ -29,50 +29,43 @@
 #define PG_F_UNKNOWN 0x2a /* reserved for exercising that unknown types are ignored (RFC 9113, section 5.5) */
 #define PG_CANCEL 8
 #define PG_INDEX_ROOT 0x84 /* ":path: /" (RFC 7541, appendix A) */
-#define PG_RESETS 4	   /* in one segment; h2, of tonic and hyper, takes 20 before it has looked at the requests */
 #define PG_EMPTY_BYTES 256 /* padding has a length of one byte (RFC 9113, section 6.1) */
-#define PG_WALKED \
-	16384 /* frames, in one run: each denied RPC is looked for from its HEADERS on, about 130 ns a frame */
-#define PG_RST_BYTES 13 /* RST_STREAM: head and error code */
+#define PG_RST_BYTES 13	   /* RST_STREAM: head and error code */
 
-/* Writes `n` bytes of the patch into a slot. */
-PG_STEP int pg_slot_put(struct pg_work *w, u32 source, u32 slot, u32 at, u32 n)
+/* A slot's bytes from `at` on: as many as a patch has. */
+static __always_inline u8 *pg_slot_bytes(u32 source, u32 slot, u32 at)
 {
 	struct pg_small *small;
 	struct pg_large *large;
 
-	if (!w || n > PG_PATCH)
-		return 0;
 	if (source == PG_SRC_HELD_SMALL) {
 		small = bpf_map_lookup_elem(&held_small, &slot);
-		if (!small || at > PG_HELD_SMALL_BYTES - PG_PATCH)
-			return 0;
-		return !bpf_probe_read_kernel(small->bytes + at, n, w->patch);
+		return small && at <= PG_HELD_SMALL_BYTES - PG_PATCH ? small->bytes + at : 0;
 	}
 	large = bpf_map_lookup_elem(&held_large, &slot);
-	if (!large || at > PG_MAX_HELD_BYTES - PG_PATCH)
+	return large && at <= PG_MAX_HELD_BYTES - PG_PATCH ? large->bytes + at : 0;
+}
+
+/* Writes `n` bytes of the patch into a slot. */
+PG_STEP int pg_slot_put(struct pg_work *w, u32 source, u32 slot, u32 at, u32 n)
+{
+	u8 *bytes;
+
+	if (!w || n > PG_PATCH)
 		return 0;
-	return !bpf_probe_read_kernel(large->bytes + at, n, w->patch);
+	bytes = pg_slot_bytes(source, slot, at);
+	return bytes && !bpf_probe_read_kernel(bytes, n, w->patch);
 }
 
 /* Reads `n` bytes of a slot into the patch. */
 PG_STEP int pg_slot_get(struct pg_work *w, u32 source, u32 slot, u32 at, u32 n)
 {
-	struct pg_small *small;
-	struct pg_large *large;
+	u8 *bytes;
 
 	if (!w || n > PG_PATCH)
 		return 0;
-	if (source == PG_SRC_HELD_SMALL) {
-		small = bpf_map_lookup_elem(&held_small, &slot);
-		if (!small || at > PG_HELD_SMALL_BYTES - PG_PATCH)
-			return 0;
-		return !bpf_probe_read_kernel(w->patch, n, small->bytes + at);
-	}
-	large = bpf_map_lookup_elem(&held_large, &slot);
-	if (!large || at > PG_MAX_HELD_BYTES - PG_PATCH)
-		return 0;
-	return !bpf_probe_read_kernel(w->patch, n, large->bytes + at);
+	bytes = pg_slot_bytes(source, slot, at);
+	return bytes && !bpf_probe_read_kernel(w->patch, n, bytes);
 }
 
 /* Writes the first `n` bytes of the patch into the copy. */
@@ -145,13 +138,13 @@ PG_STEP int pg_mend_blank(struct pg_work *w, u32 from, u32 to)
 /* Sees to it that there is a copy of the chunk that can be changed. */
 static __always_inline int pg_mend_begin(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
-	struct pg_held_segment s = {};
+	struct pg_held_segment s = {.why = PG_COPY_MENDS};
 
 	if (!w->mendable || c->role != PG_ROLE_SERVER || c->phase != PG_P_LIVE || !c->cookie)
 		return 0;
 	if (w->hole_source != PG_SRC_PACKET)
 		return 1;
-	if (w->source != PG_SRC_PACKET || !pg_held_copy(skb, w->base + w->hole_skip, w->hole_length, PG_PATCH, &s))
+	if (w->source != PG_SRC_PACKET || !pg_held_copy(skb, w->base + w->hole_skip, w->hole_length, &s))
 		return 0;
 	w->hole_source = s.source;
 	w->hole_slot = s.slot;
@@ -230,7 +223,7 @@ PG_STEP int pg_mend_reset(struct pg_conn *c, struct pg_work *w)
 	m = pg_get_method(w->method);
 	may_be_empty = m && m->flags & PG_METHOD_UNARY && w->message == 1 && length && length <= PG_EMPTY_BYTES;
 	may_be_reset = whole == PG_RST_BYTES || whole >= PG_RST_BYTES + PG_HEAD_BYTES;
-	if (may_be_empty && (!may_be_reset || w->resets >= PG_RESETS))
+	if (may_be_empty && (!may_be_reset || w->resets >= PG_MAX_RESETS))
 		return pg_mend_empty(w, h, at, length) ? PG_MENDED_ENDED : PG_NOT_MENDED;
 	if (!may_be_reset)
 		return PG_NOT_MENDED;
@@ -263,7 +256,7 @@ PG_STEP int pg_walk_frame(struct pg_work *w, u32 at, u32 stream)
 {
 	u32 length, type, of;
 
-	if (!w || w->walked >= PG_WALKED || !pg_mend_get(w, at, PG_HEAD_BYTES))
+	if (!w || w->walked >= PG_MAX_WALKED || !pg_mend_get(w, at, PG_HEAD_BYTES))
 		return -1;
 	w->walked++;
 	length = (u32)w->patch[0] << 16 | (u32)w->patch[1] << 8 | w->patch[2];
@@ -406,7 +399,8 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	w->mends = 0;
 	pg_count_add(PG_N_DENIED, 1);
 	pg_count_add(PG_N_MENDED, 1);
-	c->mended[pg_index(w->stream >> 1, PG_MENDED_STREAMS)] = (struct pg_mended){.stream = w->stream, .as = mended};
+	c->mended[pg_index(w->stream >> 1, PG_MAX_MENDED_STREAMS)] =
+		(struct pg_mended){.stream = w->stream, .as = mended};
 	c->mends++;
 	pg_stream_close(c, w->stream);
 	return 1;

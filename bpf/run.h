@@ -148,7 +148,7 @@ static __always_inline int pg_next_chunk(struct pg_run *r)
 	pg_chunk(w, s.source, s.slot, 0, s.length);
 	w->pos = r->judged - s.seq;
 	pg_chunk_hole(r->c, w, r->judged);
-	if (s.withheld) {
+	if (s.why == PG_COPY_WITHHELD) {
 		w->hole_source = s.source;
 		w->hole_slot = s.slot;
 		w->hole_base = w->pos;

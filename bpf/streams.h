@@ -65,7 +65,7 @@ PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
  * frames, and no handler is left for them. */
 static inline u32 pg_mended_as(const struct pg_conn *c, u32 stream)
 {
-	const struct pg_mended *m = &c->mended[pg_index(stream >> 1, PG_MENDED_STREAMS)];
+	const struct pg_mended *m = &c->mended[pg_index(stream >> 1, PG_MAX_MENDED_STREAMS)];
 
 	return m->stream == stream ? m->as : PG_NOT_MENDED;
 }

@@ -5,8 +5,10 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$root"
 
-say "Python peers"
+say "peers: Python, node, Go"
 tests/peers/python/setup.sh >/dev/null
+tests/peers/js/setup.sh "$target/peers-js" >/dev/null
+tests/peers/go/setup.sh "$target/peers-go" >/dev/null
 say "building"
 cargo build --locked --workspace --bins
 built=$(mktemp)

@@ -5,7 +5,10 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 packages=(clang libclang-dev llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev linux-libc-dev iproute2 ethtool
-	clang-format python3 python3-venv)
+	clang-format python3 python3-venv libclang-rt-dev nghttp2-client golang-go golang-google-grpc-dev golang-google-protobuf-dev)
+# Often from elsewhere than Debian, and then npm is part of it.
+command -v node >/dev/null || packages+=(nodejs)
+command -v npm >/dev/null || packages+=(npm)
 [[ ${1:-} != vm ]] || packages+=(qemu-system-x86 busybox-static cpio xz-utils kmod e2fsprogs binutils debian-archive-keyring)
 
 if command -v dpkg-query >/dev/null; then
@@ -21,7 +24,7 @@ if command -v dpkg-query >/dev/null; then
 			apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
 	fi
 else
-	for tool in clang pkg-config cc ip ethtool clang-format python3; do
+	for tool in clang pkg-config cc ip ethtool clang-format python3 go node npm; do
 		command -v "$tool" >/dev/null || fail "\`$tool\` is missing; on Debian these packages are needed: ${packages[*]}"
 	done
 fi

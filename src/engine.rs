@@ -119,6 +119,20 @@ impl<'t> Connection<'t> {
         unsafe { &*abi::pg_host_conn(self.host.as_ptr()) }
     }
 
+    /// A live stream, as the kernel would keep it.
+    #[must_use]
+    pub fn stream(&self, id: u32) -> Option<&abi::pg_stream> {
+        // SAFETY: null, or a part of `host` that nothing changes while `self` is borrowed.
+        unsafe { abi::pg_host_stream(self.host.as_ptr(), id).as_ref() }
+    }
+
+    /// The matcher alone: the first of these tests that completes a clause that holds of `bits`.
+    pub fn matches(&mut self, bits: &abi::pg_bits, tests: std::ops::Range<u32>) -> Option<u32> {
+        // SAFETY: `host` is valid until drop, `bits` for the call, and tests outside the table end the search.
+        let hit = unsafe { abi::pg_host_match(self.host.as_ptr(), bits, tests.start, tests.end) };
+        u32::try_from(hit).ok()
+    }
+
     /// Streams that are live.
     #[must_use]
     pub fn streams(&self) -> u32 {

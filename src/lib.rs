@@ -4,6 +4,7 @@
 
 pub mod abi;
 pub mod agent;
+pub mod cases;
 pub mod cgroup;
 pub mod cli;
 pub mod engine;

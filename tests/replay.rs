@@ -117,6 +117,31 @@ fn the_kernel_judges_as_the_host_does() {
     assert!((300..2700).contains(&dropped), "a dull run: {dropped} denied");
 }
 
+#[test]
+fn the_cases_of_every_policy_are_judged_in_the_kernel() {
+    if harness::skip("cases") {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut passed = 0;
+    for folder in std::fs::read_dir(root.join("policies")).unwrap().map(|entry| entry.unwrap().path()) {
+        if !folder.is_dir() {
+            continue;
+        }
+        let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let cases = |path: &&std::path::PathBuf| path.file_stem().unwrap() == "cases";
+        let policy = files.iter().find(|path| !cases(path) && path.extension().unwrap() == "toml").unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_protocg"));
+        command.args(["test", "--kernel"]).arg(policy).arg(files.iter().find(cases).unwrap());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", folder.display());
+        passed += said.lines().filter(|line| line.starts_with("ok    ")).count();
+    }
+    println!("{passed} cases, the same in the kernel as on the host");
+    assert!(passed > 50, "{passed}");
+}
+
 /// Prints nanoseconds a packet and the verifier's counts; the numbers are looked at, not asserted.
 #[test]
 fn what_it_costs() {

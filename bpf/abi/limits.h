@@ -44,13 +44,27 @@
 	L(PEER_TESTS, 256, "address blocks and addresses that rules compare peer.ip with", "more are a compile error") \
 	L(HELD_SEGMENTS, 256, "segments of one connection that wait for a hole to fill",                               \
 	  "further ones are dropped, and TCP sends them again")                                                        \
-	L(HELD_LARGE, 256, "slots of 64 KiB for waiting segments, shared by all connections: 16 MiB",                  \
+	L(HELD_LARGE, 192, "slots of 64 KiB for waiting segments, shared by all connections: 12 MiB",                  \
 	  "a segment that finds none is dropped, and TCP sends it again")                                              \
-	L(HELD_SMALL, 4096, "slots of 2 KiB for waiting segments, shared by all connections: 8 MiB",                   \
+	L(HELD_SMALL, 3072, "slots of 2 KiB for waiting segments, shared by all connections: 6 MiB",                   \
 	  "a segment that finds none takes a large slot, or is dropped, and TCP sends it again")                       \
+	L(HELD_SHARE, 1536, "slots that the connections of one address, or IPv6 /64, may have; a large one counts 16", \
+	  "further segments are dropped, and TCP sends them again")                                                    \
+	L(MEND_LARGE, 64, "slots of 64 KiB for copies of denied segments alone, until these are sent: 4 MiB",          \
+	  "a copy that finds none takes a waiting segment's; without one the denial ends its connection")              \
+	L(MEND_SMALL, 1024, "slots of 2 KiB for copies of denied segments alone, until these are sent: 2 MiB",         \
+	  "a copy that finds none takes a large slot")                                                                 \
 	L(HELD_BYTES, 65536, "the longest segment that is held", "a longer one ahead of a hole is dropped")            \
 	L(HOLES, 64, "dropped segments of one connection that wait to be mended; a power of two",                      \
 	  "past half of them, further segments are dropped, and TCP sends them again")                                 \
+	L(MENDED_STREAMS, 128, "streams of one connection whose mending is remembered; a power of two",                \
+	  "late frames of one before reach the server, where no handler is behind them")                               \
+	L(RESETS, 4, "RST_STREAM frames in the copy of one segment: servers count them (CVE-2023-44487)",              \
+	  "further denied messages of unary calls lose their data instead")                                            \
+	L(WALKED, 16384,                                                                                               \
+	  "frames that are looked through for those of denied RPCs, in one segment and what waited for "               \
+	  "it: about 130 ns each",                                                                                     \
+	  "a denial past it ends its connection")                                                                      \
 	L(PATH_TEXTS, 1024, "paths that no rule names, kept for events; the least recently used goes first",           \
 	  "the event then says nothing of the method")                                                                 \
 	L(EVENT_BYTES, 4194304, "ring buffer from the kernel to the agent",                                            \

@@ -34,6 +34,7 @@ enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
 	R(FRAME_STREAM, MALFORMED, "frame_stream", "a frame stands on a stream that its type does not allow")         \
 	R(FRAME_ORDER, MALFORMED, "frame_order", "a frame comes where HTTP/2 does not allow it")                      \
 	R(PADDING, MALFORMED, "padding", "padding is longer than the frame")                                          \
+	R(PADDED_HEADERS, MALFORMED, "padded_headers", "HEADERS are padded, which servers read differently")          \
 	R(STREAM_ID, MALFORMED, "stream_id", "a stream id is even, reused or goes backwards")                         \
 	R(HPACK_INDEX, MALFORMED, "hpack_index", "a header field refers to an entry that does not exist")             \
 	R(HPACK_INTEGER, MALFORMED, "hpack_integer", "an HPACK integer is too long")                                  \
@@ -55,6 +56,7 @@ enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
 	R(PROTOBUF_GROUP, MALFORMED, "protobuf_group", "a protobuf group does not end where it should")               \
 	R(PROTOBUF_VALUE, MALFORMED, "protobuf_value",                                                                \
 	  "a value that a rule reads is none of its type: an enum's, a timestamp's, a duration's")                    \
+	R(PROTOBUF_MAP, MALFORMED, "protobuf_map", "a protobuf map has another wire type, which some servers ignore") \
 	R(UTF8, MALFORMED, "utf8", "a string that a rule reads is not UTF-8")                                         \
 	R(PATH_LENGTH, TOO_LARGE, "path_length", "the :path is longer than the limit")                                \
 	R(HEADER_BLOCK, TOO_LARGE, "header_block", "a header block is longer than the limit")                         \

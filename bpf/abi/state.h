@@ -83,7 +83,7 @@ struct pg_stream_key {
 enum pg_h2_state {
 	PG_H2_PREFACE,	  /* client's connection preface, `have` bytes seen */
 	PG_H2_HEAD,	  /* frame head, `have` bytes in head[] */
-	PG_H2_PAD_LENGTH, /* Pad Length of DATA or HEADERS */
+	PG_H2_PAD_LENGTH, /* Pad Length of DATA */
 	PG_H2_PRIORITY,	  /* priority fields of HEADERS, `have` bytes skipped */
 	PG_H2_FRAGMENT,	  /* header block fragment */
 	PG_H2_DATA,	  /* DATA */
@@ -190,8 +190,6 @@ struct pg_hole {
 	u16 base;   /* where in the slot it begins; a withheld segment's first bytes may be TCP's already */
 };
 
-#define PG_MENDED_STREAMS 128 /* a power of two */
-
 /* How mending ended a stream. */
 enum pg_mended_as {
 	PG_NOT_MENDED,
@@ -243,8 +241,8 @@ struct pg_conn {
 	u32 holes;	 /* how many of hole[] are open */
 	u32 mends;	 /* streams that ended by mending, ever */
 	struct pg_hole hole[PG_MAX_HOLES];
-	struct pg_mended mended[PG_MENDED_STREAMS]; /* the last of them, each in its stream's place */
-	struct pg_bits peer;			    /* header-scope bits that depend on the peer only */
+	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
+	struct pg_bits peer;				/* header-scope bits that depend on the peer only */
 	struct pg_h2 request;
 	struct pg_h2 response;
 	struct pg_block block;
@@ -259,17 +257,27 @@ struct pg_conn {
 /* Where bytes are: in the packet, or in a slot of one of two sizes. */
 enum pg_source { PG_SRC_PACKET, PG_SRC_HELD_SMALL, PG_SRC_HELD_LARGE };
 
+/* Why a payload is copied. */
+enum pg_copy {
+	PG_COPY_WAITS,	  /* it passed, to wait in TCP's queue */
+	PG_COPY_WITHHELD, /* it was dropped, to be sent by the agent once it is judged */
+	PG_COPY_MENDS,	  /* something of it is denied: slots are kept back for these */
+};
+
 struct pg_held_segment {
 	u32 seq;
 	u32 length;
 	u32 slot;
-	u16 source;   /* enum pg_source */
-	u16 withheld; /* 1: dropped, to be sent by the agent; 0: passed, to wait in TCP's queue */
+	u16 source; /* enum pg_source */
+	u16 why;    /* enum pg_copy */
 };
+
+#define PG_SHARES 1024 /* a power of two; addresses that come to the same share one */
+#define PG_LARGE_WEIGHT 16
 
 struct pg_held {
 	u32 count;
-	u32 reserved;
+	u32 share; /* which of the shares its slots are counted in */
 	struct pg_held_segment segment[PG_MAX_HELD_SEGMENTS];
 };
 

@@ -145,6 +145,8 @@ enum pg_kind {
 #define PG_FIELD_KEY 2u	     /* the key in a map's entry, where distinct ones are counted */
 #define PG_FIELD_SIGNED 4u   /* such a key, of a signed type */
 #define PG_FIELD_DISTINCT 8u /* a map of which the distinct keys are counted */
+/* A map, read or not. prost reads a map's entry whatever the tag's wire type is, so any other is refused. */
+#define PG_FIELD_MAP 16u
 
 /* A row that is none: the value is not one of its type, and runtimes read it differently (PG_R_PROTOBUF_VALUE). */
 #define PG_ROW_REFUSED 0xffffffffu

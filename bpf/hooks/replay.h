@@ -11,12 +11,13 @@
 
 #define PG_REPLAY_COOKIE 1
 
-/* A connection that begins here; the one before it goes. */
-static __always_inline struct pg_conn *pg_replay_begin(void)
+/* A connection that begins here, from the peer that the control block names; the one before it goes. */
+static __always_inline struct pg_conn *pg_replay_begin(struct __sk_buff *skb)
 {
+	volatile __u32 *cb = skb->cb; /* read word by word: a context allows nothing else */
 	u64 cookie = PG_REPLAY_COOKIE;
 	struct pg_conn *blank, *c;
-	u32 zero = 0;
+	u32 zero = 0, ip[4];
 
 	c = bpf_map_lookup_elem(&conns, &cookie);
 	if (c)
@@ -29,7 +30,12 @@ static __always_inline struct pg_conn *pg_replay_begin(void)
 		return 0;
 	c->id = pg_conn_id();
 	c->cookie = cookie;
-	c->remote[15] = 1;
+	ip[0] = cb[0];
+	ip[1] = cb[1];
+	ip[2] = cb[2];
+	ip[3] = cb[3];
+	__builtin_memcpy(c->remote, ip, 16);
+	c->remote_port = cb[4];
 	pg_connection_start(c);
 	return c;
 }
@@ -42,7 +48,7 @@ static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
 	u32 zero = 0;
 
 	r.w = bpf_map_lookup_elem(&work_scratch, &zero);
-	r.c = skb->mark ? pg_replay_begin() : bpf_map_lookup_elem(&conns, &cookie);
+	r.c = skb->mark ? pg_replay_begin(skb) : bpf_map_lookup_elem(&conns, &cookie);
 	if (!r.w || !r.c)
 		return pg_drop(PG_R_INTERNAL);
 	if (r.c->phase == PG_P_BLIND)

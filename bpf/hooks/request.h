@@ -12,6 +12,7 @@ enum pg_pass { PG_DROP = 0, PG_PASS = 1 };
 
 #define PG_STUCK_DROPS 5
 #define PG_STUCK_NS 1000000000ull
+#define PG_STUCK_HOLE_NS 10000000000ull /* a hole waits for the agent, which may be busy */
 
 static __always_inline int pg_drop(u32 reason)
 {
@@ -80,7 +81,7 @@ static __always_inline int pg_overlap(struct pg_conn *c, struct pg_work *w, u32 
 		c->stuck_since = now;
 	}
 	c->stuck++;
-	if (c->stuck > PG_STUCK_DROPS && now - c->stuck_since > PG_STUCK_NS)
+	if (c->stuck > PG_STUCK_DROPS && now - c->stuck_since > (c->holes ? PG_STUCK_HOLE_NS : PG_STUCK_NS))
 		return pg_cut(c, w, PG_R_RETRANSMIT_UNVERIFIED);
 	return PG_DROP;
 }
@@ -126,8 +127,7 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 		return PG_DROP;
 	}
 	if (pg_after(a, c->judged)) {
-		/* where something was denied already, something may be again, and what has passed cannot be mended */
-		if (!pg_held_put(skb, cookie, g, c->mends != 0)) {
+		if (!pg_held_put(skb, c, g)) {
 			pg_count_add(PG_N_HELD_FULL, 1);
 			return PG_DROP;
 		}

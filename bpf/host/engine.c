@@ -112,6 +112,25 @@ u32 pg_host_streams(const struct pg_host *host)
 	return host->stream_count;
 }
 
+const struct pg_stream *pg_host_stream(const struct pg_host *host, u32 stream)
+{
+	struct pg_host_stream *s;
+
+	for (s = host->streams; s; s = s->next)
+		if (s->id == stream)
+			return &s->stream;
+	return 0;
+}
+
+int pg_host_match(struct pg_host *host, const struct pg_bits *bits, u32 first, u32 end)
+{
+	struct pg_bits copy = *bits;
+
+	pg_here = host;
+	host->work.skip = PG_NO_RULE;
+	return pg_match(&copy, &host->work, first, end);
+}
+
 u64 pg_host_counter(const struct pg_host *host, u32 counter)
 {
 	return counter < PG_COUNTERS ? host->counters[counter] : 0;

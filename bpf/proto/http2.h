@@ -81,8 +81,13 @@ static inline u32 pg_h2_check(const struct pg_h2 *h, int from_client)
 	if (h->block != (h->type == PG_F_CONTINUATION))
 		return PG_R_FRAME_ORDER;
 	switch (h->type) {
-	case PG_F_DATA:
 	case PG_F_HEADERS:
+		/* C-core reads the pad length and the padding as parts of the header block: for it, it is another one.
+		 */
+		if (from_client && h->flags & PG_FLAG_PADDED)
+			return PG_R_PADDED_HEADERS;
+		return h->stream ? PG_R_NONE : PG_R_FRAME_STREAM;
+	case PG_F_DATA:
 	case PG_F_CONTINUATION:
 		return h->stream ? PG_R_NONE : PG_R_FRAME_STREAM;
 	case PG_F_PRIORITY:
@@ -164,7 +169,7 @@ static inline u32 pg_h2_head(struct pg_h2 *h, struct pg_work *w, int from_client
 	if (reason)
 		return reason;
 	pg_h2_body(h);
-	if ((h->type == PG_F_DATA || h->type == PG_F_HEADERS) && h->flags & PG_FLAG_PADDED) {
+	if (h->type == PG_F_DATA && h->flags & PG_FLAG_PADDED) {
 		if (!h->left)
 			return PG_R_FRAME_SIZE;
 		h->state = PG_H2_PAD_LENGTH;
@@ -179,20 +184,16 @@ static inline u32 pg_h2_head(struct pg_h2 *h, struct pg_work *w, int from_client
 	return PG_R_NONE;
 }
 
-/* Pad Length, and the priority fields behind it (section 6.2). */
+/* Pad Length of DATA (section 6.1). */
 static inline u32 pg_h2_pad_length(struct pg_h2 *h, struct pg_work *w)
 {
-	u32 fixed = h->type == PG_F_HEADERS && h->flags & PG_FLAG_PRIORITY ? 5 : 0;
-
 	h->pad = pg_peek(w);
 	w->pos++;
 	h->left--;
-	if (h->pad + fixed > h->left)
+	if (h->pad > h->left)
 		return PG_R_PADDING;
 	h->left -= h->pad;
 	pg_h2_body(h);
-	if (fixed)
-		h->state = PG_H2_PRIORITY;
 	return PG_R_NONE;
 }
 

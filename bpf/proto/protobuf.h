@@ -81,8 +81,12 @@ PG_STEP int pg_pb_string(struct pg_stream *s, struct pg_work *w, u32 n)
 			if (!s->utf8)
 				s->points++;
 			s->utf8 = pg_utf8_step(s->utf8, byte);
-			if (s->utf8 == PG_UTF8_BAD)
+			if (s->utf8 == PG_UTF8_BAD) {
+				/* the caller counts them all: where a switch lets the message pass, it is passed over
+				 * from here */
+				w->pos += n - 1 - i;
 				return PG_R_UTF8;
+			}
 		} else {
 			s->points++;
 		}
@@ -251,21 +255,23 @@ PG_STEP int pg_pb_tag(struct pg_stream *s, u32 plan)
 		s->pb = PG_PB_TAG;
 		return PG_R_NONE;
 	}
-	if (wire == PG_W_GROUP) {
-		s->pb = PG_PB_TAG;
-		return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number, 0);
-	}
 	if (wire > PG_W_FIXED32)
 		return PG_R_PROTOBUF_TAG;
 	if (!pg_pb_in_group(s)) {
 		s->field = pg_pb_find(pg_pb_current_node(s, plan), number);
 		f = s->field ? pg_get_field(s->field - 1) : 0;
+		if (f && f->flags & PG_FIELD_MAP && wire != PG_W_BYTES)
+			return PG_R_PROTOBUF_MAP;
 		if (!f)
 			s->field = 0;
 		else if (pg_kind_wire(f->kind) == wire)
 			pg_row(&s->bits, f->reset);
 		else if (!pg_pb_is_packed(f, wire))
 			s->field = 0;
+	}
+	if (wire == PG_W_GROUP) {
+		s->pb = PG_PB_TAG;
+		return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number, 0);
 	}
 	return pg_pb_value(s, wire);
 }

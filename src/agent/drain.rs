@@ -36,15 +36,17 @@ const QUIET_MOST: Duration = Duration::from_millis(200);
 const FIRST: Duration = Duration::from_millis(20);
 /// HTTP/2 servers end connections with many RST_STREAM for requests that they have not looked at yet (CVE-2023-44487;
 /// h2, of tonic and hyper, at 20): no more than this many are sent before the server has read them.
-const RESETS: u32 = 4;
-/// A server that reads nothing for so long gets the next ones all the same.
-const READ: Duration = Duration::from_secs(2);
-/// A server that has read them may not have looked at the requests yet; it has after this.
+const RESETS: u32 = abi::PG_MAX_RESETS;
+/// A server that reads nothing for so long gets the next ones all the same. Whatever follows waits behind the hole, so it
+/// loses nothing by a long wait.
+const READ: Duration = Duration::from_secs(30);
+/// A server that has read them may not have looked at the requests yet; it has after as long as the reading took, and
+/// this at least.
 const LOOKED: Duration = Duration::from_millis(1);
 /// How long an answer on a connection that goes on may take.
 const ANSWER: Duration = Duration::from_secs(5);
 /// A hole that is not told of within this time never will be.
-const LOST: Duration = Duration::from_secs(1);
+const LOST: Duration = Duration::from_secs(5);
 /// How long the task of a connection that goes on stays for the next denial.
 const STAY: Duration = Duration::from_millis(50);
 
@@ -101,6 +103,7 @@ pub async fn attend(core: Rc<Core>, event: abi::pg_event, signals: UnboundedRece
         inbox: VecDeque::from_iter(first),
         resets: 0,
         reset_at: Instant::now(),
+        read_at: None,
     };
     loop {
         let (denial, frames) = match talk.live().await {
@@ -160,6 +163,8 @@ struct Talk<'a> {
     resets: u32,
     /// When the last of them was sent.
     reset_at: Instant,
+    /// When the server was first seen to have read them all.
+    read_at: Option<Instant>,
 }
 
 impl Talk<'_> {
@@ -170,15 +175,22 @@ impl Talk<'_> {
         loop {
             let signal = match self.inbox.pop_front() {
                 Some(signal) => signal,
-                None => match timeout(STAY, self.signals.recv()).await {
+                None => match timeout(self.stay(), self.signals.recv()).await {
                     Ok(Some(signal)) => signal,
                     Ok(None) => return Outcome::Broken,
-                    Err(_) if self.core.shared.conn(self.cookie).is_none_or(|conn| conn.holes == 0) => {
-                        return Outcome::Quiet;
+                    Err(_) => {
+                        let holes = self.core.shared.conn(self.cookie).map(|conn| conn.holes);
+                        match holes {
+                            None => return Outcome::Quiet,
+                            // What the server has not looked at yet counts for the next denial.
+                            Some(0) if !self.has_looked() => {}
+                            Some(0) if heard.elapsed() >= STAY => return Outcome::Quiet,
+                            // The event may be lost; on a busy machine it is only late.
+                            Some(holes) if holes > 0 && heard.elapsed() >= LOST => return Outcome::Broken,
+                            _ => {}
+                        }
+                        continue;
                     }
-                    // The event may be lost; on a busy machine it is only late.
-                    Err(_) if heard.elapsed() < LOST => continue,
-                    Err(_) => return Outcome::Broken,
                 },
             };
             heard = Instant::now();
@@ -218,6 +230,7 @@ impl Talk<'_> {
             said += 1;
         }
         self.let_read(hole.resets).await;
+        let deadline = Instant::now() + ANSWER;
         if !self.fill(hole).await || (under_way && !self.passed(deadline).await) {
             return false;
         }
@@ -229,20 +242,32 @@ impl Talk<'_> {
         true
     }
 
-    /// Waits, if need be, until the server has read the RST_STREAM frames before these.
+    /// Waits, if need be, until the server has looked at the RST_STREAM frames before these.
     async fn let_read(&mut self, resets: u32) {
         let bound = Instant::now() + READ;
-        while resets > 0 && self.resets + resets > RESETS && Instant::now() < bound {
-            if self.reset_at + LOOKED <= Instant::now() && sockets::unread(self.socket).is_none_or(|n| n == 0) {
-                self.resets = 0;
-                break;
-            }
+        while resets > 0 && self.resets + resets > RESETS && !self.has_looked() && Instant::now() < bound {
             sleep(LOOKED).await;
         }
         if resets > 0 {
-            self.reset_at = Instant::now();
+            (self.reset_at, self.read_at) = (Instant::now(), None);
         }
         self.resets += resets;
+    }
+
+    /// How long to wait for the next signal before a look around: while the server is to read, it is seen soon when it has.
+    fn stay(&self) -> Duration {
+        if self.resets == 0 { STAY } else { (self.reset_at.elapsed() / 8).clamp(LOOKED, STAY) }
+    }
+
+    /// Whether the server has looked at all RST_STREAM frames that it was sent.
+    fn has_looked(&mut self) -> bool {
+        if self.resets > 0 && sockets::unread(self.socket).is_none_or(|n| n == 0) {
+            let read_at = *self.read_at.get_or_insert_with(Instant::now);
+            if read_at.elapsed() >= LOOKED.max(read_at - self.reset_at) {
+                self.resets = 0;
+            }
+        }
+        self.resets == 0
     }
 
     /// Sends the copy of a dropped segment, until it is in its place.

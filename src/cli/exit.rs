@@ -25,6 +25,10 @@ pub enum Exit {
     Busy = 7,
     /// Sockets on policy ports lie outside the cgroup, and `--allow-foreign-sockets` is not given.
     Foreign = 8,
+    /// A case has another outcome than it says.
+    CaseFailed = 9,
+    /// The cases, or the call to explain, have an error.
+    Cases = 10,
     /// COMMAND was found and could not be run.
     NotRunnable = 126,
     /// COMMAND was not found.
@@ -48,6 +52,8 @@ pub const HELP: &str = "Exit status:
   6    the cgroup is missing, of the wrong kind, or was removed
   7    another protocg enforces there
   8    sockets on policy ports lie outside the cgroup
+  9    a case has another outcome than it says
+  10   the cases, or the call to explain, have an error
   126  COMMAND was found and could not be run
   127  COMMAND was not found
   128+n  signal n ended COMMAND

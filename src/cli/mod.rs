@@ -4,8 +4,11 @@ pub mod check;
 pub mod command;
 pub mod detach;
 pub mod exit;
+pub mod explain;
+pub mod init;
 pub mod probe;
 pub mod run;
+pub mod test;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -18,6 +21,9 @@ use tracing_subscriber::EnvFilter;
 
 use self::check::CheckError;
 use self::exit::{Exit, Failure, HELP};
+use self::explain::ExplainArgs;
+use self::init::InitArgs;
+use self::test::TestArgs;
 use crate::agent::events::Format;
 
 #[derive(Debug, Parser)]
@@ -43,6 +49,13 @@ enum Verb {
         #[arg(required = true, value_name = "POLICY.toml")]
         policies: Vec<PathBuf>,
     },
+    /// Try calls on a policy: each case says what must come of it
+    #[command(after_help = test::HELP)]
+    Test(TestArgs),
+    /// Say which rule decides a call, and why, predicate by predicate
+    Explain(ExplainArgs),
+    /// Write a policy to start from, with every service and method of some protos
+    Init(InitArgs),
     /// Find out what this kernel offers by trying it, and list the enforcer's limits
     Probe {
         /// One JSON object instead of text
@@ -131,6 +144,9 @@ pub fn main() -> ExitCode {
             },
             Err(e) => Err(Failure::new(Exit::Policy, e)),
         },
+        Verb::Test(args) => test::test(&args, &mut io::stdout().lock()).map(ExitCode::from),
+        Verb::Explain(args) => explain::explain(&args, &mut io::stdout().lock()).map(ExitCode::from),
+        Verb::Init(args) => init::init(&args, &mut io::stdout().lock()).map(ExitCode::from),
         Verb::Probe { json } => probe::probe(json).map(ExitCode::from),
     };
     result.unwrap_or_else(|failure| {

@@ -24,13 +24,16 @@ struct MemoryRow {
 }
 
 fn memory() -> Vec<MemoryRow> {
-    let slots = abi::PG_MAX_HELD_SMALL * abi::PG_HELD_SMALL_BYTES + abi::PG_MAX_HELD_LARGE * abi::PG_MAX_HELD_BYTES;
+    let slots = |small, large| (small * abi::PG_HELD_SMALL_BYTES + large * abi::PG_MAX_HELD_BYTES) as usize;
+    let held = slots(abi::PG_MAX_HELD_SMALL, abi::PG_MAX_HELD_LARGE);
+    let mend = slots(abi::PG_MAX_MEND_SMALL, abi::PG_MAX_MEND_LARGE);
     let texts = abi::PG_MAX_PATH_TEXTS as usize * (size_of::<abi::pg_text_key>() + size_of::<abi::pg_text>());
     vec![
         MemoryRow { what: "a connection, while it lives", bytes: size_of::<abi::pg_conn>() },
         MemoryRow { what: "an RPC, while it lives", bytes: size_of::<abi::pg_stream>() },
         MemoryRow { what: "a connection with a hole before waiting segments", bytes: size_of::<abi::pg_held>() },
-        MemoryRow { what: "waiting segments of all connections, always", bytes: slots as usize },
+        MemoryRow { what: "waiting segments of all connections, always", bytes: held },
+        MemoryRow { what: "copies of denied segments, always", bytes: mend },
         MemoryRow { what: "events, always", bytes: abi::PG_MAX_EVENT_BYTES as usize },
         MemoryRow { what: "texts of paths, always", bytes: texts },
     ]

@@ -1,12 +1,14 @@
 //! Compiled tables to loaded programs.
 
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder};
 use nix::sys::mman::{MapFlags as Mapping, ProtFlags, mmap, munmap};
 use plain::Plain;
 
@@ -79,6 +81,9 @@ impl Loaded {
     }
 }
 
+/// What stands for a socket cookie there: `PG_REPLAY_COOKIE` of bpf/hooks/replay.h.
+const REPLAY_COOKIE: u64 = 1;
+
 /// The engine in the kernel, over bytes that are no connection's.
 #[derive(Debug)]
 pub struct Replay {
@@ -91,7 +96,38 @@ impl Replay {
     /// Judges the next bytes of a client, in the kernel; `fresh`: the first of a new connection. Returns whether they
     /// may pass, and the mean run time of `repeat` runs in nanoseconds. At least 14 bytes, at most 3,000.
     pub fn judge(&self, bytes: &[u8], fresh: bool, repeat: u32) -> io::Result<(bool, u32)> {
-        super::sys::test_run(self.program.as_fd(), bytes, u32::from(fresh), repeat).map(|(value, ns)| (value == 1, ns))
+        self.judge_from((Ipv6Addr::LOCALHOST, 0), bytes, fresh, repeat)
+    }
+
+    /// The same for a client elsewhere (IPv4 as `::ffff:a.b.c.d`).
+    pub fn judge_from(&self, peer: (Ipv6Addr, u16), bytes: &[u8], fresh: bool, repeat: u32) -> io::Result<(bool, u32)> {
+        let mut control = [0; 5];
+        for (word, octets) in control.iter_mut().zip(peer.0.octets().chunks_exact(4)) {
+            *word = u32::from_ne_bytes(octets.try_into().map_err(io::Error::other)?);
+        }
+        control[4] = u32::from(peer.1);
+        super::sys::test_run(self.program.as_fd(), bytes, u32::from(fresh), control, repeat)
+            .map(|(value, ns)| (value == 1, ns))
+    }
+
+    /// The events since the last time that this was called.
+    pub fn events(&self) -> io::Result<Vec<abi::pg_event>> {
+        let events = RefCell::new(Vec::new());
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&self.shared.events, |bytes: &[u8]| {
+                events.borrow_mut().extend(read::<abi::pg_event>(bytes));
+                0
+            })
+            .map_err(|e| io_error(&e))?;
+        builder.build().and_then(|ring| ring.consume()).map_err(|e| io_error(&e))?;
+        Ok(events.take())
+    }
+
+    /// A live stream of the connection.
+    pub fn stream(&self, id: u32) -> Option<Box<abi::pg_stream>> {
+        let conn = self.shared.conn(REPLAY_COOKIE)?;
+        self.shared.stream(conn.id, id)
     }
 
     /// The verifier's count of instructions.
@@ -161,8 +197,14 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared), Ke
     open.progs.pg_replay.set_autoload(replay);
     let mut skel = open.load().map_err(|e| refused(&e))?;
     each_table!(fill, skel.maps);
-    free_slots(&skel.maps.free_small, abi::PG_MAX_HELD_SMALL)?;
-    free_slots(&skel.maps.free_large, abi::PG_MAX_HELD_LARGE)?;
+    for (queue, first, slots) in [
+        (&skel.maps.free_small, 0, abi::PG_MAX_HELD_SMALL),
+        (&skel.maps.mend_small, abi::PG_MAX_HELD_SMALL, abi::PG_MAX_MEND_SMALL),
+        (&skel.maps.free_large, 0, abi::PG_MAX_HELD_LARGE),
+        (&skel.maps.mend_large, abi::PG_MAX_HELD_LARGE, abi::PG_MAX_MEND_LARGE),
+    ] {
+        free_slots(queue, first..first + slots)?;
+    }
 
     let handle = |map: &libbpf_rs::MapMut<'_>| MapHandle::try_from(map).map_err(|e| fail("keep a map", &e));
     let keep = |fd: &libbpf_rs::ProgramMut<'_>| {
@@ -263,9 +305,9 @@ fn borders(mark: &[u8]) -> [u8; abi::PG_REPLY_MARK as usize] {
     out
 }
 
-/// All slots for waiting segments are free at first.
-fn free_slots(queue: &libbpf_rs::MapMut<'_>, slots: u32) -> Result<(), KernelError> {
-    (0..slots).try_for_each(|slot| {
+/// All slots are free at first.
+fn free_slots(queue: &libbpf_rs::MapMut<'_>, mut slots: std::ops::Range<u32>) -> Result<(), KernelError> {
+    slots.try_for_each(|slot| {
         queue
             .update(&[], &slot.to_ne_bytes(), MapFlags::ANY)
             .map_err(|e| KernelError::failed(format!("fill `{}`", map_name(queue.name())), io_error(&e)))

@@ -118,13 +118,20 @@ pub fn verified_instructions(program: BorrowedFd<'_>) -> io::Result<u32> {
 
 /// Runs a packet program over bytes, as the payload of an Ethernet frame of no known protocol. Returns its value and
 /// the mean run time in nanoseconds.
-pub fn test_run(program: BorrowedFd<'_>, bytes: &[u8], mark: u32, repeat: u32) -> io::Result<(u32, u32)> {
+pub fn test_run(
+    program: BorrowedFd<'_>,
+    bytes: &[u8],
+    mark: u32,
+    control: [u32; 5],
+    repeat: u32,
+) -> io::Result<(u32, u32)> {
     let mut frame = vec![0_u8; 12];
     frame.extend([0x88, 0xb5]); // IEEE 802, local experimental
     frame.extend(bytes);
-    // struct __sk_buff (include/uapi/linux/bpf.h): 192 bytes, the mark is its third number
+    // struct __sk_buff (include/uapi/linux/bpf.h): 192 bytes; the mark is its third number, the control block is 13 to 17
     let mut context = [0_u32; 48];
     context[2] = mark;
+    context[12..17].copy_from_slice(&control);
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as u64,
         data_in: frame.as_ptr().cast(),

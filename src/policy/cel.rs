@@ -85,6 +85,7 @@ impl Typer<'_> {
         self.condition.fault(expr, message)
     }
 
+    /// Types a sub-expression that is a condition.
     pub fn formula(&self, expr: &IdedExpr) -> Typed {
         match &expr.expr {
             Expr::Literal(LiteralValue::Boolean(value)) => Ok(Formula::Const(*value.inner())),

@@ -103,6 +103,39 @@ impl Condition {
         self.places.whole.clone()
     }
 
+    /// The parsed condition.
+    pub fn root(&self) -> &IdedExpr {
+        &self.expr
+    }
+
+    /// A sub-expression as it was written, and its place in the policy.
+    pub fn written(&self, expr: &IdedExpr) -> (&str, Range<usize>) {
+        let (start, end) = self.with_parentheses(self.extent(expr));
+        (self.places.text.get(start..end).unwrap_or(&self.places.text), self.places.span(start, end))
+    }
+
+    /// Widens an extent by the parentheses around its first or last part: they are no part of the syntax tree.
+    fn with_parentheses(&self, (mut start, mut end): (usize, usize)) -> (usize, usize) {
+        loop {
+            let Some(text) = self.places.text.get(start..end) else { return (start, end) };
+            let (before, after) = (self.places.text.get(..start), self.places.text.get(end..));
+            let (opened, closed) = (text.matches('(').count(), text.matches(')').count());
+            let wider = if closed > opened {
+                before.and_then(|text| text.trim_end().strip_suffix('(')).map(|text| (text.len(), end))
+            } else if opened > closed {
+                after
+                    .and_then(|text| text.trim_start().strip_prefix(')'))
+                    .map(|rest| (start, self.places.text.len() - rest.len()))
+            } else {
+                None
+            };
+            match wider {
+                Some(wider) => (start, end) = wider,
+                None => return (start, end),
+            }
+        }
+    }
+
     /// Types the condition; `request` is the message that `request` is.
     pub fn formula(&self, request: Option<&MessageDescriptor>, pool: &DescriptorPool) -> Typed {
         Typer { condition: self, request, pool, vars: RefCell::default() }.formula(&self.expr)

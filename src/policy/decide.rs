@@ -173,7 +173,8 @@ fn inner(body: &Formula<Leaf>, action: Action) -> Result<Option<Vec<Clause>>, Us
     Ok(Some(clauses))
 }
 
-fn clauses(formula: &Formula<Leaf>, action: Action, positive: bool) -> Result<Vec<Clause>, Useless> {
+/// A formula, or (not `positive`) its negation, as a disjunction of conjunctions.
+pub fn clauses(formula: &Formula<Leaf>, action: Action, positive: bool) -> Result<Vec<Clause>, Useless> {
     match formula {
         Formula::Const(value) => Ok(constant(*value, positive)),
         Formula::Leaf(it) => leaf(it, action, positive),
@@ -214,6 +215,11 @@ fn product(left: &[Clause], right: &[Clause]) -> Result<Vec<Clause>, Useless> {
         }
     }
     Ok(out)
+}
+
+/// The clauses that can hold, without those that hold only where another one does.
+pub fn tidy(clauses: Vec<Clause>) -> Vec<Clause> {
+    absorb(satisfiable(clauses))
 }
 
 /// Drops clauses that hold only where another one does.

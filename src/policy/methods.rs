@@ -28,6 +28,13 @@ pub struct Built {
     pub sizes: HashMap<Input, Size>,
     pub header_predicates: usize,
     pub message_predicates: usize,
+    pub layouts: Layouts,
+}
+
+/// Where predicate results are: of headers, and of messages by the first of their tests.
+pub struct Layouts {
+    pub header: Layout,
+    pub message: HashMap<u32, Layout>,
 }
 
 /// The rules by the patterns that they name.
@@ -81,6 +88,7 @@ struct Builder<'a> {
     header: Header,
     known_header: HashMap<Vec<usize>, (u32, u32)>,
     known_message: HashMap<(String, Vec<usize>), OnMessage>,
+    layouts: HashMap<u32, Layout>,
     message_predicates: usize,
 }
 
@@ -103,6 +111,7 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
         header,
         known_header: HashMap::new(),
         known_message: HashMap::new(),
+        layouts: HashMap::new(),
         message_predicates: 0,
     };
 
@@ -128,7 +137,7 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
     }
     warn_unknown(file, &cover, rules, protos, warnings);
 
-    let Builder { mut tables, header, message_predicates, .. } = builder;
+    let Builder { mut tables, header, message_predicates, layouts, .. } = builder;
     let path_root = tables.tries.add(&paths);
     let config = config(file, &header, path_root);
     let entries = file.rules.iter().map(|rule| abi::pg_rule {
@@ -139,7 +148,8 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
     });
     let sizes = std::mem::take(&mut tables.sizes);
     let tables = tables.finish(config, methods, entries.collect(), header.keys, header.peers);
-    Ok(Built { tables, methods: infos, sizes, header_predicates: bits.len(), message_predicates })
+    let layouts = Layouts { header: header.layout, message: layouts };
+    Ok(Built { tables, methods: infos, sizes, header_predicates: bits.len(), message_predicates, layouts })
 }
 
 impl Builder<'_> {
@@ -238,6 +248,7 @@ impl Builder<'_> {
         }
         let count = index(self.tables.tests.len()) - first;
         let part = OnMessage { first, count, plan, init };
+        self.layouts.insert(first, layout);
         self.known_message.insert(key, part);
         Ok(part)
     }

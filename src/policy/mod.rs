@@ -27,6 +27,7 @@ mod rule;
 mod scope;
 mod show;
 mod tables;
+pub mod trace;
 mod trie;
 mod wellknown;
 
@@ -34,9 +35,11 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::abi;
+pub(crate) use err::Source;
 pub use err::{Errors, Fault, Problem, Warning};
 pub use file::STATUS;
 pub use tables::Tables;
+pub use trace::Study;
 
 /// The longest policy that is read.
 const POLICY_BYTES: u64 = 4 << 20;
@@ -183,6 +186,11 @@ pub struct MethodInfo {
 
 /// Reads and compiles a policy.
 pub fn load(path: &Path) -> Result<Policy, Errors> {
+    study(path).map(|study| study.policy)
+}
+
+/// Reads and compiles a policy, and keeps what explains its verdicts.
+pub fn study(path: &Path) -> Result<Study, Errors> {
     let refuse = |message: String| Errors::new(&err::Source::new(path, ""), vec![Fault::whole(message)]);
     let unreadable = |error: std::io::Error| refuse(format!("cannot read the policy: {error}"));
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
@@ -197,7 +205,7 @@ pub fn load(path: &Path) -> Result<Policy, Errors> {
         return Err(refuse(format!("the policy is longer than {POLICY_BYTES} bytes")));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => compile(&text, path),
+        Ok(text) => study_text(&text, path),
         Err(error) => {
             Err(refuse(format!("the policy is not UTF-8, from byte {} on", error.utf8_error().valid_up_to())))
         }
@@ -206,6 +214,16 @@ pub fn load(path: &Path) -> Result<Policy, Errors> {
 
 /// Compiles a policy's text; proto paths are relative to the folder of `origin`.
 pub fn compile(text: &str, origin: &Path) -> Result<Policy, Errors> {
+    study_text(text, origin).map(|study| study.policy)
+}
+
+/// Checks a policy's text as far as it can be checked alone: its keys, and their values.
+pub fn check_text(text: &str, origin: &Path) -> Result<(), Errors> {
+    file::parse(text).map(|_| ()).map_err(|faults| Errors::new(&err::Source::new(origin, text), faults))
+}
+
+/// Compiles a policy's text as [`study`] does.
+pub fn study_text(text: &str, origin: &Path) -> Result<Study, Errors> {
     let source = err::Source::new(origin, text);
     let refuse = |faults: Vec<Fault>| Errors::new(&source, faults);
     if text.len() as u64 > POLICY_BYTES {
@@ -242,18 +260,19 @@ pub fn compile(text: &str, origin: &Path) -> Result<Policy, Errors> {
         automaton_bytes: tables.trans.len() * 4 + size_of_val(tables.classes.as_slice()),
         table_bytes: tables.bytes(),
     };
-    Ok(Policy {
+    let policy = Policy {
         rules: infos.collect(),
-        name: file.name,
+        name: file.name.clone(),
         direction: file.direction,
         mode: file.mode,
         default: file.default,
-        ports: file.ports,
+        ports: file.ports.clone(),
         methods: built.methods,
         tables,
         warnings,
         costs,
-    })
+    };
+    Ok(Study::new(policy, text, source, file, protos, built.layouts))
 }
 
 impl Action {

@@ -121,8 +121,8 @@ impl Node {
         Ok(())
     }
 
-    /// Adds fields that no rule names: the other members of each oneof, which clear what is read; and those whose
-    /// values may have to be refused.
+    /// Adds fields that no rule names: the other members of each oneof, which clear what is read; maps (PG_FIELD_MAP);
+    /// and those whose values may have to be refused.
     fn complete(&mut self, message: &MessageDescriptor, closed: &Closed) -> Result<(), Refusal> {
         let oneofs: Vec<_> = self.fields.values().filter_map(|field| field.descriptor.containing_oneof()).collect();
         for member in oneofs.iter().flat_map(|oneof| oneof.fields()) {
@@ -132,6 +132,9 @@ impl Node {
                 return Err(Refusal::whole(message));
             }
             self.fields.entry(member.number()).or_insert_with(|| Field::new(member));
+        }
+        for map in message.fields().filter(FieldDescriptor::is_map) {
+            self.fields.entry(map.number()).or_insert_with(|| Field::new(map));
         }
         if wellknown::nanos(message.full_name()).is_some()
             && let Some(nanos) = message.get_field(wellknown::NANOS)
@@ -234,6 +237,11 @@ impl Field {
         self.descriptor.is_list() || self.descriptor.is_map()
     }
 
+    /// Whether a rule reads it, or something below.
+    fn is_read(&self) -> bool {
+        !self.tests.is_empty() || !self.elements.is_empty() || !self.child.fields.is_empty()
+    }
+
     /// The tests of each value.
     fn value_tests(&self) -> impl Iterator<Item = &(Test, Place)> {
         self.tests.iter().chain(&self.elements.at_once)
@@ -241,7 +249,7 @@ impl Field {
 
     fn complete(&mut self, closed: &Closed) -> Result<(), Refusal> {
         let Kind::Message(message) = self.descriptor.kind() else { return Ok(()) };
-        if self.descriptor.is_map() {
+        if self.descriptor.is_map() && self.is_read() {
             let value = message.map_entry_value_field();
             if allowed(&value, closed).is_some() {
                 self.child.fields.entry(VALUE).or_insert_with(|| Field::new(value));
@@ -272,7 +280,10 @@ impl Field {
             let signed = matches!(field::number(&self.descriptor.kind()), Some(Number::Signed { .. }));
             out.flags |= abi::PG_FIELD_KEY | if signed { abi::PG_FIELD_SIGNED } else { 0 };
         }
-        if !self.is_repeated() {
+        if self.descriptor.is_map() {
+            out.flags |= abi::PG_FIELD_MAP;
+        }
+        if !self.is_repeated() || !self.is_read() {
             return Ok(());
         }
         out.flags |= abi::PG_FIELD_ELEMENTS;

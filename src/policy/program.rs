@@ -64,6 +64,11 @@ impl Elements {
         }
     }
 
+    /// Whether rules say nothing of it.
+    pub fn is_empty(&self) -> bool {
+        self.results.is_empty() && self.counts.is_empty()
+    }
+
     fn sizes(&self) -> Vec<&Ranges> {
         self.counts.iter().map(|(ranges, _)| ranges).collect()
     }
@@ -130,11 +135,5 @@ impl Elements {
 }
 
 fn words(layout: &Layout, clause: &Clause) -> Words {
-    let mut words = Words::new();
-    for (bit, value) in clause {
-        if let Some(place) = layout.place(bit) {
-            words.expect(place, if *value { place.mask } else { 0 });
-        }
-    }
-    words
+    Words::clause(clause, |bit| layout.place(bit))
 }

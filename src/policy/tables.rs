@@ -159,6 +159,41 @@ impl Words {
         word.0 |= place.mask;
         word.1 |= value;
     }
+
+    /// The bits of a clause are to be as it says.
+    pub fn clause(clause: &Clause, layout: impl Fn(&Bit) -> Option<Place>) -> Words {
+        let mut words = Words::new();
+        for (bit, value) in clause {
+            if let Some(place) = layout(bit) {
+                words.expect(place, if *value { place.mask } else { 0 });
+            }
+        }
+        words
+    }
+
+    /// The tests of a clause that says this; `then` is the rule, or the row, that it is there for.
+    fn tests(&self, then: u32) -> Vec<abi::pg_test> {
+        let always = BTreeMap::from([(0, (0, 0))]);
+        let words = if self.0.is_empty() { &always } else { &self.0 };
+        let test = |(word, (mask, value)): (&u32, &(u64, u64))| abi::pg_test {
+            word: u16::try_from(*word).unwrap_or(0),
+            flags: 0,
+            rule: then,
+            mask: *mask,
+            value: *value,
+        };
+        let mut tests: Vec<abi::pg_test> = words.iter().map(test).collect();
+        if let Some(last) = tests.last_mut() {
+            last.flags = u16::try_from(abi::PG_TEST_LAST).unwrap_or(1);
+        }
+        tests
+    }
+}
+
+/// The tests of clauses.
+pub fn tests(rule: usize, clauses: &[Clause], header: &Layout, message: &Layout) -> Vec<abi::pg_test> {
+    let place = |bit: &Bit| if bit.in_message() { message } else { header }.place(bit);
+    clauses.iter().flat_map(|clause| Words::clause(clause, place).tests(index(rule))).collect()
 }
 
 /// The tables while they are made.
@@ -294,36 +329,17 @@ impl Assembly {
     /// Adds the tests of a rule: how many.
     pub fn rule_tests(&mut self, rule: usize, clauses: &[Clause], header: &Layout, message: &Layout) -> usize {
         let before = self.tests.len();
-        for clause in clauses {
-            let mut words = Words::new();
-            for (bit, value) in clause {
-                let layout = if bit.in_message() { message } else { header };
-                let Some(place) = layout.place(bit) else { continue };
-                words.expect(place, if *value { place.mask } else { 0 });
-            }
-            self.clause(&words, index(rule));
-        }
+        self.tests.extend(tests(rule, clauses, header, message));
         self.tests.len() - before
     }
 
     /// Adds the program at the end of an element: its first test and how many.
     pub fn program(&mut self, steps: &[(Words, u32)]) -> (u32, u32) {
         let first = self.tests.len();
-        steps.iter().for_each(|(words, row)| self.clause(words, *row));
+        steps.iter().for_each(|(words, row)| self.tests.extend(words.tests(*row)));
         match self.tests.len() - first {
             0 => (0, 0),
             count => (index(first), index(count)),
-        }
-    }
-
-    fn clause(&mut self, words: &Words, rule: u32) {
-        let always = BTreeMap::from([(0, (0, 0))]);
-        for (word, (mask, value)) in if words.0.is_empty() { &always } else { &words.0 } {
-            let word = u16::try_from(*word).unwrap_or(0);
-            self.tests.push(abi::pg_test { word, flags: 0, rule, mask: *mask, value: *value });
-        }
-        if let Some(last) = self.tests.last_mut() {
-            last.flags = u16::try_from(abi::PG_TEST_LAST).unwrap_or(1);
         }
     }
 

@@ -11,4 +11,5 @@ mod mutants;
 mod oracle;
 mod places;
 mod rig;
-mod wire;
+
+use protocg_oracle::wire;

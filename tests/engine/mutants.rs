@@ -46,11 +46,11 @@ const VERDICT: &str = "verdict.h";
 const MUTANTS: &[Mutant] = &[
     // http2
     mutant("padding is read as payload", HTTP2, "h->left -= h->pad;", "", "a message that has its A in the padding only"),
-    mutant("padding may be too long", HTTP2, "if (h->pad + fixed > h->left)", "if (h->pad > h->left + 1)", "DATA whose padding is one byte too long"),
+    mutant("padding may be too long", HTTP2, "if (h->pad > h->left)", "if (h->pad > h->left + 1)", "DATA whose padding is one byte too long"),
     mutant("frames may stand inside a block", HTTP2, "if (h->block != (h->type == PG_F_CONTINUATION))", "if (0)", "PING inside a block"),
     mutant("CONTINUATION of any stream goes on", HTTP2, "if (h->type == PG_F_CONTINUATION &&\n\t    h->stream !=", "if (0 && h->stream !=", "CONTINUATION of another stream"),
     mutant("SETTINGS of any length", HTTP2, "return length % PG_SETTING_BYTES ? PG_R_FRAME_SIZE : PG_R_NONE;", "return PG_R_NONE;", "SETTINGS of seven bytes"),
-    mutant("priority is read as block", HTTP2, "if (fixed)\n\t\th->state = PG_H2_PRIORITY;", "", "HEADERS with priority and padding"),
+    mutant("priority is read as block", HTTP2, "h->state = PG_H2_PRIORITY;", "", "HEADERS with priority"),
     // hpack
     mutant("eviction is off by one", HPACK, "if (p->size <= limit || !p->count)", "if (p->size <= limit + 1 || !p->count)", "a table one byte too full loses its oldest field"),
     mutant("a field as large as the table is not kept", HPACK, "if (size > p->limit) {", "if (size >= p->limit) {", "a field as large as the table is kept"),
@@ -98,6 +98,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("UTF-8 may be cut off", PROTOBUF, "if (f->kind == PG_K_STRING && s->utf8)", "if (0)", "request.text.contains(\"A\"): a character that is cut off"),
     mutant("overlong UTF-8 is taken", UTF8, "byte >= 0xc2", "byte >= 0xc0", "request.text.contains(\"A\"): an overlong slash"),
     mutant("an empty field at the end is waited for", PROTOBUF, "s->pb = state == PG_PB_SKIP && !size ? PG_PB_TAG : state;", "s->pb = state;", "request.text == \"x\" && request.i32 == 5: an empty unknown field at the end"),
+    mutant("maps may have any wire type", PROTOBUF, "if (f && f->flags & PG_FIELD_MAP && wire != PG_W_BYTES)", "if (0)", "request.labels[\"k\"] == \"v\": another wire type"),
     // elements
     mutant("elements do not begin empty", PROTOBUF, "else if (pg_kind_wire(f->kind) == wire)\n\t\t\tpg_row(&s->bits, f->reset);", "else if (pg_kind_wire(f->kind) == wire) {\n\t\t\tif (!(f->flags & PG_FIELD_ELEMENTS)) pg_row(&s->bits, f->reset);\n\t\t}", "request.items.exists(x, x.name == \"a\" && x.flag): in two elements"),
     mutant("singular fields are packed, too", PROTOBUF, "wire == PG_W_BYTES && f->flags & PG_FIELD_ELEMENTS &&", "wire == PG_W_BYTES &&", "request.i32 == 7: a singular field is never packed"),

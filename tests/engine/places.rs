@@ -28,9 +28,6 @@ fn a_header_block_is_decided_at_its_last_byte() {
     let empty = [frame(HEADERS, 0, 1, &block), frame(CONTINUATION, END_HEADERS, 1, &[])].concat();
     let three = fixture("", CLOSED, std::slice::from_ref(&empty), &["deny default on 1#0"]);
     assert_eq!(passed(&three), empty.len() - 1);
-    let padded_frame = frame(HEADERS, END_HEADERS | PADDED, 1, &padded(&block, 7));
-    let four = fixture("", CLOSED, std::slice::from_ref(&padded_frame), &["deny default on 1#0"]);
-    assert_eq!(passed(&four), padded_frame.len() - 1 - 7, "the block is whole before its padding");
 }
 
 #[test]

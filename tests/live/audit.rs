@@ -1,6 +1,6 @@
 //! Audit mode: of a whole policy, of a rule.
 
-use protocg_peers::harness::Stack;
+use protocg_peers::harness::{Stack, pause_ms};
 use serde_json::{Value, json};
 
 use crate::stage::{Net, SECRET, SECRET_CODE, SECRET_MESSAGE, Stage, call, check, ok, policy_with, skip, unary, with};
@@ -16,7 +16,7 @@ fn audited(client: Stack, name: &str) {
         unary("fine"),
         unary("SECRET 1"),
         call("/echo.Echo/ClientStream", json!([secret("2"), { "text": "fine" }, secret("3")])),
-        with(call("/echo.Echo/Bidi", json!([{ "text": "fine" }, secret("4")])), "interval_ms", 20),
+        with(call("/echo.Echo/Bidi", json!([{ "text": "fine" }, secret("4")])), "interval_ms", pause_ms(20)),
         // What cannot be decided passes too.
         with(call("/echo.Echo/Unary", json!([{ "text": { "@text": 1000 } }])), "gzip", true),
         unary("the last"),

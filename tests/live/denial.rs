@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use protocg_peers::harness::{Stack, patience};
+use protocg_peers::harness::{Stack, patience, pause_ms};
 use serde_json::{Value, json};
 
 use crate::stage::{
@@ -63,6 +63,16 @@ fn a_thousand_denials_of_grpcio_by_grpcio() {
     quality("quality-grpcio-grpcio", Stack::Grpcio, Stack::Grpcio);
 }
 
+#[test]
+fn a_thousand_denials_of_go_by_go() {
+    quality("quality-go-go", Stack::Go, Stack::Go);
+}
+
+#[test]
+fn a_thousand_denials_of_js_by_js() {
+    quality("quality-js-js", Stack::Js, Stack::Js);
+}
+
 /// Many clients, each of which waits for the answer to one denied call before it makes the next: every one is answered with
 /// the rule's status and message, whatever the others do. The rate is printed; a busy machine may be slower.
 fn rate(name: &str, client: Stack) {
@@ -115,16 +125,16 @@ fn slow_beside(name: &str, server: Stack, client: Stack) {
     let mut session = stage.calls(client).session();
     ok(&make(&mut session, &unary("first")));
     // One channel: the slow one is under way when the other is denied, 100 ms later.
-    let slow = with(call("/echo.Echo/Slow", json!([{ "text": "slow", "delay_ms": 300 }])), "group", 1);
+    let slow = with(call("/echo.Echo/Slow", json!([{ "text": "slow", "delay_ms": pause_ms(300) }])), "group", 1);
     let denied = call("/echo.Echo/Bidi", json!([{ "text": "quick" }, { "text": "a SECRET" }]));
-    let denied = with(with(denied, "interval_ms", 100), "group", 1);
+    let denied = with(with(denied, "interval_ms", pause_ms(100)), "group", 1);
     let results = session.make(&json!([slow, denied]));
     assert_eq!(results.len(), 2);
     ok(&results[0]);
     assert_eq!(results[0]["fields"][0]["text"], "slow");
     check(&results[1], SECRET_CODE, SECRET_MESSAGE);
     let latency = |i: usize| results[i]["latency_ms"].as_f64().unwrap();
-    assert!(latency(0) >= 300.0);
+    assert!(latency(0) >= f64::from(pause_ms(300)));
     assert!(latency(1) < latency(0), "the denial does not wait for the slow one: {results:#?}");
     let alone = Instant::now();
     ok(&make(&mut session, &unary("the last")));
@@ -152,4 +162,14 @@ fn a_slow_rpc_beside_a_denial_finishes_tonic_to_grpcio() {
 #[test]
 fn a_slow_rpc_beside_a_denial_finishes_grpcio_to_grpcio() {
     slow_beside("slow-grpcio-grpcio", Stack::Grpcio, Stack::Grpcio);
+}
+
+#[test]
+fn a_slow_rpc_beside_a_denial_finishes_go_to_js() {
+    slow_beside("slow-js-go", Stack::Js, Stack::Go);
+}
+
+#[test]
+fn a_slow_rpc_beside_a_denial_finishes_js_to_go() {
+    slow_beside("slow-go-js", Stack::Go, Stack::Js);
 }

@@ -1,7 +1,9 @@
 //! Policies on the calls that a cgroup's clients make.
 
+use std::time::Duration;
+
 use protocg_peers::harness::net::End;
-use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Server, Stack};
+use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Server, Stack, patience, pause_ms};
 use serde_json::{Value, json};
 
 use crate::stage::{BINARY, Net, SECRET, call, eventually, make, ok, policy_with, skip, texts_until, unary, with};
@@ -28,7 +30,7 @@ fn judged(name: &str, server: Stack, client: Stack, net: Net) {
     let agent = Protocg::run(BINARY, &[&cgroup], &text, &[]);
     let place = Place { cgroup: Some(&cgroup), net: end(End::A) };
     let mut session = Calls { stack: client, place, target: server.address }.session();
-    let slowly = |method: &str, messages| with(call(method, messages), "interval_ms", 60);
+    let slowly = |method: &str, messages| with(call(method, messages), "interval_ms", pause_ms(60));
     let secret = json!({ "text": "a SECRET" });
     let denied = [
         (unary("a SECRET"), "no-secrets", 1, vec![]),
@@ -54,7 +56,10 @@ fn judged(name: &str, server: Stack, client: Stack, net: Net) {
         assert_ne!(result["code"], 0, "{result:#}");
         assert_ne!(result["code"], 4, "not by its deadline: {result:#}");
         let pauses = call["interval_ms"].as_f64().unwrap_or(0.0) * 2.0;
-        assert!(result["latency_ms"].as_f64().unwrap() < 1000.0 + pauses, "{result:#}");
+        assert!(
+            result["latency_ms"].as_f64().unwrap() < patience(Duration::from_secs(1)).as_secs_f64() * 1000.0 + pauses,
+            "{result:#}"
+        );
         expected.extend(before.iter().map(|t| (*t).to_owned()));
         // A call right behind may meet the end of the connection; within a second they succeed.
         let fine = format!("fine {index}");

@@ -54,9 +54,13 @@ fn talk(to: SocketAddr, manner: &Manner) -> Got {
     let mut got = Got::default();
     let mut buffer = vec![0; manner.piece];
     // The answer has begun.
+    let bound = Instant::now() + patience(Duration::from_secs(10));
     while got.reader.answer(1).data.is_empty() {
-        let n = stream.read(&mut buffer).unwrap();
-        got.reader.feed(&buffer[..n]).unwrap();
+        assert!(Instant::now() < bound, "the answer begins in time");
+        match stream.read(&mut buffer) {
+            Ok(n) => got.reader.feed(&buffer[..n]).unwrap(),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+        }
     }
     let secret = Message::new().bytes(1, "a SECRET").bytes;
     stream.write_all(&h2raw::unary(&mut encoder, Style::SMALL, 3, "/echo.Echo/Unary", &secret)).unwrap();
@@ -148,4 +152,14 @@ fn an_answer_of_tonics_is_never_broken_into() {
 #[test]
 fn an_answer_of_grpcios_is_never_broken_into() {
     rounds("frames-grpcio", Stack::Grpcio);
+}
+
+#[test]
+fn an_answer_of_gos_is_never_broken_into() {
+    rounds("frames-go", Stack::Go);
+}
+
+#[test]
+fn an_answer_of_nodes_is_never_broken_into() {
+    rounds("frames-js", Stack::Js);
 }

@@ -2,16 +2,18 @@
 //!
 //! `cargo build --workspace --bins && cargo test --test live`, as root (`cargo test --workspace` builds the peers by
 //! itself). Every test has cgroups, ports and processes of its own, and all run in parallel. What the machine lacks
-//! (root, cgroup v2, grpcio) is printed in lines that begin with `SKIPPED`.
+//! (root, cgroup v2, grpcio, grpc-go, grpc-js) is printed in lines that begin with `SKIPPED`.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
 mod agent;
 mod audit;
 mod causes;
+mod cves;
 mod denial;
 mod egress;
 mod frames;
+mod interop;
 mod matrix;
 mod mended;
 mod pinned;

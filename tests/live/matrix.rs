@@ -1,7 +1,7 @@
 //! Every server stack with every client stack, on every network: all kinds of calls, allowed, and denied by all that
 //! a rule can look at.
 
-use protocg_peers::harness::Stack;
+use protocg_peers::harness::{Stack, pause_ms};
 use serde_json::{Value, json};
 
 use crate::stage::{Net, Stage, call, ok, policy_with, skip, with};
@@ -78,7 +78,7 @@ fn denied() -> Vec<Denied> {
         by_header(call, "by-metadata", 16, "denied by policy live: by-metadata")
     };
     // A pause lets each message travel alone; what shares a segment with a denied one is not delivered.
-    let slowly = |method, messages| with(call(method, messages), "interval_ms", 60);
+    let slowly = |method, messages| with(call(method, messages), "interval_ms", pause_ms(60));
     vec![
         by_header(
             call("/search.SearchService/Search", json!([{ "query": "x" }])),
@@ -231,4 +231,29 @@ pairs! {
     tonic_serves_grpcio: Tonic <- Grpcio;
     grpcio_serves_tonic: Grpcio <- Tonic;
     grpcio_serves_grpcio: Grpcio <- Grpcio;
+}
+
+/// Pairs with the other stacks, each over one network: all together meet all of them.
+macro_rules! more_pairs {
+    ($($name:ident: $server:ident <- $client:ident over $net:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            pair(stringify!($name), Stack::$server, Stack::$client, Net::$net);
+        }
+    )*};
+}
+
+more_pairs! {
+    go_serves_go: Go <- Go over Loopback4;
+    go_serves_js: Go <- Js over Loopback6;
+    go_serves_tonic: Go <- Tonic over Veth4;
+    go_serves_grpcio: Go <- Grpcio over Veth6;
+    js_serves_js: Js <- Js over Loopback4;
+    js_serves_go: Js <- Go over Loopback6;
+    js_serves_tonic: Js <- Tonic over Veth4;
+    js_serves_grpcio: Js <- Grpcio over Veth6;
+    tonic_serves_go: Tonic <- Go over Loopback4;
+    tonic_serves_js: Tonic <- Js over Veth4;
+    grpcio_serves_go: Grpcio <- Go over Veth6;
+    grpcio_serves_js: Grpcio <- Js over Loopback6;
 }

@@ -87,6 +87,16 @@ fn messages_of_all_sizes_from_tonic_to_grpcio() {
     sizes("sizes-grpcio-tonic", Stack::Grpcio, Stack::Tonic);
 }
 
+#[test]
+fn messages_of_all_sizes_from_go_to_js() {
+    sizes("sizes-js-go", Stack::Js, Stack::Go);
+}
+
+#[test]
+fn messages_of_all_sizes_from_js_to_go() {
+    sizes("sizes-go-js", Stack::Go, Stack::Js);
+}
+
 fn at_once(name: &str, client: Stack) {
     if skip(name, &[client]) {
         return;
@@ -123,4 +133,14 @@ fn sixty_four_streams_at_once_from_tonic() {
 #[test]
 fn sixty_four_streams_at_once_from_grpcio() {
     at_once("at-once-grpcio", Stack::Grpcio);
+}
+
+#[test]
+fn sixty_four_streams_at_once_from_go() {
+    at_once("at-once-go", Stack::Go);
+}
+
+#[test]
+fn sixty_four_streams_at_once_from_js() {
+    at_once("at-once-js", Stack::Js);
 }

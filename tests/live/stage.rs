@@ -1,7 +1,7 @@
 //! What every test begins with: a server in a cgroup, a policy on its port, a client outside.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Once, OnceLock};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use protocg_peers::harness::net::End;
@@ -48,12 +48,11 @@ pub fn skip(test: &str, stacks: &[Stack]) -> bool {
             assert!(path.exists(), "{} is missing: run `cargo build --workspace --bins` first", path.display());
         }
     });
-    static GRPCIO: OnceLock<bool> = OnceLock::new();
-    if stacks.contains(&Stack::Grpcio) && !GRPCIO.get_or_init(|| Stack::Grpcio.present()) {
-        println!("SKIPPED {test}: python3 has no grpcio (see tests/peers/python/setup.sh and PROTOCG_VENV)");
-        return true;
+    let lacking = stacks.iter().find_map(|stack| stack.lacks());
+    if let Some(why) = lacking {
+        println!("SKIPPED {test}: {why}");
     }
-    false
+    lacking.is_some()
 }
 
 /// How client and server reach each other.

@@ -233,7 +233,7 @@ fn scalars_need_no_program_and_counters_no_more_bits_than_their_sizes() {
     assert_eq!((it.tests, counted.tables.ops[it.counter as usize].mask.count_ones()), (2, 3));
     let keys = compile("proto3", "size(request.m) <= 32");
     let it = keys.tables.fields.iter().find(|field| field.number == 13).unwrap();
-    assert_eq!((it.flags, it.keys), (PG_FIELD_ELEMENTS | PG_FIELD_DISTINCT, PG_MAX_MAP_KEYS));
+    assert_eq!((it.flags, it.keys), (PG_FIELD_ELEMENTS | PG_FIELD_DISTINCT | PG_FIELD_MAP, PG_MAX_MAP_KEYS));
 }
 
 #[test]

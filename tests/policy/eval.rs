@@ -227,8 +227,12 @@ fn walk(tables: &Tables, node: u32, mut bytes: &[u8], state: &mut State) -> Resu
     while !bytes.is_empty() {
         let tag = varint(&mut bytes)?;
         let (number, wire) = (tag >> 3, tag & 7);
+        let field = fields.iter().find(|field| u64::from(field.number) == number);
+        if wire != 2 && field.is_some_and(|field| field.flags & PG_FIELD_MAP != 0) {
+            return Err(Malformed("map"));
+        }
         let value = raw(&mut bytes, wire)?;
-        let Some(field) = fields.iter().find(|field| u64::from(field.number) == number) else { continue };
+        let Some(field) = field else { continue };
         let expected = wire_of(field.kind);
         if wire == expected {
             read(tables, field, &value, state)?;

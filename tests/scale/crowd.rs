@@ -43,7 +43,7 @@ impl Client {
     pub fn connect(port: u16, index: usize) -> Self {
         let address = Ipv4Addr::new(127, 0, 1, 1 + (index % 4) as u8);
         let mut stream = TcpStream::connect(SocketAddr::from((address, port))).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(protocg_peers::harness::patience(Duration::from_secs(20)))).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.write_all(&[h2raw::open(&[]), frame::settings_ack()].concat()).unwrap();
         Self { stream, encoder: Encoder::default(), reader: Reader::default() }

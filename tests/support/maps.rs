@@ -26,6 +26,15 @@ pub fn of(cgroup: &Path, name: &str) -> MapHandle {
         .unwrap_or_else(|| panic!("no map `{name}`"))
 }
 
+/// Entries of every map of connections, RPCs and slots on a cgroup, by name; of queues, what is in them. Caches, which push
+/// out what is old by themselves, tables and scratch are not among them. Nobody else may use the queues meanwhile.
+pub fn entries(cgroup: &Path) -> std::collections::BTreeMap<String, usize> {
+    let hashes = ["conns", "streams", "held", "replies"].map(|name| (name.to_owned(), count(&of(cgroup, name))));
+    let queues = ["free_small", "free_large", "mend_small", "mend_large"];
+    let queues = queues.map(|name| (name.to_owned(), queued(&of(cgroup, name)).len()));
+    hashes.into_iter().chain(queues).collect()
+}
+
 /// How many entries it has.
 pub fn count(map: &MapHandle) -> usize {
     map.keys().count()
@@ -53,4 +62,10 @@ pub fn queued(queue: &MapHandle) -> Vec<u32> {
 pub fn sum(map: &MapHandle, index: u32) -> u64 {
     let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
     values.into_iter().map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
+}
+
+/// Whether every value of an array is zero.
+pub fn all_zero(map: &MapHandle) -> bool {
+    (0..map.max_entries())
+        .all(|index| map.lookup(&index.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap().iter().all(|byte| *byte == 0))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use libbpf_rs::MapHandle;
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::sys::signal::Signal;
 use protocg::abi;
 use protocg_peers::h2raw::{self, Encoder, Style, frame};
@@ -17,46 +17,73 @@ use crate::maps;
 use crate::wall::Wall;
 
 /// The queues of free slots and what is held, as the enforcer has them.
-struct Slots {
+pub struct Slots {
     small: MapHandle,
     large: MapHandle,
+    mend_small: MapHandle,
+    mend_large: MapHandle,
+    shares: MapHandle,
     held: MapHandle,
     conns: MapHandle,
 }
 
 impl Slots {
-    fn of(cgroup: &Cgroup) -> Self {
-        let [small, large, held, conns] =
-            ["free_small", "free_large", "held", "conns"].map(|name| maps::of(cgroup.path(), name));
-        Self { small, large, held, conns }
+    pub fn of(cgroup: &Cgroup) -> Self {
+        let of = |name| maps::of(cgroup.path(), name);
+        Self {
+            small: of("free_small"),
+            large: of("free_large"),
+            mend_small: of("mend_small"),
+            mend_large: of("mend_large"),
+            shares: of("shares"),
+            held: of("held"),
+            conns: of("conns"),
+        }
     }
 
-    /// Slots that are taken: small and large ones. Each that is free is free once.
-    fn taken(&self) -> (usize, usize) {
-        let taken = |queue: &MapHandle, slots: u32| {
-            let mut free = maps::queued(queue);
-            free.sort_unstable();
-            assert!(free.windows(2).all(|pair| pair[0] != pair[1]), "a slot is free twice");
-            assert!(free.last().is_none_or(|last| *last < slots));
-            slots as usize - free.len()
-        };
-        (taken(&self.small, abi::PG_MAX_HELD_SMALL), taken(&self.large, abi::PG_MAX_HELD_LARGE))
+    /// Slots for waiting segments that are taken: small and large ones. Each that is free is free once.
+    pub fn taken(&self) -> (usize, usize) {
+        let large = (abi::PG_MAX_HELD_SMALL, abi::PG_MAX_HELD_LARGE);
+        (taken(&self.small, 0..large.0), taken(&self.large, 0..large.1))
+    }
+
+    /// Slots for copies that are taken.
+    fn mending(&self) -> (usize, usize) {
+        let (small, large) = (abi::PG_MAX_HELD_SMALL, abi::PG_MAX_HELD_LARGE);
+        let small = taken(&self.mend_small, small..small + abi::PG_MAX_MEND_SMALL);
+        (small, taken(&self.mend_large, large..large + abi::PG_MAX_MEND_LARGE))
+    }
+
+    /// What is counted in all shares, in small slots.
+    fn shared(&self) -> u32 {
+        let share = |index: u32| self.shares.lookup(&index.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+        (0..abi::PG_SHARES).map(|index| u32::from_ne_bytes(share(index).try_into().unwrap())).sum()
     }
 
     /// So many are taken once the segments have come. To look at the queue is to empty it, so it is done once.
-    fn hold(&self, small: usize, large: usize) {
+    pub fn hold(&self, small: usize, large: usize) {
         std::thread::sleep(SHORT);
         assert_eq!(self.taken(), (small, large));
+        assert_eq!(self.shared() as usize, small + large * abi::PG_LARGE_WEIGHT as usize);
     }
 
-    /// Once the last connection has closed, nothing is held.
-    fn all_free(&self) {
-        crate::field::eventually("the connections close", || maps::count(&self.conns) == 0);
-        assert_eq!((self.taken(), maps::count(&self.held)), ((0, 0), 0));
+    /// Once all connections but the field's neighbour have closed, nothing is held.
+    pub fn all_free(&self) {
+        crate::field::eventually("the connections close", || maps::count(&self.conns) <= 1);
+        assert_eq!((self.taken(), self.mending(), maps::count(&self.held), self.shared()), ((0, 0), (0, 0), 0, 0));
     }
 }
 
-fn reset(raw: &Raw) {
+/// How many of these slots are not in the queue of free ones.
+fn taken(queue: &MapHandle, slots: std::ops::Range<u32>) -> usize {
+    let mut free = maps::queued(queue);
+    free.sort_unstable();
+    assert!(free.windows(2).all(|pair| pair[0] != pair[1]), "a slot is free twice");
+    assert!(free.iter().all(|slot| slots.contains(slot)), "a slot is in another's queue");
+    slots.len() - free.len()
+}
+
+pub fn reset(raw: &Raw) {
     raw.segment(RST | ACK, raw.seq, &[], &Odd::default());
 }
 
@@ -128,7 +155,7 @@ fn slots_of_segments_that_wait_for_ever_are_free_again() {
     assert!(raw.wait(harness::patience(Duration::from_secs(5)), |r| r.finished || r.reset));
     reset(&raw);
     slots.all_free();
-    assert!(field.enforcer.stop().success());
+    field.stop();
 }
 
 /// A denial inside a held segment, in the first, in one between, in the last; and what comes behind it.
@@ -158,7 +185,7 @@ fn slots_of_segments_behind_a_denial_are_free_again() {
         reset(&raw);
         slots.all_free();
     }
-    let denied = field.enforcer.of_type("decision").iter().filter(|e| e["verdict"] == "deny").count();
+    let denied = field.enforcer().of_type("decision").iter().filter(|e| e["verdict"] == "deny").count();
     assert_eq!(denied, 6);
     field.unharmed();
 }
@@ -197,7 +224,7 @@ fn slots_of_segments_beyond_the_budget_are_free_again() {
     if harness::skip("slots_budget") {
         return;
     }
-    const SEGMENTS: usize = 110;
+    const SEGMENTS: usize = 95;
     const FRAMES: usize = 7000;
     let options = json!({ "options": [[libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 128 << 20]] });
     let wall = Wall::new("budget", true, &options, &[]);
@@ -231,7 +258,7 @@ fn slots_come_back_without_an_agent() {
     if harness::skip("slots_no_agent") {
         return;
     }
-    let field = Field::with("slots", POLICY, &["--pin"]);
+    let field = Field::maybe("slots", true, POLICY, &["--pin"]);
     let slots = Slots::of(&field.cgroup);
     let bytes = conversation("heldA");
     let (mut one, mut two) = (field.client(), field.client());
@@ -243,7 +270,7 @@ fn slots_come_back_without_an_agent() {
     }
     let each = (20..bytes.len()).step_by(10).len();
     slots.hold(2 * each, 0);
-    let Field { enforcer, cgroup, server, veth } = field;
+    let (field, enforcer) = field.without_agent();
     assert!(enforcer.stop().success());
     slots.hold(2 * each, 0);
     // One is denied now, the other ends as it is.
@@ -254,12 +281,11 @@ fn slots_come_back_without_an_agent() {
     slots.all_free();
     let detached = std::process::Command::new(env!("CARGO_BIN_EXE_protocg"))
         .args(["detach", "--cgroup"])
-        .arg(cgroup.path())
+        .arg(field.cgroup.path())
         .status()
         .unwrap();
     assert!(detached.success());
-    assert_eq!(server.messages(), 0);
-    drop(veth);
+    assert_eq!(field.server.messages(), 1, "the neighbour's");
 }
 
 /// Both kinds run out: what finds no slot is dropped, counted, and comes again; then all are free.
@@ -268,19 +294,10 @@ fn slots_that_run_out_cost_a_retransmission_and_nothing_else() {
     if harness::skip("slots_run_out") {
         return;
     }
-    const EACH: usize = abi::PG_MAX_HELD_SEGMENTS as usize;
     let field = Field::new("slots");
     let slots = Slots::of(&field.cgroup);
     let bytes = conversation(&"filling".repeat(200));
-    // Every small slot and every large one, by connections that hold as many as one may, one more byte each.
-    let all = (abi::PG_MAX_HELD_SMALL + abi::PG_MAX_HELD_LARGE) as usize;
-    let mut crowd: Vec<Raw> = (0..all / EACH + 1).map(|_| field.client()).collect();
-    for raw in &mut crowd {
-        raw.connect();
-        for at in 1..=EACH + 1 {
-            raw.at(at as u32, &bytes[at..=at]);
-        }
-    }
+    let mut crowd = crate::shares::all_taken(&field, &bytes, 7);
     slots.hold(abi::PG_MAX_HELD_SMALL as usize, abi::PG_MAX_HELD_LARGE as usize);
     // In order nothing needs a slot.
     let mut raw = field.client();
@@ -292,7 +309,7 @@ fn slots_that_run_out_cost_a_retransmission_and_nothing_else() {
         raw.send(&bytes);
         raw.wait(SHORT, |r| r.acked == r.seq);
     }
-    let served = || field.server.messages() == crowd.len() + 1;
+    let served = || field.server.messages() == crowd.len() + 2;
     crate::field::eventually("all served", served);
     crowd.iter().chain([&raw]).for_each(reset);
     slots.all_free();

@@ -5,24 +5,17 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use libc::{IPPROTO_MPTCP, IPPROTO_TCP, SOL_TCP};
-use protocg_peers::h2raw::{Encoder, Style};
 use protocg_peers::harness;
 use protocg_peers::harness::net::End;
-use protocg_peers::raw::{ACK, FIN, Odd, PSH, RST, Raw, SYN};
+use protocg_peers::raw::{ACK, FIN, Odd, PSH, Raw, SYN};
 use serde_json::json;
 
-use crate::field::{PATH, SHORT, conversation, eventually, fd, query};
-use crate::maps;
+use crate::field::{SHORT, conversation, eventually, fd, next_call};
 use crate::wall::{Wall, address, socket};
 
 /// A good conversation, and one that goes on with a denied call.
 fn both() -> (Vec<u8>, Vec<u8>) {
     (conversation("good"), conversation("evilA"))
-}
-
-/// Another call on a connection that had one.
-fn next_call(text: &str) -> Vec<u8> {
-    protocg_peers::h2raw::unary(&mut Encoder::default(), Style::PLAIN, 3, PATH, &query(text))
 }
 
 /// Whether this kernel has Multipath TCP; says so if not.
@@ -214,7 +207,7 @@ fn ports_that_come_again_in_time_wait_are_a_new_connection() {
             raw.segment(ACK | FIN, raw.seq, &[], &Odd::default());
             raw.wait(SHORT, |r| r.acked == r.seq.wrapping_add(1));
             // The old connection's number space: too late for it, too early for the next.
-            raw.segment(PSH | ACK, raw.seq.wrapping_add(1), &next_call("evilA"), &Odd::default());
+            raw.segment(PSH | ACK, raw.seq.wrapping_add(1), &next_call(3, "evilA"), &Odd::default());
         }
         assert!(!wall.breached());
         let mut raw = again(&[], &evil);
@@ -222,46 +215,6 @@ fn ports_that_come_again_in_time_wait_are_a_new_connection() {
         wall.denied();
         wall.over();
     }
-}
-
-/// Both sides close at once; and one side only, which still reads.
-#[test]
-fn what_comes_while_a_connection_closes_is_judged() {
-    if harness::skip("closing") {
-        return;
-    }
-    let good = conversation("good");
-    for enforced in [false, true] {
-        // The server has said its FIN and reads on.
-        let wall = Wall::new("halfclosed", enforced, &json!({ "shut": good.len() }), &[]);
-        let mut raw = wall.client();
-        raw.connect();
-        raw.send(&good);
-        assert!(raw.wait(harness::patience(Duration::from_secs(2)), |r| r.finished), "no FIN");
-        raw.send(&next_call("fine"));
-        wall.whole(good.len() + next_call("fine").len());
-        raw.send(&protocg_peers::h2raw::unary(&mut Encoder::default(), Style::PLAIN, 5, PATH, &query("evilA")));
-        wall.denied();
-        wall.over();
-    }
-    let wall = Wall::new("closing", true, &json!({ "close": good.len() }), &[]);
-    let conns = maps::of(wall.cgroup.path(), "conns");
-    for _ in 0..5 {
-        let mut raw = wall.client();
-        raw.connect();
-        raw.send(&good[..good.len() - 1]);
-        // The FIN comes with the last byte that the server waits for: both FINs are under way at once.
-        let old = Odd { ack: Some(raw.ack), ..Odd::default() };
-        raw.segment(PSH | ACK | FIN, raw.seq, &good[good.len() - 1..], &old);
-        raw.wait(SHORT, |r| r.finished || r.reset);
-        raw.segment(PSH | ACK, raw.seq.wrapping_add(2), &next_call("evilA"), &old);
-        raw.segment(RST | ACK, raw.seq.wrapping_add(2), &[], &Odd::default());
-    }
-    wall.whole(good.len());
-    eventually("the connections close", || maps::count(&conns) == 0);
-    assert_eq!(wall.got().iter().filter(|got| got.bytes == good.len()).count(), 5);
-    assert!(!wall.breached());
-    assert!(wall.enforcer.unwrap().stop().success());
 }
 
 /// With a full accept queue TCP refuses the handshake's last ACK and its data after they were judged; other bytes come in

@@ -7,11 +7,23 @@ use std::process::Command;
 
 use protocg_peers::harness::net::End;
 use protocg_peers::harness::process::{Place, Watched};
-use protocg_peers::harness::{Cgroup, Protocg, Veth};
+use protocg_peers::harness::{self, Cgroup, Protocg, Veth};
 use protocg_peers::raw::Raw;
 use serde_json::Value;
 
-use crate::field::{POLICY, PORT, eventually};
+use crate::field::{Off, POLICY, PORT, eventually};
+
+/// The same attack without the enforcer and with it: the first time it ends as `off` says, the second it fails.
+pub fn walls(name: &str, off: Off, options: &Value, sysctls: &[(&str, &str)], act: impl Fn(&Wall)) {
+    if harness::skip(name) {
+        return;
+    }
+    for enforced in [false, true] {
+        let wall = Wall::new(name, enforced, options, sysctls);
+        act(&wall);
+        wall.ends(off);
+    }
+}
 
 /// What the listener has got on one connection.
 #[derive(Debug, Clone, Default)]
@@ -41,13 +53,24 @@ impl Wall {
         }
         let enforcer =
             enforced.then(|| Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], POLICY, &["--drain", "0.2"]));
+        let listener = Self::listener(&Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) }, options);
+        Self { enforcer, listener, cgroup, veth }
+    }
+
+    /// The listener's process.
+    pub fn listener(place: &Place, options: &Value) -> Watched {
         let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tcp/listener.py");
         let mut command = Command::new("python3");
         command.arg(script).arg(options.to_string());
-        Place { cgroup: Some(&cgroup), net: Some((&veth, End::B)) }.enter(&mut command);
+        place.enter(&mut command);
         let listener = Watched::start(command);
         listener.wait_for("listening", |lines| lines.iter().any(|l| l == "listening").then_some(()));
-        Self { enforcer, listener, cgroup, veth }
+        listener
+    }
+
+    /// Lets a listener that waits accept.
+    pub fn go_on(&self) {
+        self.listener.signal(nix::sys::signal::Signal::SIGUSR1);
     }
 
     pub fn client(&self) -> Raw {
@@ -110,10 +133,23 @@ impl Wall {
         }
     }
 
+    /// Without the enforcer, waits until a connection has so many bytes.
+    pub fn sent(&self, bytes: usize) {
+        if self.enforcer.is_none() {
+            self.whole(bytes);
+        }
+    }
+
     /// The attack has succeeded without the enforcer, and only then.
     pub fn over(self) {
+        self.ends(Off::Succeeds);
+    }
+
+    /// The attack is over: it came to what it was to come to.
+    pub fn ends(self, off: Off) {
         std::thread::sleep(crate::field::SHORT);
-        assert_eq!(self.breached(), self.enforcer.is_none(), "{:#?}", self.listener.lines());
+        let succeeds = self.enforcer.is_none() && off == Off::Succeeds;
+        assert_eq!(self.breached(), succeeds, "{:#?}", self.listener.lines());
         if let Some(enforcer) = self.enforcer {
             assert!(enforcer.stop().success());
         }
@@ -121,13 +157,7 @@ impl Wall {
 
     /// A number of `nstat` in the listener's namespace.
     pub fn stat(&self, name: &str) -> u64 {
-        let text = self.veth.run(End::B, || std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap());
-        let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split(' ').collect()).collect();
-        let pair = lines.chunks(2).find_map(|pair| {
-            let place = pair[0].iter().position(|n| *n == name)?;
-            pair[1].get(place)?.parse().ok()
-        });
-        pair.unwrap_or_else(|| panic!("no {name}"))
+        harness::net::stat(&self.veth, End::B, name)
     }
 }
 

@@ -4,7 +4,7 @@
 usage: bundle.py LIST TREE
 
 LIST is what scripts/programs.py writes. TREE gets its programs without their debug information, protocg, the peers,
-the repository's files, Python with the peers' environment, and the tools that tests call, each at
+the repository's files, Python with the peers' environment, the peers of node and Go, and the tools that tests call, each at
 the path that it has here and with the shared libraries that it needs. A tool that this machine lacks is left out: the
 tests that call it say that they are skipped.
 """
@@ -24,7 +24,9 @@ VENV = pathlib.Path(os.environ.get("PROTOCG_VENV", TARGET / "peers-venv"))
 # Built beside the test programs.
 BINARIES = ["protocg", "pg-server", "pg-client"]
 # Called by tests, with options that busybox does not have; and what starts others, for busybox starts its own.
-TOOLS = ["bash", "sh", "env", "timeout", "unshare", "setpriv", "mount", "umount", "ip", "ethtool", "bpftool", "clang"]
+TOOLS = "bash sh env timeout unshare setpriv mount umount ip tc ethtool bpftool clang node".split()
+# Below the target directory: what the setup scripts of tests/peers make.
+PEERS = ["peers-js/node_modules", "peers-go/pg-go"]
 # A user that is not root, names of this host.
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
@@ -126,6 +128,13 @@ def main():
         tree.copy(program, stripped=True)
     for name in BINARIES:
         tree.copy(TARGET / "debug" / name, stripped=True)
+
+    for name in PEERS:
+        path = TARGET / name
+        if path.is_dir():
+            tree.copy_tree(path)
+        elif path.exists():
+            tree.copy(path)
 
     (top / "usr/bin").mkdir(parents=True, exist_ok=True)
     busybox = shutil.which("busybox") or fail("`busybox` is missing; on Debian: apt-get install busybox-static")

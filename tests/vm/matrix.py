@@ -38,7 +38,7 @@ TOOLS = {
     "mke2fs": "e2fsprogs",
     "strip": "binutils",
 }
-RINGS = ["ring 0", "replay", "tcp", "live", "mending", "agent", "scale"]
+RINGS = ["ring 0", "replay", "tcp", "live", "attacks", "agent", "scale", "soak"]
 
 # What a run without --full takes of a program: tests by the beginning or a part of their names. An emulated guest is
 # 10 to 20 times slower than this machine; these are chosen so that every hook, every way in and out of the kernel and
@@ -49,13 +49,16 @@ SLOW_THERE = "too slow for a quick run in an emulated guest"
 QUICK = {
     "engine": (["places::", "fixtures::frames"], NO_KERNEL),
     "policy": (["refused::several_faults", "tables::the_static_table"], NO_KERNEL),
+    "tools": (["shipped::help_says"], NO_KERNEL),
     "protocg": (["kernel::", "cgroup::"], NO_KERNEL),
     "tcp": (
         [
             "a_call_in_one_segment",
-            "a_denied_message_ahead_of_a_hole",
+            "a_denial_in_trailers",
+            "a_denied_message_that_waits",
             "data_on_the_last_ack",
-            "pages_that_the_sender",
+            "no_copy_is_passed",
+            "only_pages_that_can",
             "two_cpus",
         ],
         SLOW_THERE,
@@ -82,8 +85,9 @@ QUICK = {
     "agent_reply": (["a_denied_caller", "a_connection_that_cannot_be_read"], SLOW_THERE),
     "agent_refused": ([NONE], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
-    "mending": (["a_denial_in_trailers", "no_copy_is_passed"], SLOW_THERE),
+    "attacks": (["http2::headers_whose_padding", "path::path_without", "protobuf::groups_that"], SLOW_THERE),
     "scale": ([NONE], SLOW_THERE),
+    "soak": ([NONE], SLOW_THERE),
 }
 
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
-use super::reference::wire_of;
+use protocg_oracle::message::wire_of;
 use crate::rig::Random;
 use crate::wire::*;
 

@@ -163,7 +163,7 @@ impl Encoder {
     }
 }
 
-/// A block in HEADERS and CONTINUATION frames, with padding and priority at random.
+/// A block in HEADERS and CONTINUATION frames, with priority at random.
 pub fn frames(random: &mut Random, stream: u32, block: &[u8]) -> Vec<u8> {
     let cuts = if random.one_in(2) { Vec::new() } else { random.cuts(block.len(), 1 + block.len() / 3) };
     let ends: Vec<usize> = cuts.into_iter().chain([block.len()]).collect();
@@ -179,10 +179,6 @@ pub fn frames(random: &mut Random, stream: u32, block: &[u8]) -> Vec<u8> {
         if random.one_in(3) {
             flags |= PRIORITY_FLAG;
             payload = [&[0, 0, 0, 0, 9][..], &payload].concat();
-        }
-        if random.one_in(3) {
-            flags |= PADDED;
-            payload = padded(&payload, random.below(256) as u8);
         }
         out.extend(frame(HEADERS, flags | END_STREAM, stream, &payload));
     }

@@ -5,4 +5,4 @@ mod elements;
 mod grammar;
 mod hpack;
 mod protobuf;
-mod reference;
+mod stories;

@@ -14,7 +14,8 @@ import common
 
 RESPONSES_SHOWN = 16
 UNAVAILABLE, DEADLINE_EXCEEDED = 14, 4
-FIELDS = {"method", "kind", "messages", "metadata", "deadline_ms", "group", "interval_ms", "gzip", "id"}
+FIELDS = {"method", "kind", "messages", "metadata", "deadline_ms", "group", "interval_ms", "gzip", "lockstep", "hold", "cancel_after", "id"}
+BEGINNING = 0.05  # seconds that a call lasts at least that is cancelled before its first reply
 
 
 class Link:
@@ -54,11 +55,15 @@ class Call:
             for key, value in script.get("metadata", [])
         ]
 
-    def outgoing(self):
+    def outgoing(self, replies, over):
         for index, message in enumerate(self.messages):
             if index and self.script.get("interval_ms"):
                 time.sleep(self.script["interval_ms"] / 1000)
+            if index and self.script.get("lockstep"):
+                replies.acquire()
             yield message
+        if self.script.get("hold"):
+            over.wait()
 
     def make(self, link):
         """Makes it: the line that reports it."""
@@ -73,28 +78,42 @@ class Call:
             options["compression"] = grpc.Compression.Gzip
         method, channel = self.script["method"], link.channel
         start = time.monotonic()
-        call = None
+        call, replied, over = None, threading.Semaphore(0), threading.Event()
+        cancel_after = self.script.get("cancel_after")
+        outgoing = self.outgoing(replied, over)
         try:
             if self.kind == "unary":
                 call = channel.unary_unary(method).future(self.messages[0], **options)
                 replies = [call.result()]
             elif self.kind == "client":
-                call = channel.stream_unary(method).future(self.outgoing(), **options)
+                call = channel.stream_unary(method).future(outgoing, **options)
+                if cancel_after == 0:
+                    threading.Timer(BEGINNING, call.cancel).start()
                 replies = [call.result()]
             elif self.kind == "server":
                 replies = call = channel.unary_stream(method)(self.messages[0], **options)
             else:
-                replies = call = channel.stream_stream(method)(self.outgoing(), **options)
+                replies = call = channel.stream_stream(method)(outgoing, **options)
             for reply in replies:
                 result["responses"] += 1
                 result["response_bytes"] += len(reply)
                 if len(result["fields"]) < RESPONSES_SHOWN:
                     result["fields"].append(common.decode(reply, self.output))
                     result["digests"].append(common.digest(reply))
+                replied.release()
+                if cancel_after == result["responses"]:
+                    call.cancel()
+        except grpc.FutureCancelledError:
+            result["code"], result["status"], result["message"] = call.code().value[0], call.code().name, call.details()
         except grpc.RpcError as error:
             call = error
             result["code"], result["status"] = error.code().value[0], error.code().name
-            result["message"], result["cause"] = error.details() or "", error.debug_error_string()
+            result["message"] = error.details() or ""
+            if cancel_after is None:  # for a call that was cancelled here it would never return
+                result["cause"] = error.debug_error_string()
+        finally:
+            over.set()
+            replied.release()
         result["latency_ms"] = (time.monotonic() - start) * 1000
         result["headers"] = common.pairs(call.initial_metadata())
         result["trailers"] = common.pairs(call.trailing_metadata())

@@ -12,6 +12,7 @@ from concurrent import futures
 import grpc
 
 import common
+import interop
 
 ids = itertools.count()
 counts = {}
@@ -42,7 +43,8 @@ class Call:
         fields = common.to_json(message)
         self.say(event="message", index=self.messages, size=message.ByteSize(), digest=digest, fields=fields)
         self.messages += 1
-        self.received_bytes += len(getattr(message, "payload", b""))
+        payload = getattr(message, "payload", b"")
+        self.received_bytes += len(payload if isinstance(payload, bytes) else payload.body)
 
     def end(self, code=0, error=None):
         if not self.ended:
@@ -50,13 +52,15 @@ class Call:
             count(self.method, "ended")
             self.say(event="end", messages=self.messages, code=code, error=error)
 
+    def fail(self, code, message):
+        self.end(code, message)
+        self.context.abort(next(known for known in grpc.StatusCode if known.value[0] == code), message)
+
     def reply(self, kind, to):
         if to.delay_ms:
             time.sleep(to.delay_ms / 1000)
         if to.fail_code:
-            self.end(to.fail_code, to.fail_message)
-            code = next(code for code in grpc.StatusCode if code.value[0] == to.fail_code)
-            self.context.abort(code, to.fail_message)
+            self.fail(to.fail_code, to.fail_message)
         reply = kind(
             text=to.text,
             payload=bytes(to.reply_bytes),
@@ -80,20 +84,30 @@ def handlers(descriptors):
     services = {}
     for path, method in descriptors.methods.items():
         service, name = path[1:].split("/")
+        if name == "UnimplementedCall":
+            continue
         services.setdefault(service, {})[name] = handler(path, method)
     return [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
 
 
 def handler(path, method):
     request, reply = common.message_class(method.input_type), common.message_class(method.output_type)
+    testing = path.startswith(interop.SERVICE)
+
+    def begin(context):
+        if testing:
+            interop.begin(context)
+        return Call(path, context)
 
     def unary(message, context):
-        call = Call(path, context)
+        call = begin(context)
         call.take(message)
         if path == "/search.SearchService/Search":
             answer = reply(results=[f"first page about {message.query}"], total=1)
         elif path == "/login.LoginService/Login":
             answer = reply(ok=True, token=f"token of {message.user}")
+        elif testing:
+            answer = interop.unary(call, reply, message)
         else:
             if method.name == "Slow" and not message.delay_ms:
                 message.delay_ms = 1000
@@ -111,20 +125,23 @@ def handler(path, method):
             raise
 
     def client_stream(messages, context):
-        call = Call(path, context)
+        call = begin(context)
         last = request()
         for last in incoming(call, messages):
             pass
-        answer = call.reply(reply, last)
+        answer = interop.unary(call, reply, last) if testing else call.reply(reply, last)
         call.end()
         return answer
 
     def stream(call, message):
+        if testing:
+            yield from interop.stream(call, reply, message)
+            return
         for _ in range(max(message.replies, 1)):
             yield call.reply(reply, message)
 
     def server_stream(message, context):
-        call = Call(path, context)
+        call = begin(context)
         # The caller's going away ends the generator where it stands.
         context.add_callback(lambda: call.end(1, "the caller went away"))
         call.take(message)
@@ -132,7 +149,7 @@ def handler(path, method):
         call.end()
 
     def bidi(messages, context):
-        call = Call(path, context)
+        call = begin(context)
         context.add_callback(lambda: call.end(1, "the caller went away"))
         for message in incoming(call, messages):
             yield from stream(call, message)
@@ -188,6 +205,7 @@ def main():
     parser.add_argument("--control")
     parser.add_argument("--count-file")
     parser.add_argument("--max-streams", type=int)
+    parser.add_argument("--header-table-size", type=int)
     parser.add_argument("--descriptors")
     args = parser.parse_args()
 
@@ -197,6 +215,8 @@ def main():
     options = common.UNLIMITED + [("grpc.so_reuseport", 0)]
     if args.max_streams:
         options.append(("grpc.max_concurrent_streams", args.max_streams))
+    if args.header_table_size is not None:
+        options.append(("grpc.http2.hpack_table_size.decoder", args.header_table_size))
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=160), options=options)
     server.add_generic_rpc_handlers(handlers(common.Descriptors(args.descriptors)))
     if args.control:

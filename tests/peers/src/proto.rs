@@ -22,6 +22,12 @@ pub mod echo {
     tonic::include_proto!("echo");
 }
 
+/// `proto/interop.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod testing {
+    tonic::include_proto!("grpc.testing");
+}
+
 /// All of them as an encoded `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peers.binpb"));
 

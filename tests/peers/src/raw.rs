@@ -1,7 +1,7 @@
 //! A TCP client made of raw packets: every bit of every segment is the test's to choose.
 //!
-//! It lives at 10.77.0.9 and fd77::9, behind end A of a [`Veth`], addresses that no stack owns: nothing answers for it
-//! and no reset disturbs it.
+//! It lives at 10.77.0.9 and fd77::9, or anywhere in 10.78.0.0/16, behind end A of a [`Veth`], addresses that no stack
+//! owns: nothing answers for it and no reset disturbs it.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub const ACK: u8 = 0x10;
 /// The urgent pointer counts.
 pub const URG: u8 = 0x20;
 
+/// Of linux/if_packet.h.
+const PACKET_IGNORE_OUTGOING: i32 = 23;
 const CLIENT4: [u8; 4] = [10, 77, 0, 9];
 const CLIENT6: [u8; 16] = [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
@@ -36,13 +38,16 @@ pub struct Odd {
     pub ack: Option<u32>,
     /// Bytes of an IPv6 extension header chain, whose last next-header is TCP, and its first header's type.
     pub extension: Option<(u8, Vec<u8>)>,
+    /// Another timestamp than the client's own.
+    pub timestamp: Option<u32>,
 }
 
 /// The client.
 pub struct Raw {
     socket: OwnedFd,
     v6: bool,
-    sport: u16,
+    /// Its port.
+    pub sport: u16,
     dport: u16,
     /// Initial sequence number.
     pub isn: u32,
@@ -54,6 +59,12 @@ pub struct Raw {
     pub window: u16,
     /// The SYN offers window scaling, of its own window by nothing: the server's may be larger than 64 KiB then.
     pub scaling: bool,
+    /// The timestamp of every segment, the SYN's too; none: the option is not used (RFC 7323, section 3).
+    pub timestamp: Option<u32>,
+    /// Its IPv4 address.
+    pub from: [u8; 4],
+    /// What the server's window was in its last segment, unscaled.
+    pub offered: u16,
     /// The highest acknowledgement received.
     pub acked: u32,
     /// Bytes received in order.
@@ -105,6 +116,10 @@ impl Raw {
                 address.sll_ifindex = libc::if_nametoindex(c"pga0".as_ptr()).cast_signed();
                 let size = u32::try_from(size_of_val(&address)).unwrap_or(0);
                 assert_eq!(libc::bind(fd, (&raw const address).cast(), size), 0);
+                // What other clients send would be copied to each of them.
+                let (on, size) = (1_i32, u32::try_from(size_of::<i32>()).unwrap_or(0));
+                let on = (&raw const on).cast();
+                assert_eq!(libc::setsockopt(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, on, size), 0);
                 OwnedFd::from_raw_fd(fd)
             }
         });
@@ -118,6 +133,9 @@ impl Raw {
             ack: 0,
             window: 65535,
             scaling: false,
+            timestamp: None,
+            from: CLIENT4,
+            offered: 0,
             acked: isn,
             received: Vec::new(),
             reset: false,
@@ -125,23 +143,30 @@ impl Raw {
         }
     }
 
-    fn packet(&self, flags: u8, seq: u32, payload: &[u8], odd: &Odd) -> Vec<u8> {
+    /// One segment as an Ethernet frame.
+    #[must_use]
+    pub fn frame(&self, flags: u8, seq: u32, payload: &[u8], odd: &Odd) -> Vec<u8> {
         let mut tcp = Vec::new();
         tcp.extend(self.sport.to_be_bytes());
         tcp.extend(self.dport.to_be_bytes());
         tcp.extend(seq.to_be_bytes());
         tcp.extend(if flags & ACK != 0 || odd.ack.is_some() { odd.ack.unwrap_or(self.ack) } else { 0 }.to_be_bytes());
-        let options: &[u8] = match (flags & SYN != 0, self.scaling) {
-            (true, false) => &[2, 4, 5, 0xb4],
-            (true, true) => &[2, 4, 5, 0xb4, 1, 3, 3, 0],
-            (false, _) => &[],
+        let mut options: Vec<u8> = match (flags & SYN != 0, self.scaling) {
+            (true, false) => vec![2, 4, 5, 0xb4],
+            (true, true) => vec![2, 4, 5, 0xb4, 1, 3, 3, 0],
+            (false, _) => Vec::new(),
         };
+        if let Some(timestamp) = odd.timestamp.or(self.timestamp) {
+            options.extend([1, 1, 8, 10]);
+            options.extend(timestamp.to_be_bytes());
+            options.extend([0; 4]);
+        }
         tcp.push(u8::try_from((20 + options.len()) / 4).unwrap_or(0) << 4);
         tcp.push(flags);
         tcp.extend(self.window.to_be_bytes());
         tcp.extend([0, 0]);
         tcp.extend(odd.urgent.to_be_bytes());
-        tcp.extend(options);
+        tcp.extend(&options);
         tcp.extend(payload);
         let length = tcp.len() as u32;
         let server6 = Veth::SERVER6.octets();
@@ -149,7 +174,7 @@ impl Raw {
         let pseudo = if self.v6 {
             [&CLIENT6[..], &server6, &length.to_be_bytes(), &[0, 0, 0, 6]].concat()
         } else {
-            [&CLIENT4[..], &server4, &[0, 6], &(length as u16).to_be_bytes()].concat()
+            [&self.from[..], &server4, &[0, 6], &(length as u16).to_be_bytes()].concat()
         };
         let mut sum = checksum(&[&pseudo, &tcp]);
         if odd.bad_checksum {
@@ -170,7 +195,7 @@ impl Raw {
             let mut ip = vec![0x45, 0];
             ip.extend((20 + tcp.len() as u16).to_be_bytes());
             ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
-            ip.extend(CLIENT4);
+            ip.extend(self.from);
             ip.extend(server4);
             let sum = checksum(&[&ip]);
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -185,7 +210,14 @@ impl Raw {
     /// # Panics
     /// If the packet is refused.
     pub fn segment(&self, flags: u8, seq: u32, payload: &[u8], odd: &Odd) {
-        let packet = self.packet(flags, seq, payload, odd);
+        self.put(&self.frame(flags, seq, payload, odd));
+    }
+
+    /// Sends an Ethernet frame.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn put(&self, packet: &[u8]) {
         // SAFETY: the buffer is valid for its length.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0) };
         assert_eq!(sent, packet.len().cast_signed(), "{}", std::io::Error::last_os_error());
@@ -259,7 +291,7 @@ impl Raw {
             }
             ip.get(40..40 + usize::from(u16::from_be_bytes(ip.get(4..6)?.try_into().ok()?)))?
         } else {
-            if frame.get(12..14)? != [8, 0] || *ip.get(9)? != 6 || ip.get(16..20)? != CLIENT4 {
+            if frame.get(12..14)? != [8, 0] || *ip.get(9)? != 6 || ip.get(16..20)? != self.from {
                 return None;
             }
             ip.get(20..usize::from(u16::from_be_bytes(ip.get(2..4)?.try_into().ok()?)))?
@@ -269,6 +301,7 @@ impl Raw {
             return None;
         }
         let flags = *tcp.get(13)?;
+        self.offered = u16::from_be_bytes(tcp.get(14..16)?.try_into().ok()?);
         let payload = tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?;
         if flags & RST != 0 {
             self.reset = true;

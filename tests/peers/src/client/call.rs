@@ -1,12 +1,14 @@
 //! One call: as it is read, made and reported.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use prost_reflect::MessageDescriptor;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::metadata::{Ascii, Binary, MetadataKey, MetadataMap, MetadataValue};
@@ -37,6 +39,14 @@ pub struct Call {
     /// Send the messages compressed by gzip.
     #[serde(default)]
     pub gzip: bool,
+    /// Each message but the first waits for another reply.
+    #[serde(default)]
+    pub lockstep: bool,
+    /// The client's side stays open until the call is over.
+    #[serde(default)]
+    pub hold: bool,
+    /// Cancel the call when so many replies have come; with 0, [`BEGINNING`] after it began.
+    pub cancel_after: Option<usize>,
     /// Comes back with the result.
     pub id: Option<Value>,
 }
@@ -58,6 +68,11 @@ pub struct Outcome {
     headers: Value,
     trailers: Value,
 }
+
+/// How long a call lasts at least that is cancelled before its first reply.
+const BEGINNING: Duration = Duration::from_millis(50);
+
+const CANCELLED: &str = "cancelled by the client";
 
 /// More replies are counted but not printed.
 const RESPONSES_SHOWN: usize = 16;
@@ -131,9 +146,8 @@ pub async fn make(link: Link, index: usize, call: Call) -> Result<Outcome> {
     if matches!(kind, "unary" | "server") && messages.len() != 1 {
         bail!("a call of kind {kind} has one message, not {}", messages.len());
     }
-    let interval = Duration::from_millis(call.interval_ms);
-    let stream = async_messages(messages, interval);
-    let mut request = Request::new(stream);
+    let replies = Arc::new(Semaphore::new(0));
+    let mut request = Request::new(outgoing(messages, &call, Arc::clone(&replies)));
     *request.metadata_mut() = metadata(&call.metadata)?;
     if let Some(deadline) = call.deadline_ms {
         request.set_timeout(Duration::from_millis(deadline));
@@ -162,6 +176,7 @@ pub async fn make(link: Link, index: usize, call: Call) -> Result<Outcome> {
         trailers: Value::Null,
     };
     let start = Instant::now();
+    let cancel_after = call.cancel_after;
     // The server's own deadline tells the caller too; this is for those that never answer.
     let limit = call.deadline_ms.map_or(Duration::from_secs(3600), |ms| Duration::from_millis(ms + 100));
     let talk = async {
@@ -171,11 +186,15 @@ pub async fn make(link: Link, index: usize, call: Call) -> Result<Outcome> {
         let single = matches!(kind, "unary" | "client");
         match grpc.streaming(request, path, Raw).await {
             Err(status) => outcome.fail(&status),
-            Ok(response) => receive(&mut outcome, response, output, single).await,
+            Ok(response) => receive(&mut outcome, response, output, single, &replies, cancel_after).await,
         }
     };
+    let limit = if cancel_after == Some(0) { BEGINNING } else { limit };
     if tokio::time::timeout(limit, talk).await.is_err() {
-        outcome.fail(&Status::deadline_exceeded("no answer by the deadline"));
+        outcome.fail(&match cancel_after {
+            Some(0) => Status::cancelled(CANCELLED),
+            _ => Status::deadline_exceeded("no answer by the deadline"),
+        });
     }
     outcome.latency = start.elapsed();
     Ok(outcome)
@@ -186,6 +205,8 @@ async fn receive(
     response: tonic::Response<tonic::Streaming<Vec<u8>>>,
     kind: Option<MessageDescriptor>,
     single: bool,
+    waiting: &Semaphore,
+    cancel_after: Option<usize>,
 ) {
     outcome.headers = log::pairs(response.metadata());
     let mut replies = response.into_inner();
@@ -197,6 +218,11 @@ async fn receive(
                 if outcome.responses.len() < RESPONSES_SHOWN {
                     outcome.responses.push(text::decode(&reply, kind.clone()));
                     outcome.digests.push(text::digest(&reply));
+                }
+                waiting.add_permits(1);
+                // tonic cancels a call that is dropped.
+                if cancel_after == Some(outcome.response_count) {
+                    return outcome.fail(&Status::cancelled(CANCELLED));
                 }
             }
             Ok(None) => break,
@@ -212,16 +238,27 @@ async fn receive(
     }
 }
 
-fn async_messages(
+fn outgoing(
     messages: Vec<Vec<u8>>,
-    interval: Duration,
+    call: &Call,
+    replies: Arc<Semaphore>,
 ) -> impl tokio_stream::Stream<Item = Vec<u8>> + Send + 'static {
-    tokio_stream::iter(messages.into_iter().enumerate()).then(move |(index, message)| async move {
-        if index > 0 && !interval.is_zero() {
-            tokio::time::sleep(interval).await;
+    let (interval, lockstep, hold) = (Duration::from_millis(call.interval_ms), call.lockstep, call.hold);
+    let messages = tokio_stream::iter(messages.into_iter().enumerate()).then(move |(index, message)| {
+        let replies = Arc::clone(&replies);
+        async move {
+            if index > 0 && !interval.is_zero() {
+                tokio::time::sleep(interval).await;
+            }
+            if index > 0 && lockstep {
+                // It is never closed.
+                let _ = replies.acquire().await.map(|permit| permit.forget());
+            }
+            message
         }
-        message
-    })
+    });
+    let held = tokio_stream::iter(hold.then_some(())).then(|()| std::future::pending());
+    messages.chain(held)
 }
 
 fn metadata(pairs: &[(String, String)]) -> Result<MetadataMap> {

@@ -26,7 +26,8 @@ impl Str {
         Self::Huffman(text.as_ref().to_vec())
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
+    /// Writes it.
+    pub fn write(&self, out: &mut Vec<u8>) {
         let (flag, body) = match self {
             Self::Raw(text) => (0, text.clone()),
             Self::Huffman(text) => (0x80, huffman::encode(text)),

@@ -9,10 +9,12 @@ use std::time::Duration;
 pub mod cgroup;
 pub mod net;
 pub mod process;
+pub mod stack;
 
 pub use cgroup::Cgroup;
 pub use net::Veth;
-pub use process::{Calls, Place, Protocg, Server, Session, Stack};
+pub use process::{Calls, Place, Protocg, Server, Session};
+pub use stack::Stack;
 
 /// The folder of this target's binaries: tests run from `deps/` below it.
 #[must_use]
@@ -31,6 +33,14 @@ pub fn binaries() -> std::path::PathBuf {
 pub fn patience(usual: Duration) -> Duration {
     static SLOWER: OnceLock<u32> = OnceLock::new();
     usual * *SLOWER.get_or_init(|| std::env::var("PROTOCG_TEST_SLOW").ok().and_then(|n| n.parse().ok()).unwrap_or(1))
+}
+
+/// Milliseconds between two messages that are to travel and be answered one by one. Four times as many are enough for any
+/// machine, and tests with many of them end.
+#[must_use]
+pub fn pause_ms(usual: u32) -> u32 {
+    let slow = patience(Duration::from_millis(usual.into()));
+    u32::try_from(slow.as_millis()).unwrap_or(u32::MAX).min(4 * usual)
 }
 
 /// Whether this kernel can tell pages that their sender can still write: it needs two functions of Linux 6.2.

@@ -18,7 +18,7 @@ pub enum End {
 }
 
 /// Two namespaces, A and B, and their link. Addresses of A: 10.77.0.1, fd77::1; of B: 10.77.0.2, fd77::2. B believes
-/// that 10.77.0.9 and fd77::9 are behind A, whose stack does not own them: raw packets can be theirs.
+/// that 10.77.0.9, fd77::9 and 10.78.0.0/16 are behind A, whose stack does not own them: raw packets can be theirs.
 #[derive(Debug)]
 pub struct Veth {
     names: [String; 2],
@@ -68,6 +68,7 @@ impl Veth {
         for address in ["10.77.0.9", "fd77::9"] {
             ip(&format!("-n {b} neigh replace {address} lladdr 02:00:00:00:0a:01 dev pgb0 nud permanent"));
         }
+        ip(&format!("-n {b} route add 10.78.0.0/16 via 10.77.0.9"));
         pair
     }
 
@@ -109,6 +110,22 @@ impl Veth {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+}
+
+/// A number of `nstat` in an end's namespace.
+///
+/// # Panics
+/// If there is none of that name.
+#[must_use]
+pub fn stat(veth: &Veth, end: End, name: &str) -> u64 {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/netstat").expect("no netstat");
+    let text = veth.run(end, read);
+    let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split(' ').collect()).collect();
+    let number = lines.chunks(2).find_map(|pair| {
+        let [names, numbers] = pair else { return None };
+        numbers.get(names.iter().position(|n| *n == name)?)?.parse().ok()
+    });
+    number.unwrap_or_else(|| panic!("no {name}"))
 }
 
 impl Default for Veth {

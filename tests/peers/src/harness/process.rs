@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::{Cgroup, Veth, net::End};
+use super::{Cgroup, Stack, Veth, net::End};
 
 /// How long anything may take that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -97,62 +97,6 @@ impl Drop for Watched {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Whose gRPC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stack {
-    /// tonic, on hyper and h2.
-    Tonic,
-    /// Python's grpcio, on C-core.
-    Grpcio,
-}
-
-fn python(script: &str) -> Command {
-    let venv = std::env::var_os("PROTOCG_VENV").map(PathBuf::from);
-    let mut command = Command::new(venv.map_or_else(|| "python3".into(), |v| v.join("bin/python3")));
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script));
-    command.env("PROTOCG_DESCRIPTORS", descriptors());
-    command
-}
-
-/// The peers' FileDescriptorSet, written once.
-fn descriptors() -> PathBuf {
-    static ONCE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    ONCE.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("protocg-peers-{}.binpb", std::process::id()));
-        std::fs::write(&path, crate::proto::DESCRIPTORS).expect("cannot write the descriptors");
-        path
-    })
-    .clone()
-}
-
-impl Stack {
-    fn server(self) -> Command {
-        match self {
-            Self::Tonic => Command::new(super::binaries().join("pg-server")),
-            Self::Grpcio => python("server.py"),
-        }
-    }
-
-    fn client(self) -> Command {
-        match self {
-            Self::Tonic => Command::new(super::binaries().join("pg-client")),
-            Self::Grpcio => python("client.py"),
-        }
-    }
-
-    /// Whether it can run here; grpcio needs its package.
-    #[must_use]
-    pub fn present(self) -> bool {
-        self == Self::Tonic
-            || python("server.py")
-                .arg("--help")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|s| s.success())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tonic server: `pg-server`.
 
 pub mod control;
+pub mod interop;
 pub mod log;
 pub mod services;
 
@@ -20,6 +21,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::proto::echo::echo_server::EchoServer;
 use crate::proto::login::login_service_server::LoginServiceServer;
 use crate::proto::search::search_service_server::SearchServiceServer;
+use crate::proto::testing::test_service_server::TestServiceServer;
 use services::Services;
 
 /// A gRPC server that says what its handlers see
@@ -60,8 +62,11 @@ pub async fn run(args: Args) -> Result<()> {
         let echo = EchoServer::new(Services).max_decoding_message_size(max).max_encoding_message_size(max);
         let search = SearchServiceServer::new(Services).max_decoding_message_size(max);
         let login = LoginServiceServer::new(Services).max_decoding_message_size(max);
+        let testing = TestServiceServer::new(Services).max_decoding_message_size(max).max_encoding_message_size(max);
         let router = Server::builder()
             .max_concurrent_streams(args.max_streams)
+            .layer(interop::EchoMetadata)
+            .add_service(testing)
             .add_service(echo.accept_compressed(Gzip))
             .add_service(search.accept_compressed(Gzip))
             .add_service(login.accept_compressed(Gzip));

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Builds the fuzzer and prints where it is: the engine with sanitizers and coverage, the reference as a library, libFuzzer's main.
+set -euo pipefail
+. "$(dirname "$0")/../scripts/lib.sh"
+cd "$root"
+
+out=$target/fuzz
+mkdir -p "$out"
+cargo rustc --locked --quiet --release --package protocg-fuzz --lib --crate-type staticlib
+flags=(-g -O2 -fno-omit-frame-pointer -Wall -Wextra -Wno-unused-parameter -fno-sanitize-recover=all -Ibpf -Ifuzz/engine)
+for unit in bpf/host/engine fuzz/engine/main fuzz/engine/mend; do
+	[[ -e $unit.c ]] || continue
+	# Comparisons are not traced: that costs a third of the speed, and the inputs are decisions, not magic numbers.
+	clang "${flags[@]}" -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-coverage=trace-cmp -c "$unit.c" -o "$out/${unit##*/}.o"
+done
+# The objects come first, so that the library's own engine, which has no sanitizers, is not taken.
+clang -fsanitize=fuzzer,address,undefined "$out"/*.o "$target/release/libprotocg_fuzz.a" -lelf -lz -lm -ldl -lpthread -o "$out/fuzzer"
+echo "$out/fuzzer"

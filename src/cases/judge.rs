@@ -1,0 +1,185 @@
+//! What a policy makes of a call: the engine's events and bits, from the host's build of it or from the kernel.
+
+use std::io;
+
+use super::wire::{self, STREAM};
+use super::{By, Call, Outcome, Verdict};
+use crate::abi;
+use crate::agent::events;
+use crate::engine::{self, Connection};
+use crate::kernel::KernelError;
+use crate::kernel::load::{self, Replay};
+use crate::names;
+use crate::policy::{Policy, Tables};
+
+/// What the engine said of a call.
+pub struct Run {
+    /// Its events, in order.
+    pub events: Vec<abi::pg_event>,
+    /// The call's state when its header block, or a message, had come: that of the header block first. On the kernel, the last only.
+    pub stages: Vec<abi::pg_stream>,
+}
+
+/// The policy's tables, with which allowed calls make events too.
+fn loud(policy: &Policy) -> Tables {
+    let mut tables = policy.tables.clone();
+    tables.config.events_allowed = 1;
+    tables
+}
+
+/// The engine on the host.
+pub struct Host {
+    tables: Tables,
+}
+
+impl Host {
+    /// An engine under a policy.
+    pub fn new(policy: &Policy) -> Host {
+        Host { tables: loud(policy) }
+    }
+
+    /// Judges a call.
+    pub fn run(&self, call: &Call) -> Run {
+        let mut connection = Connection::new(&self.tables, call.peer.0, call.peer.1);
+        let mut run = Run { events: Vec::new(), stages: Vec::new() };
+        for part in wire::parts(call) {
+            let outcome = connection.request(&part);
+            run.events.extend(connection.events());
+            run.stages.extend(connection.stream(STREAM));
+            if outcome != engine::Outcome::Pass {
+                break;
+            }
+        }
+        run
+    }
+}
+
+/// The engine in the kernel, through BPF_PROG_TEST_RUN.
+pub struct Kernel {
+    replay: Replay,
+}
+
+impl Kernel {
+    /// Loads the engine under a policy. Needs root.
+    pub fn new(policy: &Policy) -> Result<Kernel, KernelError> {
+        load::replay(&loud(policy)).map(|replay| Kernel { replay })
+    }
+
+    /// Judges a call.
+    pub fn run(&self, call: &Call) -> io::Result<Run> {
+        const MOST: usize = 3000;
+        const LEAST: usize = 14;
+        let bytes = wire::parts(call).concat();
+        self.replay.events()?;
+        let (mut rest, mut fresh) = (bytes.as_slice(), true);
+        while !rest.is_empty() {
+            // what is left must not be less than the kernel takes
+            let size = if rest.len() > MOST { MOST.min(rest.len() - LEAST) } else { rest.len() };
+            let (chunk, after) = rest.split_at(size);
+            if !self.replay.judge_from(call.peer, chunk, fresh, 1)?.0 {
+                break;
+            }
+            (rest, fresh) = (after, false);
+        }
+        let events = self.replay.events()?;
+        Ok(Run { events, stages: self.replay.stream(STREAM).map(|stream| *stream).into_iter().collect() })
+    }
+}
+
+/// What the events say of the call.
+pub fn outcome(policy: &Policy, run: &Run) -> Outcome {
+    let mut out = Outcome {
+        verdict: Verdict::Allow,
+        by: By::Default,
+        status: None,
+        status_message: None,
+        at: 0,
+        connection: false,
+        audited: Vec::new(),
+    };
+    let mut allowed = None;
+    for event in &run.events {
+        let rule = policy.rules.get(event.rule as usize).filter(|_| event.reason == abi::PG_R_NONE);
+        match (event.type_, event.verdict) {
+            (abi::PG_EV_DECISION, abi::PG_V_AUDIT_DENY) if rule.is_some_and(|rule| rule.audit) => {
+                out.audited.extend(rule.map(|rule| rule.name.clone()));
+            }
+            (abi::PG_EV_DECISION | abi::PG_EV_CONNECTION, abi::PG_V_DENY | abi::PG_V_AUDIT_DENY) => {
+                return decided(policy, event, out);
+            }
+            (abi::PG_EV_DECISION | abi::PG_EV_CONNECTION, abi::PG_V_ALLOW) => allowed = Some(event),
+            _ => {}
+        }
+    }
+    if let Some(event) = allowed {
+        out.by = by(policy, event);
+        out.at = event.message;
+        out.connection = event.type_ == abi::PG_EV_CONNECTION;
+    }
+    // a call that was admitted on its header block makes events about its messages: they do not say by which rule
+    if out.by == By::Default
+        && let Some(rule) = run.stages.last().and_then(|stream| admitted_by(policy, stream))
+    {
+        out.by = By::Rule(rule);
+    }
+    out
+}
+
+fn decided(policy: &Policy, event: &abi::pg_event, out: Outcome) -> Outcome {
+    let connection = event.type_ == abi::PG_EV_CONNECTION;
+    let (status, message) = events::answer(policy, event);
+    Outcome {
+        verdict: if event.verdict == abi::PG_V_DENY { Verdict::Deny } else { Verdict::AuditDeny },
+        by: by(policy, event),
+        status: (!connection).then(|| names::status(status)),
+        status_message: (!connection).then_some(message),
+        at: event.message,
+        connection,
+        ..out
+    }
+}
+
+fn by(policy: &Policy, event: &abi::pg_event) -> By {
+    if event.reason == abi::PG_R_NONE {
+        return policy.rules.get(event.rule as usize).map_or(By::Default, |rule| By::Rule(rule.name.clone()));
+    }
+    match names::reason(event.reason) {
+        Some(reason) => By::Cause {
+            cause: names::cause(reason.cause).unwrap_or(reason.name),
+            reason: reason.name,
+            text: reason.text,
+        },
+        None => By::Cause { cause: "unknown", reason: "unknown", text: "no reason is known" },
+    }
+}
+
+/// The rule that admitted a call on its header block, by the engine's matcher.
+pub fn admitted_by(policy: &Policy, stream: &abi::pg_stream) -> Option<String> {
+    let method = policy.tables.methods.get(stream.method as usize)?;
+    let end = method.header_test + method.header_tests;
+    let mut matcher = Matcher::new(&policy.tables);
+    let mut first = method.header_test;
+    while let Some(hit) = matcher.first(&stream.bits, first..end) {
+        let rule = policy.rules.get(policy.tables.tests.get(hit as usize)?.rule as usize)?;
+        if !rule.audit {
+            return Some(rule.name.clone());
+        }
+        first = hit + 1;
+    }
+    None
+}
+
+/// The engine's matcher over tests that are not necessarily a method's.
+pub struct Matcher<'t>(Connection<'t>);
+
+impl<'t> Matcher<'t> {
+    /// A matcher over the tests of these tables.
+    pub fn new(tables: &'t Tables) -> Matcher<'t> {
+        Matcher(Connection::new(tables, std::net::Ipv6Addr::LOCALHOST, 0))
+    }
+
+    /// The first test that completes a clause that holds.
+    pub fn first(&mut self, bits: &abi::pg_bits, tests: std::ops::Range<u32>) -> Option<u32> {
+        self.0.matches(bits, tests)
+    }
+}

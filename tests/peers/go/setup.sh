@@ -1,0 +1,24 @@
+#!/bin/sh
+# Builds the grpc-go peers, and prints where the program is. Nothing is fetched: grpc-go and protobuf are Debian's packages.
+# usage: setup.sh [DIR], default peers-go below the target directory
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+dir=${1:-${CARGO_TARGET_DIR:-$here/../../../target}/peers-go}
+
+fail() {
+    echo "setup.sh: $1" >&2
+    exit 1
+}
+
+command -v go >/dev/null || fail "go is missing: apt-get install golang-go golang-google-grpc-dev golang-google-protobuf-dev"
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
+exec 9>"$dir/lock"
+flock 9
+
+# Sources lie in a GOPATH, where Debian puts them: no modules, no network. Only what changed is built again.
+cd "$here"
+GO111MODULE=off GOPATH=/usr/share/gocode GOFLAGS=-trimpath GOCACHE="$dir/cache" CGO_ENABLED=0 go build -o "$dir/pg-go" . ||
+    fail "go cannot build it: are golang-google-grpc-dev and golang-google-protobuf-dev installed?"
+echo "$dir/pg-go"
