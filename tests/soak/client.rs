@@ -78,7 +78,8 @@ impl<'a> Client<'a> {
         stream.write_all(&h2raw::open(&[]))?;
         add(&tally.connections, 1);
         // Every other client keeps its header fields in the server's table.
-        let style = if tally.connections.load(Ordering::Relaxed) % 2 == 0 { Style::PLAIN } else { Style::SMALL };
+        let style =
+            if tally.connections.load(Ordering::Relaxed).is_multiple_of(2) { Style::PLAIN } else { Style::SMALL };
         Ok(Self { stream, encoder: Encoder::default(), style, reader: Reader::default(), next: 1, tally })
     }
 
@@ -89,7 +90,7 @@ impl<'a> Client<'a> {
         self.next += 2 * calls.len() as u32;
         let mut bytes = self.reader.replies();
         for (stream, denied) in &streams {
-            let by_method = *denied && self.tally.denied.load(Ordering::Relaxed) % BY_METHOD == 0;
+            let by_method = *denied && self.tally.denied.load(Ordering::Relaxed).is_multiple_of(BY_METHOD);
             let text = if *denied && !by_method { DENIED_TEXT } else { "fine" };
             let path = if by_method { SLOW } else { UNARY };
             let message = Message::new().bytes(1, text).bytes;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
-use protocg_oracle::message::wire_of;
 use crate::rig::Random;
 use crate::wire::*;
+use protocg_oracle::message::wire_of;
 
 /// How many there were of each operator, type and wire form.
 #[derive(Default)]
