@@ -74,6 +74,8 @@ pub struct Typer<'a> {
     pub condition: &'a Condition,
     pub request: Option<&'a MessageDescriptor>,
     pub pool: &'a DescriptorPool,
+    /// What the request is called: `request`, or in a constraint `this`.
+    pub root: &'a str,
     /// The variables of the macros around, the innermost last.
     pub vars: RefCell<Vec<Var>>,
 }

@@ -138,7 +138,7 @@ impl Condition {
 
     /// Types the condition; `request` is the message that `request` is.
     pub fn formula(&self, request: Option<&MessageDescriptor>, pool: &DescriptorPool) -> Typed {
-        Typer { condition: self, request, pool, vars: RefCell::default() }.formula(&self.expr)
+        Typer { condition: self, request, pool, root: "request", vars: RefCell::default() }.formula(&self.expr)
     }
 
     fn extent(&self, expr: &IdedExpr) -> (usize, usize) {

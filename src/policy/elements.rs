@@ -36,7 +36,7 @@ impl At {
 
 impl Field {
     /// An element of this repeated field, or a key of this map, that a variable of scope `scope` stands for.
-    fn element(&self, name: &str, scope: usize) -> Field {
+    pub fn element(&self, name: &str, scope: usize) -> Field {
         let mut element = Field { name: name.to_owned(), element: true, guards: Vec::new(), ..self.clone() };
         element.at.scope = scope;
         if let (true, Kind::Message(entry)) = (self.descriptor.is_map(), self.descriptor.kind()) {
@@ -224,27 +224,32 @@ impl Typer<'_> {
 
     /// How many elements there are, or distinct keys.
     pub fn count(&self, expr: &IdedExpr, list: &Field, ranges: &Ranges) -> Typed {
-        let (at, distinct) = (list.at.clone(), list.descriptor.is_map());
-        let some = || {
-            let body = Box::new(Formula::Const(true));
-            Formula::Leaf(Leaf::Exists { at: at.clone(), var: "it".to_owned(), keys: distinct, body })
-        };
-        let (none, any) = (Ranges::of(0, 0), Ranges::of(1, u64::MAX));
-        Ok(if ranges.is_empty() {
-            Formula::Const(false)
-        } else if *ranges == none.union(&any) {
-            list.wrap(Formula::Const(true))
-        } else if *ranges == none {
-            list.wrap(some().negate())
-        } else if *ranges == any {
-            list.wrap(some())
-        } else {
-            let most = u64::from(abi::PG_MAX_MAP_KEYS) + 1;
-            if distinct && ranges.iter().any(|(low, high)| low > most || (high >= most && high != u64::MAX)) {
-                let message = format!("sizes of maps are compared up to {} (limit MAP_KEYS)", most - 1);
-                return Err(self.fault(expr, message).help("a map's keys may repeat, and only distinct ones count"));
-            }
-            list.wrap(Formula::Leaf(Leaf::Count { at, distinct, ranges: ranges.clone() }))
-        })
+        count(list, ranges)
+            .map_err(|message| self.fault(expr, message).help("a map's keys may repeat, and only distinct ones count"))
     }
+}
+
+/// That a repeated field has so many elements, or a map so many distinct keys.
+pub fn count(list: &Field, ranges: &Ranges) -> Result<Formula<Leaf>, String> {
+    let (at, distinct) = (list.at.clone(), list.descriptor.is_map());
+    let some = || {
+        let body = Box::new(Formula::Const(true));
+        Formula::Leaf(Leaf::Exists { at: at.clone(), var: "it".to_owned(), keys: distinct, body })
+    };
+    let (none, any) = (Ranges::of(0, 0), Ranges::of(1, u64::MAX));
+    Ok(if ranges.is_empty() {
+        Formula::Const(false)
+    } else if *ranges == none.union(&any) {
+        list.wrap(Formula::Const(true))
+    } else if *ranges == none {
+        list.wrap(some().negate())
+    } else if *ranges == any {
+        list.wrap(some())
+    } else {
+        let most = u64::from(abi::PG_MAX_MAP_KEYS) + 1;
+        if distinct && ranges.iter().any(|(low, high)| low > most || (high >= most && high != u64::MAX)) {
+            return Err(format!("sizes of maps are compared up to {} (limit MAP_KEYS)", most - 1));
+        }
+        list.wrap(Formula::Leaf(Leaf::Count { at, distinct, ranges: ranges.clone() }))
+    })
 }

@@ -200,7 +200,7 @@ pub fn number(kind: &Kind) -> Option<Number> {
     })
 }
 
-fn kind_name(kind: &Kind) -> &'static str {
+pub fn kind_name(kind: &Kind) -> &'static str {
     match kind {
         Kind::Double => "double",
         Kind::Float => "float",

@@ -165,7 +165,11 @@ impl Builder<'_> {
 
     fn method(&mut self, covering: &[usize], described: Option<&MethodDescriptor>) -> Result<abi::pg_method, Refusal> {
         let on_header = self.ordered(covering, false);
-        let on_message = self.ordered(covering, true);
+        let mut on_message = self.ordered(covering, true);
+        if let Some(request) = described.map(MethodDescriptor::input) {
+            // a constraint is of one message
+            on_message.retain(|i| self.rules.get(*i).is_some_and(|rule| rule.on(request.full_name()).is_some()));
+        }
         let allows = |i: &usize| self.rules.get(*i).is_some_and(|rule| rule.action == Action::Allow);
         let mut method =
             abi::pg_method { allow_messages: u32::from(on_message.iter().any(allows)), ..Default::default() };

@@ -29,6 +29,7 @@ mod show;
 mod tables;
 pub mod trace;
 mod trie;
+mod validate;
 mod wellknown;
 
 use std::io::Read;
@@ -229,14 +230,18 @@ pub fn study_text(text: &str, origin: &Path) -> Result<Study, Errors> {
     if text.len() as u64 > POLICY_BYTES {
         return Err(refuse(vec![Fault::whole(format!("the policy is longer than {POLICY_BYTES} bytes"))]));
     }
-    let file = file::parse(text).map_err(refuse)?;
+    let mut file = file::parse(text).map_err(refuse)?;
     let base = match origin.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let protos = resolve::protos(&file, base).map_err(refuse)?;
     let mut warnings = Vec::new();
-    let rules = rule::all(&file, text, &protos, &mut warnings).map_err(refuse)?;
+    let mut rules = rule::all(&file, text, &protos, &mut warnings).map_err(refuse)?;
+    for (raw, rule) in validate::rules(&file, &protos).map_err(refuse)? {
+        file.rules.push(raw);
+        rules.push(rule);
+    }
     let built = methods::build(&file, &rules, &protos, &mut warnings)
         .map_err(|refusal| refuse(vec![rule::blame(&rules, refusal)]))?;
     let infos = file.rules.iter().zip(&rules).map(|(raw, rule)| RuleInfo {

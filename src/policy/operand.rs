@@ -304,10 +304,10 @@ impl Typer<'_> {
             return self.below(expr, Some(element), &names);
         }
         match (root, names.as_slice()) {
-            ("request", []) => {
-                Err(self.fault(expr, "`request` is a message, not a value").help("name one of its fields"))
+            (root, []) if root == self.root => {
+                Err(self.fault(expr, format!("`{root}` is a message, not a value")).help("name one of its fields"))
             }
-            ("request", names) => self.below(expr, None, names),
+            (root, names) if root == self.root => self.below(expr, None, names),
             ("response", _) => Err(self.fault(expr, "`response` is not supported yet").help("decide on the request")),
             ("metadata", []) => Ok(Operand::MetadataMap),
             ("metadata", [(key, _), ..]) => Err(self
@@ -348,7 +348,8 @@ impl Typer<'_> {
         let mut message = self.request.cloned();
         if let Some(start) = start {
             if names.is_empty() {
-                return Ok(Operand::Field(start));
+                let is_list = !start.element && (start.descriptor.is_list() || start.descriptor.is_map());
+                return Ok(if is_list { Operand::List(start) } else { Operand::Field(start) });
             }
             message = match start.descriptor.kind() {
                 Kind::Message(message) => Some(message),

@@ -357,7 +357,7 @@ fn holds(test: &Test, value: &Value, kind: &Kind) -> bool {
 }
 
 /// A number's key; NaN has none.
-fn key(value: &Value, kind: &Kind) -> Option<u64> {
+pub fn key(value: &Value, kind: &Kind) -> Option<u64> {
     field::number(kind)?;
     match value {
         Value::Bool(value) => Some(u64::from(*value)),

@@ -172,6 +172,8 @@ pub enum Text {
     Matches(String),
     /// A metadata value's characters, counted.
     Size(Ranges),
+    /// A string's bytes, counted.
+    Bytes(Ranges),
 }
 
 /// A test of a field's value.
@@ -233,6 +235,7 @@ pub fn show_text(f: &mut fmt::Formatter<'_>, name: &str, text: &Text) -> fmt::Re
         Text::Contains(text) => write!(f, "{name}.contains({})", quote(text)),
         Text::Matches(pattern) => write!(f, "{name}.matches({pattern:?})"),
         Text::Size(ranges) => show_ranges(f, &format!("size({name})"), ranges, Number::Unsigned { bits: 64 }),
+        Text::Bytes(ranges) => show_ranges(f, &format!("size(bytes({name}))"), ranges, Number::Unsigned { bits: 64 }),
     }
 }
 

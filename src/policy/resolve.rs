@@ -12,6 +12,7 @@ use toml::Spanned;
 use super::editions::{self, Closed};
 use super::err::Fault;
 use super::file::File;
+use super::validate;
 
 /// The longest proto source or descriptor set that is read.
 const PROTO_BYTES: u64 = 64 << 20;
@@ -24,6 +25,8 @@ pub struct Protos {
     /// Every method, by path, sorted: `/pkg.Service/Method`.
     pub methods: Vec<(String, MethodDescriptor)>,
     by_path: HashMap<String, usize>,
+    /// A file with constraints that were not read: options do not survive that editions are said in other words.
+    pub unread: Option<String>,
 }
 
 impl Protos {
@@ -48,13 +51,13 @@ impl Protos {
 pub fn protos(file: &File, base: &Path) -> Result<Protos, Vec<Fault>> {
     let mut faults = Vec::new();
     let (sets, sources): (Vec<_>, Vec<_>) = file.proto.iter().partition(|path| is_set(path.get_ref()));
-    let (mut pool, mut closed) = (DescriptorPool::new(), Closed::default());
+    let (mut pool, mut closed, mut unread) = (DescriptorPool::new(), Closed::default(), None);
     match compile_sources(&sources, file, base) {
         Ok(compiled) => pool = compiled,
         Err(fault) => faults.push(fault),
     }
     for path in sets {
-        if let Err(fault) = add_set(&mut pool, &mut closed, path, base) {
+        if let Err(fault) = add_set(&mut pool, &mut closed, &mut unread, path, base) {
             faults.push(fault);
         }
     }
@@ -70,7 +73,7 @@ pub fn protos(file: &File, base: &Path) -> Result<Protos, Vec<Fault>> {
         .collect();
     methods.sort_by(|(a, _), (b, _)| a.cmp(b));
     let by_path = methods.iter().enumerate().map(|(i, (path, _))| (path.clone(), i)).collect();
-    Ok(Protos { pool, closed, methods, by_path })
+    Ok(Protos { pool, closed, methods, by_path, unread })
 }
 
 fn is_set(path: &str) -> bool {
@@ -138,7 +141,13 @@ fn is_edition(path: &Path) -> bool {
     std::fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with("edition")))
 }
 
-fn add_set(pool: &mut DescriptorPool, closed: &mut Closed, place: &Spanned<String>, base: &Path) -> Result<(), Fault> {
+fn add_set(
+    pool: &mut DescriptorPool,
+    closed: &mut Closed,
+    unread: &mut Option<String>,
+    place: &Spanned<String>,
+    base: &Path,
+) -> Result<(), Fault> {
     let path = base.join(place.get_ref());
     check_file(&path, place)?;
     let bytes = std::fs::read(&path)
@@ -157,10 +166,17 @@ fn add_set(pool: &mut DescriptorPool, closed: &mut Closed, place: &Spanned<Strin
                 .help("compile it with its imports: `protoc --include_imports`, or `buf build`"));
         }
     }
+    let of_editions = set.file.iter().any(|file| file.syntax() == "editions");
     editions::lower(&mut set, &bytes, closed)
         .map_err(|error| Fault::at(place.span(), format!("cannot use `{}`: {error}", path.display())))?;
-    pool.add_file_descriptor_set(set)
-        .map_err(|error| Fault::at(place.span(), format!("cannot use `{}`: {error:?}", path.display())))
+    let added = if of_editions {
+        let constrained = set.file.iter().find(|file| file.dependency.iter().any(|import| import == validate::FILE));
+        *unread = unread.take().or(constrained.map(|file| file.name().to_owned()));
+        pool.add_file_descriptor_set(set)
+    } else {
+        pool.decode_file_descriptor_set(bytes.as_slice())
+    };
+    added.map_err(|error| Fault::at(place.span(), format!("cannot use `{}`: {error:?}", path.display())))
 }
 
 /// What a rule says of methods.

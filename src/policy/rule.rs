@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use prost_reflect::MessageDescriptor;
+use toml::Spanned;
 
 use super::cel::Leaf;
 use super::condition::Condition;
@@ -35,6 +36,11 @@ pub enum Decides {
 }
 
 impl Rule {
+    /// A deny rule that stands nowhere but in the protos.
+    pub fn deny(patterns: Vec<Pattern>, decides: Decides, span: Range<usize>) -> Rule {
+        Rule { action: Action::Deny, patterns, decides, span }
+    }
+
     /// Every decision of the rule.
     pub fn decisions(&self) -> Vec<&Decision> {
         match &self.decides {
@@ -199,21 +205,23 @@ fn decide(formula: &Formula<Leaf>, action: Action, condition: &Condition) -> Res
 }
 
 /// The requests of the methods that a rule covers, each message once; the first is the one that errors speak of.
-fn requests(raw: &file::Rule, patterns: &[Pattern], protos: &Protos) -> Result<Vec<MessageDescriptor>, Vec<Fault>> {
+pub fn requests(
+    methods: &[Spanned<String>],
+    patterns: &[Pattern],
+    protos: &Protos,
+    why: &str,
+) -> Result<Vec<MessageDescriptor>, Vec<Fault>> {
     let (mut out, mut faults): (BTreeMap<String, MessageDescriptor>, Vec<Fault>) = Default::default();
-    for (pattern, written) in patterns.iter().zip(&raw.methods) {
+    for (pattern, written) in patterns.iter().zip(methods) {
         let covered: Vec<MessageDescriptor> = match pattern {
             Pattern::Exact(path) => protos.request(path).into_iter().collect(),
             Pattern::Prefix(prefix) => protos.under(prefix).map(|(_, method)| method.input()).collect(),
         };
         if covered.is_empty() {
             let message = match pattern {
-                Pattern::Exact(path) => format!("no proto describes `{path}`, and the condition reads its request"),
+                Pattern::Exact(path) => format!("no proto describes `{path}`, and {why}"),
                 Pattern::Prefix(_) => {
-                    format!(
-                        "no proto describes a method under `{}`, and the condition reads `request`",
-                        written.get_ref()
-                    )
+                    format!("no proto describes a method under `{}`, and {why}", written.get_ref())
                 }
             };
             faults.push(Fault::at(written.span(), message).help("add its file to `proto`"));
@@ -229,7 +237,7 @@ fn per_message(
     condition: &Condition,
     protos: &Protos,
 ) -> Result<BTreeMap<String, Decision>, Vec<Fault>> {
-    let requests = requests(raw, patterns, protos)?;
+    let requests = requests(&raw.methods, patterns, protos, "the condition reads its request")?;
     let many = requests.len() > 1;
     let mut out = BTreeMap::new();
     let mut first: Option<(String, BTreeMap<String, &'static str>)> = None;

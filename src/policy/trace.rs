@@ -136,7 +136,8 @@ impl Study {
         let first = self.policy.tables.methods.get(method).map_or(0, |method| method.message_test);
         let message = self.layouts.message.get(&first).unwrap_or(&none);
         let pool = &self.protos.pool;
-        let typer = Typer { condition: &condition, request: request.as_ref(), pool, vars: RefCell::default() };
+        let (request, vars) = (request.as_ref(), RefCell::default());
+        let typer = Typer { condition: &condition, request, pool, root: "request", vars };
         let mut walk =
             Walk { typer, action: raw.action, rule, header: &self.layouts.header, message, tests: Vec::new() };
         let said = walk.said(condition.root(), true).map_err(|fault| refuse(vec![fault]))?;

@@ -8,6 +8,7 @@ mod eval;
 mod metadata;
 mod refused;
 mod tables;
+mod validate;
 
 use std::path::Path;
 
