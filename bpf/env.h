@@ -95,6 +95,11 @@ static __always_inline u64 pg_now(void)
 	return bpf_ktime_get_ns();
 }
 
+static __always_inline u64 pg_random(void)
+{
+	return (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+}
+
 static __always_inline struct pg_event *pg_event_scratch(void)
 {
 	u32 zero = 0;

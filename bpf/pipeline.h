@@ -138,6 +138,8 @@ PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 			if (s->pb != PG_PB_SKIP && !pg_ready(w))
 				break;
 			reason = pg_pb_step(s, w, m->plan, n);
+			if (!reason && pg_pb_closes(s))
+				reason = pg_pb_close(s);
 		}
 		h->left -= w->pos - at;
 		if (!reason && s->grpc == PG_G_MESSAGE && s->offset == s->length && !(s->request & PG_REQ_SKIP))

@@ -10,7 +10,7 @@
 #define PG_LIMITS(L)                                                                                                   \
 	L(CONNECTIONS, 16384, "one state of about 4 KiB each, made when the connection is established",                \
 	  "a further connection is reset with the cause too_large")                                                    \
-	L(STREAMS, 65536, "live RPCs over all connections, about 0.5 KiB each, made when the RPC begins",              \
+	L(STREAMS, 65536, "live RPCs over all connections, about 0.9 KiB each, made when the RPC begins",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
 	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
 	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \
@@ -37,6 +37,10 @@
 	L(RULES, 16384, "rules in one policy", "more are a compile error")                                             \
 	L(CLAUSE_TESTS, 4096, "tests of one method's rules in disjunctive normal form",                                \
 	  "conditions that expand to more are a compile error")                                                        \
+	L(ELEMENT_TESTS, 256, "tests at the end of each element of one repeated field or map",                         \
+	  "conditions on one field's elements that need more are a compile error")                                     \
+	L(MAP_KEYS, 32, "keys that are remembered while a message is read, to count a map's distinct ones",            \
+	  "sizes of maps that need more, together, are a compile error")                                               \
 	L(PEER_TESTS, 256, "address blocks and addresses that rules compare peer.ip with", "more are a compile error") \
 	L(HELD_SEGMENTS, 256, "segments of one connection that wait for a hole to fill",                               \
 	  "further ones are dropped, and TCP sends them again")                                                        \

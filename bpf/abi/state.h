@@ -22,8 +22,9 @@
 #define PG_RSP_END 2u	  /* the server has ended or reset it */
 
 struct pg_level {
-	u32 end;  /* message offset where the sub-message or group's enclosing field ends */
-	u32 node; /* plan node; PG_LEVEL_GROUP | field number: a group that is skipped */
+	u32 end;     /* message offset where the sub-message or group's enclosing field ends */
+	u32 node;    /* plan node; PG_LEVEL_GROUP | field number: a group that is skipped */
+	u32 element; /* index of the field whose element it is, + 1; 0: it is none */
 };
 #define PG_LEVEL_GROUP 0x80000000u
 
@@ -61,6 +62,12 @@ struct pg_stream {
 			 */
 	u32 head_at;	/* where in it the frame begins */
 	u64 value;
+	u32 packed; /* message offset where the packed elements that are read end; 0: there are none */
+	u32 clause; /* 1: the tests of an element's clause so far hold */
+	u64 hash;   /* of the key of the map's entry that is read */
+	u64 secret; /* what the hashes of this stream begin with; 0: not drawn yet */
+	u64 sip[4]; /* of a string key */
+	u64 key[PG_MAX_MAP_KEYS];
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
 	struct pg_level level[PG_MAX_MESSAGE_DEPTH];
 };

@@ -83,12 +83,16 @@ PG_SIZE(struct pg_rule, 16);
 /*
  * One test of a clause: (bits[word] & mask) == value. A clause is a run of tests that ends with PG_TEST_LAST and
  * holds if all of them do; a rule holds if one of its clauses does. An always-true clause is one test with mask 0.
+ *
+ * The program at the end of an element (of a repeated field or a map) is a run of clauses, too: of those that hold
+ * every one applies its row, in order.
  */
 #define PG_TEST_LAST 1u
 struct pg_test {
 	u16 word;
 	u16 flags;
-	u32 rule; /* index of the rule, in file order: deny, allow and limit rules counted together */
+	u32 rule; /* index of the rule, in file order: deny, allow and limit rules counted together. In a program: the
+		     row */
 	u64 mask;
 	u64 value;
 };
@@ -132,23 +136,42 @@ enum pg_kind {
 	PG_K_BYTES,
 };
 
-/* A map that no rule reads. prost reads a map's entry whatever the tag's wire type is, so any other is refused. */
+/*
+ * Elements of a repeated field, and entries of a map, are read one after the other into the same bits: where one
+ * begins, `reset` makes these what an empty element gives; where it ends, the program moves what came of it to bits
+ * that outlive it. Numbers may be packed, whatever the descriptor says.
+ */
+#define PG_FIELD_ELEMENTS 1u /* repeated, or a map */
+#define PG_FIELD_KEY 2u	     /* the key in a map's entry, where distinct ones are counted */
+#define PG_FIELD_SIGNED 4u   /* such a key, of a signed type */
+#define PG_FIELD_DISTINCT 8u /* a map of which the distinct keys are counted */
+/* A map, read or not. prost reads a map's entry whatever the tag's wire type is, so any other is refused. */
 #define PG_FIELD_MAP 16u
+
+/* A row that is none: the value is not one of its type, and runtimes read it differently (PG_R_PROTOBUF_VALUE). */
+#define PG_ROW_REFUSED 0xffffffffu
 
 struct pg_field {
 	u32 number;
 	u32 kind;      /* enum pg_kind */
 	u32 child;     /* PG_K_MESSAGE: its node */
 	u32 reset;     /* row applied where the field begins: own value bits to 0, presence to 1, other oneof members to
-			  absent */
+			  absent. Where an element begins: its bits to those of an empty one */
 	u32 automaton; /* strings and bytes: first automaton */
 	u32 automata;  /* how many, 0..PG_MAX_FIELD_AUTOMATA */
 	u32 bound;     /* numbers: of the value; strings: of the size in code points; bytes: of the size in bytes */
 	u32 bounds;    /* how many, the closing one included; 0: nothing compares it */
 	u32 nan;       /* float, double: row for NaN; 0: none */
 	u32 flags;     /* PG_FIELD_* */
+	u32 test;      /* the program at the end of an element: first of its tests */
+	u32 tests;     /* how many, 0..PG_MAX_ELEMENT_TESTS */
+	u32 counter;   /* op with the counter's place: `value` is added there, but not past `mask`; 0: elements are not
+			  counted */
+	u32 key;       /* PG_FIELD_DISTINCT: where in pg_stream.key the keys so far are; the counter says how many */
+	u32 keys;      /* how many fit there */
+	u32 reserved;
 };
-PG_SIZE(struct pg_field, 40);
+PG_SIZE(struct pg_field, 64);
 
 /*
  * Numbers compare as unsigned keys: unsigned and bool as they are, signed with the top bit flipped, doubles by

@@ -297,8 +297,7 @@ impl Talk<'_> {
             };
             let Some(acked) = sockets::bytes_acked(self.socket) else { return false };
             let acknowledged = conn.first.wrapping_add(acked as u32);
-            let sent =
-                self.core.senders.borrow_mut().send(self.socket, hole, acknowledged, conn.ts_recent, &payload);
+            let sent = self.core.senders.borrow_mut().send(self.socket, hole, acknowledged, conn.ts_recent, &payload);
             if let Err(e) = sent {
                 tracing::debug!("cannot mend the connection of cookie {}: {e}", self.cookie);
                 return false;

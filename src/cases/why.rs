@@ -146,6 +146,13 @@ impl Why<'_> {
                 study.line(*rule)
             );
             match study.trace(*rule, method)? {
+                None if info.cost.per_message => {
+                    let _ = writeln!(
+                        self.out,
+                        "    a constraint of the protos; it holds if {}",
+                        info.compiled.replace('\n', "\n    or ")
+                    );
+                }
                 None => self.out.push_str("    it has no condition\n"),
                 Some(trace) => {
                     let mut tables = study.policy.tables.clone();

@@ -82,6 +82,9 @@ pub fn report(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
         "predicates   {} on headers, {} on a message at most",
         costs.header_predicates, costs.message_predicates
     )?;
+    if costs.element_tests > 0 {
+        writeln!(out, "elements     {} at the end of each at most", count(costs.element_tests as usize, "test"))?;
+    }
     writeln!(out, "automata     {}, {} states, {} bytes", costs.automata, costs.states, costs.automaton_bytes)?;
     writeln!(out, "tables       {} bytes", costs.table_bytes)
 }

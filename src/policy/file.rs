@@ -26,8 +26,18 @@ pub struct File {
     /// By `pg_cause`: the causes that are let pass.
     pub allowed_causes: Vec<u32>,
     pub guard: Option<Guard>,
-    /// In file order, deny and allow together.
+    /// In file order, deny and allow together; behind them those that `[validate]` becomes.
     pub rules: Vec<Rule>,
+    pub validate: Option<Validate>,
+}
+
+/// `[validate]`, as it was written.
+#[derive(Debug)]
+pub struct Validate {
+    pub span: Range<usize>,
+    pub methods: Vec<Spanned<String>>,
+    /// Full names of fields that are left to the application.
+    pub skip: Vec<Spanned<String>>,
 }
 
 /// A rule as it was written.
@@ -61,7 +71,7 @@ struct RawFile {
     #[serde(default)]
     allow: Vec<RawRule>,
     limit: Option<Spanned<toml::Value>>,
-    validate: Option<Spanned<toml::Value>>,
+    validate: Option<Spanned<RawValidate>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -85,6 +95,14 @@ struct RawRule {
     status: Option<Spanned<String>>,
     message: Option<Spanned<String>>,
     mode: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawValidate {
+    methods: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    skip: Vec<Spanned<String>>,
 }
 
 pub(super) enum RawPort {
@@ -167,10 +185,8 @@ impl Checker<'_> {
                 "a name has 1 to 32 characters out of a-z, 0-9 and -",
             );
         }
-        for (what, value) in [("[[limit]]", &raw.limit), ("[validate]", &raw.validate)] {
-            if let Some(value) = value {
-                self.fault(value.span(), format!("`{what}` is not supported yet"), "remove it");
-            }
+        if let Some(value) = &raw.limit {
+            self.fault(value.span(), "`[[limit]]` is not supported yet", "remove it");
         }
         let actions = [("deny", Action::Deny), ("allow", Action::Allow)];
         let directions = [("ingress", Direction::Ingress), ("egress", Direction::Egress)];
@@ -193,6 +209,7 @@ impl Checker<'_> {
             guard,
             default: self.choice(&raw.default, &actions),
             allowed_causes: self.switches(&raw.uninspectable),
+            validate: raw.validate.map(|it| self.validate(it)),
             proto: raw.proto,
             include: raw.include,
             rules,
@@ -231,6 +248,22 @@ impl Checker<'_> {
             }
         }
         allowed
+    }
+
+    fn validate(&mut self, raw: Spanned<RawValidate>) -> Validate {
+        let (span, raw) = raw.into_inner_spanned();
+        Validate { methods: self.methods(raw.methods, &span), skip: raw.skip, span }
+    }
+
+    /// The patterns of a rule that stands at `place`: all methods, if none are named.
+    fn methods(&mut self, raw: Option<Spanned<Vec<Spanned<String>>>>, place: &Range<usize>) -> Vec<Spanned<String>> {
+        let Some((span, methods)) = raw.map(Spanned::into_inner_spanned) else {
+            return vec![Spanned::new(place.clone(), "*".to_owned())];
+        };
+        if methods.is_empty() {
+            self.fault(span, "`methods` is empty: the rule would never apply", "leave it out for all methods");
+        }
+        methods
     }
 
     fn ports(&mut self, raw: &[Spanned<RawPort>]) -> PortSet {
@@ -316,19 +349,12 @@ impl Checker<'_> {
                 self.fault(text.span(), "this is not a message for callers", help);
             }
         }
-        let methods = raw.methods.map(Spanned::into_inner_spanned);
-        if let Some((span, methods)) = &methods
-            && methods.is_empty()
-        {
-            self.fault(span.clone(), "`methods` is empty: the rule would never apply", "leave it out for all methods");
-        }
         Rule {
             action,
             status: raw.status.map_or(PERMISSION_DENIED, |text| self.status(&text)),
             message,
             audit: raw.mode.is_some_and(|text| self.choice(&text, &[("enforce", false), ("audit", true)])),
-            methods: methods
-                .map_or_else(|| vec![Spanned::new(raw.name.span(), "*".to_owned())], |(_, methods)| methods),
+            methods: self.methods(raw.methods, &raw.name.span()),
             when: raw.when,
             name: raw.name,
         }

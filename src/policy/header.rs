@@ -112,7 +112,7 @@ pub fn add(tables: &mut Assembly, bits: &BTreeSet<&Bit>) -> Result<Header, Refus
         let group = match bit {
             Bit::Present { key } | Bit::Some { key, .. } => Some(key.as_str()),
             Bit::Peer { .. } | Bit::Port(_) => None,
-            Bit::Field { .. } => continue,
+            _ => continue,
         };
         groups.entry(group).or_default().push((*bit).clone());
     }
@@ -151,7 +151,7 @@ pub fn add(tables: &mut Assembly, bits: &BTreeSet<&Bit>) -> Result<Header, Refus
             _ => None,
         })
         .collect();
-    let port = tables.bounds.add(&ports, &mut tables.rows);
+    let port = tables.bounds.add(&ports, None, &mut tables.rows);
     let name_root = tables.tries.add(&names);
     Ok(Header { layout, keys: out, peers, port, name_root, fixed })
 }

@@ -8,6 +8,7 @@ use super::decide::Bit;
 use super::err::Warning;
 use super::file::File;
 use super::header::{self, Header};
+use super::needs::Needs;
 use super::plan::{self, Size};
 use super::resolve::{Pattern, Protos};
 use super::rule::{Decides, Rule};
@@ -82,6 +83,7 @@ struct OnMessage {
 struct Builder<'a> {
     file: &'a File,
     rules: &'a [Rule],
+    protos: &'a Protos,
     tables: Assembly,
     header: Header,
     known_header: HashMap<Vec<usize>, (u32, u32)>,
@@ -104,6 +106,7 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
     let mut builder = Builder {
         file,
         rules,
+        protos,
         tables,
         header,
         known_header: HashMap::new(),
@@ -162,7 +165,11 @@ impl Builder<'_> {
 
     fn method(&mut self, covering: &[usize], described: Option<&MethodDescriptor>) -> Result<abi::pg_method, Refusal> {
         let on_header = self.ordered(covering, false);
-        let on_message = self.ordered(covering, true);
+        let mut on_message = self.ordered(covering, true);
+        if let Some(request) = described.map(MethodDescriptor::input) {
+            // a constraint is of one message
+            on_message.retain(|i| self.rules.get(*i).is_some_and(|rule| rule.on(request.full_name()).is_some()));
+        }
         let allows = |i: &usize| self.rules.get(*i).is_some_and(|rule| rule.action == Action::Allow);
         let mut method =
             abi::pg_method { allow_messages: u32::from(on_message.iter().any(allows)), ..Default::default() };
@@ -232,18 +239,13 @@ impl Builder<'_> {
         let decisions: Vec<_> = key.1.iter().filter_map(|i| Some((*i, self.rules.get(*i)?.on(&key.0)?))).collect();
         let bits: BTreeSet<&Bit> =
             decisions.iter().flat_map(|(_, it)| it.bits()).filter(|bit| bit.in_message()).collect();
-        let mut groups: BTreeMap<&[u32], Vec<Bit>> = BTreeMap::new();
-        for bit in &bits {
-            if let Bit::Field { path, .. } = bit {
-                groups.entry(path).or_default().push((*bit).clone());
-            }
-        }
-        let layout = Layout::new(groups.into_values().collect(), MESSAGE_WORD).ok_or_else(|| {
+        let bits: Vec<&Bit> = bits.into_iter().collect();
+        let needs = Needs::new(&bits);
+        self.message_predicates = self.message_predicates.max(needs.predicates());
+        let layout = Layout::of(needs.groups(), MESSAGE_WORD).ok_or_else(|| {
             Refusal::whole(format!("rules test `{}` more than 1024 times (limit SCOPE_WORDS)", request.full_name()))
         })?;
-        self.message_predicates = self.message_predicates.max(bits.len());
-        let bits: Vec<&Bit> = bits.into_iter().collect();
-        let (plan, init) = plan::add(&mut self.tables, request, &bits, &layout)?;
+        let (plan, init) = plan::add(&mut self.tables, request, &self.protos.closed, &needs, &layout)?;
         let first = index(self.tables.tests.len());
         for (i, decision) in decisions {
             self.tables.rule_tests(i, &decision.clauses, &self.header.layout, &layout);

@@ -28,7 +28,7 @@ impl Random {
     }
 }
 
-const PREDICATES: [&str; 20] = [
+const PREDICATES: [&str; 30] = [
     "request.query == \"a\"",
     "request.query.startsWith(\"a\")",
     "request.query in [\"b\", \"ab\"]",
@@ -49,6 +49,16 @@ const PREDICATES: [&str; 20] = [
     "peer.port < 5",
     "(request.per_page) > 2",
     "(request.flag) == (true)",
+    "request.items.exists(x, x.number == 1 && x.text == \"a\")",
+    "request.items.exists(x, (x.number) > 1)",
+    "request.items.all(x, x.number > 0 || x.text.startsWith(\"a\"))",
+    "request.items.exists(x, x.number == 1 && request.flag)",
+    "size(request.items) > 1",
+    "has(request.items)",
+    "\"a\" in request.by_name",
+    "request.by_name[\"a\"].number != 1",
+    "request.by_name.exists(k, k == \"b\")",
+    "size(request.by_name) == 2",
 ];
 
 fn condition(random: &mut Random, depth: usize) -> String {
@@ -74,6 +84,15 @@ fn call(random: &mut Random) -> Call {
     message = message.varint(5, random.below(2) as u64).varint(6, random.below(3) as u64);
     if random.below(2) > 0 {
         message = message.message(7, &wire::Message::new().varint(2, random.below(3) as u64));
+    }
+    let inner =
+        |random: &mut Random| wire::Message::new().bytes(1, random.pick(&["a", "b"])).varint(2, random.below(3) as u64);
+    for _ in 0..random.below(4) {
+        message = message.message(8, &inner(random));
+    }
+    for _ in 0..random.below(4) {
+        let key = random.pick(&["a", "b", "c"]);
+        message = message.message(9, &wire::Message::new().bytes(1, key).message(2, &inner(random)));
     }
     let values = random.below(3);
     let metadata = (0..values).map(|_| ("x-a".to_owned(), random.pick(&["1", "2", "3"]).to_owned())).collect();
