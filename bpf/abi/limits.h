@@ -61,6 +61,13 @@
 	  "frames that are looked through for those of denied RPCs, in one segment and what waited for "               \
 	  "it: about 130 ns each",                                                                                     \
 	  "a denial past it ends its connection")                                                                      \
+	L(BUCKETS, 65536, "token buckets of [[limit]] rules, 48 bytes each, in sets of 8: 3.2 MiB",                    \
+	  "a key whose set is full of buckets in use shares its limit's own bucket: no call passes without a token")   \
+	L(BUCKET_KEYS, 8, "metadata keys that the limits of one policy count by; a power of two",                      \
+	  "more are a compile error")                                                                                  \
+	L(METHOD_LIMITS, 32, "limits that apply to one method", "more are a compile error")                            \
+	L(RATE, 1000000, "tokens that a limit may give in its second, minute or hour", "more is a compile error")      \
+	L(BURST, 1000000, "tokens that a bucket may hold", "more is a compile error")                                  \
 	L(PATH_TEXTS, 1024, "paths that no rule names, kept for events; the least recently used goes first",           \
 	  "the event then says nothing of the method")                                                                 \
 	L(EVENT_BYTES, 4194304, "ring buffer from the kernel to the agent",                                            \

@@ -157,6 +157,7 @@ pub fn empty_tables() -> Tables {
         outs: vec![Default::default()],
         keys: vec![Default::default()],
         peers: vec![Default::default()],
+        rates: Vec::new(),
     }
 }
 

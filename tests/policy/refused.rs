@@ -38,7 +38,7 @@ fn files_that_are_wrong_are_refused() {
         (&format!("{head}colour = 1"), "unknown field `colour`"),
         (&format!("{head}[uninspectable]\ntls = \"maybe\""), "neither \"deny\" nor \"allow\""),
         (&format!("{head}[uninspectable]\nquic = \"deny\""), "unknown field `quic`"),
-        (&format!("{head}[[limit]]\nname = \"l\""), "`[[limit]]` is not supported yet"),
+        (&format!("{head}[[limit]]\nname = \"l\""), "missing field `rate`"),
         (&format!("{head}[validate]\nmethods = [\"*\"]"), "`[validate]` is not supported yet"),
         (&head.replace("\"p\"", "\"P!\""), "not a policy name"),
         (&head.replace("\"p\"", "\"\""), "not a policy name"),
@@ -54,6 +54,46 @@ fn files_that_are_wrong_are_refused() {
     for (text, why) in cases {
         refuses(text, why);
     }
+}
+
+#[test]
+fn limits_that_are_wrong_are_refused() {
+    let head = "name = \"p\"\nproto = [\"t.proto\"]\nports = [50051]\ndefault = \"deny\"\n[[limit]]\nname = \"l\"\n";
+    let cases = [
+        ("rate = \"5\"", "`5` is not a rate"),
+        ("rate = \"5/d\"", "`5/d` is not a rate"),
+        ("rate = \"/s\"", "`/s` is not a rate"),
+        ("rate = \"-5/s\"", "`-5/s` is not a rate"),
+        ("rate = \"1.5/s\"", "`1.5/s` is not a rate"),
+        ("rate = 5", "invalid type"),
+        ("rate = \"0/s\"", "`0/s` is not a rate"),
+        ("rate = \"05/s\"", "`05/s` is not a rate"),
+        ("rate = \"1000001/s\"", "limit RATE"),
+        ("rate = \"99999999999999999999/s\"", "is not a rate"),
+        ("rate = \"5/s\"\nburst = 0", "limit BURST"),
+        ("rate = \"5/s\"\nburst = 1000001", "limit BURST"),
+        ("rate = \"5/s\"\nburst = \"5\"", "invalid type"),
+        ("rate = \"5/s\"\nper = \"call\"", "`call` has no buckets"),
+        ("rate = \"5/s\"\nper = \"peer.port\"", "`peer.port` has no buckets"),
+        ("rate = \"5/s\"\nper = 'metadata[x-a]'", "has no buckets"),
+        ("rate = \"5/s\"\nper = 'metadata[\"X-A\"]'", "upper-case"),
+        ("rate = \"5/s\"\nper = 'metadata[\"a-bin\"]'", "binary metadata"),
+        ("rate = \"5/s\"\nper = 'metadata[\"grpc-timeout\"]'", "belongs to the protocol"),
+        ("rate = \"5/s\"\nper = 'metadata[\"accept-encoding\"]'", "belongs to the protocol"),
+        ("rate = \"5/s\"\nstatus = \"UNAVAILABLE\"", "unknown field `status`"),
+        ("rate = \"5/s\"\nmode = \"off\"", "neither \"enforce\" nor \"audit\""),
+        ("rate = \"5/s\"\nmethods = [\"/t.S/M\"]\nwhen = 'request.s == \"\"'", "before there is a message"),
+        ("rate = \"5/s\"\nwhen = 'response.s == \"\"'", "before there is a message"),
+    ];
+    for (text, why) in cases {
+        refuses(&format!("{head}{text}"), why);
+    }
+    let many = |count: usize, per: &dyn Fn(usize) -> String| -> String {
+        let rules = (0..count).map(|i| format!("[[limit]]\nname = \"l{i}\"\nrate = \"1/s\"\nper = '{}'\n", per(i)));
+        format!("name = \"p\"\nports = [50051]\ndefault = \"deny\"\n{}", rules.collect::<String>())
+    };
+    refuses(&many(9, &|i| format!("metadata[\"k{i}\"]")), "limit BUCKET_KEYS");
+    refuses(&many(33, &|_| "policy".to_owned()), "limit METHOD_LIMITS");
 }
 
 #[test]
