@@ -207,7 +207,8 @@ static inline int pg_request_judge(struct pg_conn *c, struct pg_work *w, struct 
 	if (judgement == PG_J_DENY)
 		return pg_deny_rpc(c, w, s);
 	allowed = judgement == PG_J_ALLOW || config.default_action == PG_ALLOW;
-	unknown = m->flags & PG_METHOD_UNKNOWN && (allowed || m->allow_messages || !pg_switched_off(PG_R_UNKNOWN_METHOD));
+	unknown =
+		m->flags & PG_METHOD_UNKNOWN && (allowed || m->allow_messages || !pg_switched_off(PG_R_UNKNOWN_METHOD));
 	if (unknown) {
 		if (pg_fail_rpc(c, w, s, PG_R_UNKNOWN_METHOD) != PG_GO)
 			return PG_DENIED;
@@ -220,8 +221,7 @@ static inline int pg_request_judge(struct pg_conn *c, struct pg_work *w, struct 
 		else if (s->request & PG_REQ_UNREAD || !m->allow_messages)
 			return pg_deny_rpc(c, w, s);
 	}
-	/* what is read in the shadow of a denial never reaches the server, and takes nothing */
-	judgement = m->limit_tests && c->phase != PG_P_DEAD ? pg_limits(c, w, s) : PG_J_NONE;
+	judgement = m->limit_tests ? pg_limits(c, w, s) : PG_J_NONE;
 	if (judgement != PG_J_NONE)
 		return pg_limit_deny(c, w, s, judgement);
 	if (s->request & PG_REQ_ALLOWED)

@@ -85,8 +85,8 @@ static inline u32 pg_fail_rpc(struct pg_conn *c, struct pg_work *w, struct pg_st
 }
 
 /*
- * A token of every limit that applies, or, with `take` 0, whether each has one. Returns PG_J_DENY for the first that has none.
- * Limits that only audit take and say what they would deny.
+ * A token of every limit that applies, or, with `take` 0, whether each has one. Returns PG_J_DENY for the first that
+ * has none. Limits that only audit take and say what they would deny.
  */
 PG_STEP int pg_limits_pass(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 take)
 {
@@ -127,14 +127,15 @@ PG_STEP int pg_limits_pass(struct pg_conn *c, struct pg_work *w, struct pg_strea
 }
 
 /*
- * The call may pass: it takes a token of every limit that applies. First all are looked at, so that a denied call takes none.
- * Between the two another CPU may take the last: then what was taken is gone, and never too many pass.
+ * The call may pass: it takes a token of every limit that applies. First all are looked at, so that a denied call takes
+ * none. Between the two another CPU may take the last: then what was taken is gone, and never too many pass. What is
+ * read in the shadow of a denial never reaches the server, and takes nothing.
  */
 static inline int pg_limits(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 {
 	int judgement = pg_limits_pass(c, w, s, 0);
 
-	return judgement == PG_J_NONE ? pg_limits_pass(c, w, s, 1) : judgement;
+	return judgement == PG_J_NONE && c->phase != PG_P_DEAD ? pg_limits_pass(c, w, s, 1) : judgement;
 }
 
 static inline u32 pg_limit_deny(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, int judgement)

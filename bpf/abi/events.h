@@ -70,7 +70,7 @@ struct pg_event {
 	u16 remote_port;
 	u8 local[16]; /* IPv4 is ::ffff:a.b.c.d */
 	u8 remote[16];
-	u32 mends; /* 1: of a denial: only the RPC ends, the connection goes on once its hole is mended */
+	u32 mends;    /* 1: of a denial: only the RPC ends, the connection goes on once its hole is mended */
 	u32 retry_ms; /* of a limit's denial: when the next token comes */
 };
 PG_SIZE(struct pg_event, 128);

@@ -167,8 +167,8 @@ struct pg_value {
 struct pg_block {
 	struct pg_bits bits; /* the header scope only */
 	struct pg_value value[PG_MAX_BUCKET_KEYS];
-	u32 seen;	     /* PG_B_* */
-	u32 reason;	     /* first thing that is malformed about it; PG_R_NONE: nothing */
+	u32 seen;   /* PG_B_* */
+	u32 reason; /* first thing that is malformed about it; PG_R_NONE: nothing */
 	u32 method;
 	u32 text;
 	u32 trailers; /* 1: the block ends a stream that is already open */

@@ -86,8 +86,8 @@ PG_SIZE(struct pg_rule, 16);
 enum pg_per { PG_PER_POLICY, PG_PER_METHOD, PG_PER_PEER, PG_PER_VALUE };
 
 /*
- * A token bucket fills by `rate` units a nanosecond, up to `capacity`; a token is `cost` units. All are whole numbers, so
- * that no fraction of a token is ever lost or won: N tokens a second are a rate of N and a cost of 10^9.
+ * A token bucket fills by `rate` units a nanosecond, up to `capacity`; a token is `cost` units. All are whole numbers,
+ * so that no fraction of a token is ever lost or won: N tokens a second are a rate of N and a cost of 10^9.
  */
 struct pg_rate {
 	u32 per;  /* enum pg_per */
@@ -241,8 +241,8 @@ struct pg_entry {
 	u16 reason;    /* enum pg_reason: its name or value is malformed, and so is every RPC that refers to it */
 	u16 name_size; /* bytes; an entry that a table holds is below 64 KiB (RFC 7541, section 4.1) */
 	u16 value_size;
-	u32 out0; /* path: method index; else final state of the first automaton */
-	u32 out1; /* path: id of the kept text; else final state of the second automaton */
+	u32 out0;    /* path: method index; else final state of the first automaton */
+	u32 out1;    /* path: id of the kept text; else final state of the second automaton */
 	u32 hash[2]; /* of a value that a limit counts by (policy/limit.h) */
 };
 PG_SIZE(struct pg_entry, 24);

@@ -9,12 +9,6 @@ struct pg_host *pg_host_new(const struct pg_tables *tables, const u8 remote[16],
 	if (!host)
 		return 0;
 	host->tables = *tables;
-	if (tables->rate_count)
-		host->buckets = pg_host_buckets_new(tables);
-	if (tables->rate_count && !host->buckets) {
-		free(host);
-		return 0;
-	}
 	host->conn.id = 1;
 	host->conn.cookie = 1;
 	host->conn.remote_port = remote_port;

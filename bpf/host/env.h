@@ -131,16 +131,24 @@ static inline u64 pg_now(void)
 	return pg_here->now;
 }
 
+/* Most connections take no token, or share the buckets of others. */
+static inline struct pg_host_buckets *pg_buckets_here(void)
+{
+	if (!pg_here->buckets)
+		pg_here->buckets = pg_host_buckets_new(&pg_here->tables);
+	return pg_here->buckets;
+}
+
 static inline struct pg_bucket_set *pg_bucket_set_get(u32 set)
 {
-	struct pg_host_buckets *all = pg_here->buckets;
+	struct pg_host_buckets *all = pg_buckets_here();
 
 	return all && set < all->set_count ? &all->set[set] : 0;
 }
 
 static inline struct pg_own_bucket *pg_own_bucket_get(u32 limit)
 {
-	struct pg_host_buckets *all = pg_here->buckets;
+	struct pg_host_buckets *all = pg_buckets_here();
 
 	return all && limit < all->own_count ? &all->own[limit] : 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Token buckets. A bucket knows how much it misses of being full, so one of zeros is full, and a full one's place is free
- * for another key without anything being forgotten: no call passes without a token, whatever becomes of the keys.
+ * Token buckets. A bucket knows how much it misses of being full, so one of zeros is full, and a full one's place is
+ * free for another key without anything being forgotten: no call passes without a token, whatever becomes of the keys.
  */
 #ifndef PG_POLICY_LIMIT_H
 #define PG_POLICY_LIMIT_H
@@ -70,7 +70,8 @@ static inline u32 pg_milliseconds(u64 ns)
 	return (ns + PG_NS_A_MS - 1) / PG_NS_A_MS;
 }
 
-/* The bucket of a key. Returns 1 if it has a token; 0, and in w->retry_ms when it will; -1 if there is no room for it. */
+/* The bucket of a key. Returns 1 if it has a token; 0, and in w->retry_ms when it will; -1 if there is no room for it.
+ */
 PG_STEP int pg_bucket_of(struct pg_work *w, u32 index, u64 key0, u64 key1, u32 take)
 {
 	const struct pg_rate *l = pg_get_rate(index);

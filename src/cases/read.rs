@@ -15,19 +15,8 @@ pub const BYTES: u64 = 4 << 20;
 /// Where a call comes from that does not say it.
 const PEER: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50000);
 
-const CALL: [&str; 11] = [
-    "method",
-    "metadata",
-    "peer",
-    "message",
-    "messages",
-    "raw",
-    "compressed",
-    "before",
-    "calls",
-    "every",
-    "wait",
-];
+const CALL: [&str; 11] =
+    ["method", "metadata", "peer", "message", "messages", "raw", "compressed", "before", "calls", "every", "wait"];
 const EXPECTED: [&str; 7] = ["verdict", "rule", "cause", "status", "status_message", "at", "audited"];
 
 /// The cases of a file.

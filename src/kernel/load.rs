@@ -128,7 +128,9 @@ impl Replay {
     pub fn refill(&self) -> io::Result<()> {
         self.buckets.iter().try_for_each(|map| {
             let full = vec![0; map.value_size() as usize];
-            (0..map.max_entries()).try_for_each(|i| map.update(&i.to_ne_bytes(), &full, MapFlags::ANY)).map_err(|e| io_error(&e))
+            (0..map.max_entries())
+                .try_for_each(|i| map.update(&i.to_ne_bytes(), &full, MapFlags::ANY))
+                .map_err(|e| io_error(&e))
         })
     }
 
@@ -264,8 +266,11 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Vec
             (Hook::Ingress, keep(&skel.progs.pg_ingress)?),
         ]
     };
-    let buckets =
-        if tables.rates.is_empty() { Vec::new() } else { vec![handle(&skel.maps.buckets)?, handle(&skel.maps.own_buckets)?] };
+    let buckets = if tables.rates.is_empty() {
+        Vec::new()
+    } else {
+        vec![handle(&skel.maps.buckets)?, handle(&skel.maps.own_buckets)?]
+    };
     log::take();
     Ok((programs, shared, buckets))
 }

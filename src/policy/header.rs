@@ -133,7 +133,8 @@ pub fn add(tables: &mut Assembly, bits: &BTreeSet<&Bit>, counted: &[&str]) -> Re
     let mut out = Vec::new();
     let mut starts: BTreeMap<&str, Vec<Automaton>> = BTreeMap::new();
     for key in &keys {
-        let (mut entry, automata) = add_key(tables, key, groups.get(&Some(*key)).map_or(&[][..], Vec::as_slice), &layout)?;
+        let (mut entry, automata) =
+            add_key(tables, key, groups.get(&Some(*key)).map_or(&[][..], Vec::as_slice), &layout)?;
         entry.counted = counted.iter().zip(1..).find(|(other, _)| *other == key).map_or(0, |(_, slot)| slot);
         out.push(entry);
         starts.insert(key, automata);

@@ -66,18 +66,14 @@ impl RawLimit {
         let per = per(self.per.as_ref());
         match (rate, burst, per) {
             (Ok((rate, unit)), Ok(burst), Ok(per)) => Ok(Limit { rate, unit, burst, per }),
-            (rate, burst, per) => {
-                Err([rate.err(), burst.err(), per.err()].into_iter().flatten().collect())
-            }
+            (rate, burst, per) => Err([rate.err(), burst.err(), per.err()].into_iter().flatten().collect()),
         }
     }
 }
 
 fn number(number: i64, most: u32, limit: &str, what: &str, span: Range<usize>) -> Result<u32, Fault> {
     let fits = u32::try_from(number).ok().filter(|number| (1..=most).contains(number));
-    fits.ok_or_else(|| {
-        Fault::at(span, format!("a {what} is 1 to {most} (limit {limit}), and not {number}"))
-    })
+    fits.ok_or_else(|| Fault::at(span, format!("a {what} is 1 to {most} (limit {limit}), and not {number}")))
 }
 
 fn rate(text: &Spanned<String>) -> Result<(u32, char), Fault> {
@@ -89,7 +85,8 @@ fn rate(text: &Spanned<String>) -> Result<(u32, char), Fault> {
         "h" => 'h',
         _ => return Err(refuse()),
     };
-    if digits.is_empty() || digits.len() > 18 || digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
+    if digits.is_empty() || digits.len() > 18 || digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit())
+    {
         return Err(refuse());
     }
     let digits = digits.parse().map_err(|_| refuse())?;
@@ -152,9 +149,10 @@ impl Limit {
             Per::Policy => (abi::PG_PER_POLICY, 0),
             Per::Method => (abi::PG_PER_METHOD, 0),
             Per::Peer => (abi::PG_PER_PEER, 0),
-            Per::Value(key) => {
-                (abi::PG_PER_VALUE, counted.iter().zip(0..).find(|(other, _)| *other == key).map_or(0, |(_, slot)| slot))
-            }
+            Per::Value(key) => (
+                abi::PG_PER_VALUE,
+                counted.iter().zip(0..).find(|(other, _)| *other == key).map_or(0, |(_, slot)| slot),
+            ),
         };
         abi::pg_rate { per, slot, rate: self.rate, reserved: 0, cost, capacity: cost * u64::from(self.burst) }
     }

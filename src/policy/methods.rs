@@ -172,7 +172,8 @@ impl Builder<'_> {
         let mut method =
             abi::pg_method { allow_messages: u32::from(on_message.iter().any(allows)), ..Default::default() };
         (method.header_test, method.header_tests) = self.header_tests(on_header);
-        let limits = covering.iter().copied().filter(|i| self.rules.get(*i).is_some_and(|it| it.action == Action::Limit));
+        let limits =
+            covering.iter().copied().filter(|i| self.rules.get(*i).is_some_and(|it| it.action == Action::Limit));
         let limits: Vec<usize> = limits.collect();
         if limits.len() > abi::PG_MAX_METHOD_LIMITS as usize {
             let most = abi::PG_MAX_METHOD_LIMITS;
