@@ -35,6 +35,7 @@ PG_TABLE(classes, pg_classes)
 PG_TABLE(out, pg_out)
 PG_TABLE(key, pg_key)
 PG_TABLE(peer, pg_peer)
+PG_TABLE(rate, pg_rate)
 
 static __always_inline const u32 *pg_get_trans(u32 index)
 {
@@ -98,6 +99,23 @@ static __always_inline u64 pg_now(void)
 static __always_inline u64 pg_random(void)
 {
 	return (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+}
+
+static __always_inline struct pg_bucket_set *pg_bucket_set_get(u32 set)
+{
+	return bpf_map_lookup_elem(&buckets, &set);
+}
+
+static __always_inline struct pg_own_bucket *pg_own_bucket_get(u32 limit)
+{
+	return bpf_map_lookup_elem(&own_buckets, &limit);
+}
+
+static __always_inline const struct pg_seed *pg_seed_get(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&seed, &zero);
 }
 
 static __always_inline struct pg_event *pg_event_scratch(void)

@@ -8,7 +8,7 @@
 
 /* L(NAME, number, "why this number", "what happens past it") */
 #define PG_LIMITS(L)                                                                                                   \
-	L(CONNECTIONS, 16384, "one state of about 4 KiB each, made when the connection is established",                \
+	L(CONNECTIONS, 16384, "one state of about 7 KiB each, made when the connection is established",                \
 	  "a further connection is reset with the cause too_large")                                                    \
 	L(STREAMS, 65536, "live RPCs over all connections, about 0.9 KiB each, made when the RPC begins",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
@@ -65,6 +65,13 @@
 	  "frames that are looked through for those of denied RPCs, in one segment and what waited for "               \
 	  "it: about 130 ns each",                                                                                     \
 	  "a denial past it ends its connection")                                                                      \
+	L(BUCKETS, 65536, "token buckets of [[limit]] rules, 48 bytes each, in sets of 8: 3.2 MiB",                    \
+	  "a key whose set is full of buckets in use shares its limit's own bucket: no call passes without a token")   \
+	L(BUCKET_KEYS, 8, "metadata keys that the limits of one policy count by; a power of two",                      \
+	  "more are a compile error")                                                                                  \
+	L(METHOD_LIMITS, 32, "limits that apply to one method", "more are a compile error")                            \
+	L(RATE, 1000000, "tokens that a limit may give in its second, minute or hour", "more is a compile error")      \
+	L(BURST, 1000000, "tokens that a bucket may hold", "more is a compile error")                                  \
 	L(PATH_TEXTS, 1024, "paths that no rule names, kept for events; the least recently used goes first",           \
 	  "the event then says nothing of the method")                                                                 \
 	L(GUARD_CONNECT, 64, "entries of [guard] connect, walked at each connect", "more are a compile error")         \

@@ -138,6 +138,8 @@ struct pg_hpack {
 	u32 first; /* first character of the name or value; 0: none yet */
 	u32 last;  /* last character of the value */
 	u32 out[PG_MAX_METADATA_AUTOMATA];
+	u32 counted; /* 1: a limit counts by the value, so it is hashed */
+	u32 hash[2];
 	u32 slashes;	       /* of the path */
 	u32 segment;	       /* bytes of the path since the last slash */
 	u32 updates;	       /* table size updates at the start of this block */
@@ -163,10 +165,17 @@ struct pg_hpack {
 #define PG_B_CONTENT_TYPE 32u
 #define PG_B_NOT_GRPC 64u
 #define PG_B_PATHS 128u /* more than one :path */
+/* The value of a metadata key that limits count by. */
+struct pg_value {
+	u32 hash[2];
+	u32 count; /* how often the key came */
+};
+
 struct pg_block {
 	struct pg_bits bits; /* the header scope only */
-	u32 seen;	     /* PG_B_* */
-	u32 reason;	     /* first thing that is malformed about it; PG_R_NONE: nothing */
+	struct pg_value value[PG_MAX_BUCKET_KEYS];
+	u32 seen;   /* PG_B_* */
+	u32 reason; /* first thing that is malformed about it; PG_R_NONE: nothing */
 	u32 method;
 	u32 text;
 	u32 trailers; /* 1: the block ends a stream that is already open */
@@ -251,6 +260,50 @@ struct pg_conn {
 	struct pg_block block;
 	struct pg_hpack hpack;
 	u8 path[PG_MAX_PATH_BYTES];
+};
+
+/* ---- token buckets ---- */
+
+#define PG_BUCKET_WAYS 8
+enum pg_bucket_sets { PG_BUCKET_SETS = PG_MAX_BUCKETS / PG_BUCKET_WAYS };
+
+#ifdef __BPF__
+#include <linux/bpf.h>
+#else
+struct bpf_spin_lock {
+	u32 val;
+};
+#endif
+
+/* A bucket that is full says nothing: it is as good as none, and its place is free. */
+struct pg_bucket {
+	u64 key[2];
+	u32 limit; /* index + 1 */
+	u32 reserved;
+	u64 missing; /* units (struct pg_rate) that were missing at `time` */
+	u64 time;    /* ns */
+	u64 full_at; /* ns; when it is full if nobody takes more */
+};
+PG_SIZE(struct pg_bucket, 48);
+
+/* A key's bucket is in the set that its hash names, or nowhere. */
+struct pg_bucket_set {
+	struct bpf_spin_lock lock;
+	u32 reserved;
+	struct pg_bucket way[PG_BUCKET_WAYS];
+};
+
+/* A limit's own bucket: of the whole policy, of calls without the key, and of keys that find no place. */
+struct pg_own_bucket {
+	struct bpf_spin_lock lock;
+	u32 reserved;
+	struct pg_bucket bucket;
+};
+
+/* Random numbers, so that nobody outside can choose keys that share a set, or values that share a hash. */
+struct pg_seed {
+	u64 mix[3];   /* odd */
+	u32 value[2]; /* 256 .. 2^31 - 2 */
 };
 
 /* ---- segments that wait for a hole to fill ---- */

@@ -12,7 +12,7 @@ use super::tried::{self, Tried};
 use crate::abi;
 use crate::kernel::guard::Cover;
 use crate::names;
-use crate::policy::Policy;
+use crate::policy::{Action, Policy};
 
 /// How records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -95,6 +95,9 @@ pub struct Decision {
     /// What the caller is told, or would be in audit mode; nothing for an allowed call.
     #[serde(rename = "rpc.grpc.status_code", skip_serializing_if = "Option::is_none")]
     pub status: Option<u32>,
+    /// Of a limit's denial: after how many milliseconds a call may find a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u32>,
     /// The remote end.
     #[serde(rename = "network.peer.address")]
     pub peer_address: String,
@@ -193,6 +196,12 @@ pub fn answer(policy: &Policy, event: &abi::pg_event) -> (u32, String) {
     }
 }
 
+/// After how many milliseconds a call may find a token, if a limit has denied this one.
+pub fn retry_ms(policy: &Policy, event: &abi::pg_event) -> Option<u32> {
+    let rule = policy.rules.get(event.rule as usize).filter(|_| event.reason == abi::PG_R_NONE)?;
+    (rule.action == Action::Limit && event.verdict != abi::PG_V_ALLOW).then_some(event.retry_ms)
+}
+
 /// Puts an event in words. `path` is the method's path, as far as it is known.
 pub fn decision(policy: &Policy, event: &abi::pg_event, path: Option<&str>, cgroup: &str) -> Decision {
     let rpc = event.type_ == abi::PG_EV_DECISION;
@@ -218,6 +227,7 @@ pub fn decision(policy: &Policy, event: &abi::pg_event, path: Option<&str>, cgro
         // The status of an allowed call is its server's.
         status: (rpc && event.verdict != abi::PG_V_ALLOW)
             .then(|| if event.verdict == abi::PG_V_DENY { answer(policy, event).0 } else { event.status }),
+        retry_ms: retry_ms(policy, event),
         peer_address: remote.to_string(),
         peer_port: event.remote_port,
         server_address: server.0.to_string(),

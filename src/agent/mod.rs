@@ -11,6 +11,7 @@ pub mod limit;
 pub mod mend;
 pub mod output;
 pub mod reply;
+mod retry;
 pub mod sockets;
 pub mod sweep;
 pub mod tried;
@@ -206,7 +207,8 @@ fn denial(core: &Core, event: &abi::pg_event) -> Option<Denial> {
     }
     let (status, message) = events::answer(&core.policy, event);
     let (stream, delivered, response) = (event.stream, event.delivered, event.response);
-    Some(Denial { stream, delivered, response, status, message })
+    let retry_ms = events::retry_ms(&core.policy, event);
+    Some(Denial { stream, delivered, response, status, message, retry_ms })
 }
 
 /// What the caller of a request is told that no rule denies, on a connection that ends for another's denial.
@@ -214,7 +216,7 @@ fn undelivered(core: &Core, event: &abi::pg_event) -> Denial {
     const UNAVAILABLE: u32 = 14;
     let message = format!("the connection ends after a denial by policy {}", core.policy.name);
     let (stream, delivered, response) = (event.stream, event.delivered, event.response);
-    Denial { stream, delivered, response, status: UNAVAILABLE, message }
+    Denial { stream, delivered, response, status: UNAVAILABLE, message, retry_ms: None }
 }
 
 fn print(core: &Core, event: &abi::pg_event) {

@@ -95,7 +95,10 @@ fn write_rule(rule: &RuleInfo, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\n{} {}: decided {decided}{audit}", action(rule.action), rule.name)?;
     writeln!(out, "  methods    {}", rule.methods.join(", "))?;
     writeln!(out, "  when       {}", rule.compiled.replace('\n', "\n          "))?;
-    if rule.action == Action::Deny {
+    if let Some(rate) = &rule.rate {
+        writeln!(out, "  rate       {rate}")?;
+    }
+    if rule.action != Action::Allow {
         let status = crate::names::status(rule.status);
         writeln!(out, "  answer     {status}: {}", rule.message)?;
     }
@@ -115,5 +118,6 @@ fn action(action: Action) -> &'static str {
     match action {
         Action::Deny => "deny",
         Action::Allow => "allow",
+        Action::Limit => "limit",
     }
 }

@@ -166,6 +166,7 @@ pub fn empty_tables() -> Tables {
         outs: vec![Default::default()],
         keys: vec![Default::default()],
         peers: vec![Default::default()],
+        rates: Vec::new(),
     }
 }
 

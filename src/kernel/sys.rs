@@ -142,6 +142,7 @@ pub fn test_run(
     bytes: &[u8],
     mark: u32,
     control: [u32; 5],
+    time: u64,
     repeat: u32,
 ) -> io::Result<(u32, u32)> {
     let mut frame = vec![0_u8; 12];
@@ -151,6 +152,10 @@ pub fn test_run(
     let mut context = [0_u32; 48];
     context[2] = mark;
     context[12..17].copy_from_slice(&control);
+    // its time is 64 bits at byte 152, in the machine's order
+    for (half, bytes) in context[38..40].iter_mut().zip(time.to_ne_bytes().chunks_exact(4)) {
+        *half = u32::from_ne_bytes(bytes.try_into().map_err(io::Error::other)?);
+    }
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as u64,
         data_in: frame.as_ptr().cast(),

@@ -147,8 +147,8 @@ fn leaf(leaf: &Leaf, action: Action, positive: bool) -> Result<Vec<Clause>, Usel
             let some = |negated| Bit::Some { key: key.clone(), text: text.clone(), negated };
             let present = || Bit::Present { key: key.clone() };
             match (action, positive) {
-                (Action::Deny, true) => vec![one(some(false), true)],
-                (Action::Deny, false) => vec![one(some(true), true), one(present(), false)],
+                (Action::Deny | Action::Limit, true) => vec![one(some(false), true)],
+                (Action::Deny | Action::Limit, false) => vec![one(some(true), true), one(present(), false)],
                 (Action::Allow, holds) => vec![Clause::from([(present(), true), (some(holds), false)])],
             }
         }

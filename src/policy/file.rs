@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::err::Fault;
 use super::guard::{self, Guard, RawGuard};
+use super::limit::{self, Limit, RawLimit};
 use super::{Action, Direction, Mode, PortSet};
 use crate::abi;
 
@@ -26,7 +27,7 @@ pub struct File {
     /// By `pg_cause`: the causes that are let pass.
     pub allowed_causes: Vec<u32>,
     pub guard: Option<Guard>,
-    /// In file order, deny and allow together; behind them those that `[validate]` becomes.
+    /// In file order, of all kinds together; behind them those that `[validate]` becomes.
     pub rules: Vec<Rule>,
     pub validate: Option<Validate>,
 }
@@ -50,6 +51,8 @@ pub struct Rule {
     pub status: u32,
     pub message: String,
     pub audit: bool,
+    /// Of limits.
+    pub limit: Option<Limit>,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +73,8 @@ struct RawFile {
     deny: Vec<RawRule>,
     #[serde(default)]
     allow: Vec<RawRule>,
-    limit: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    limit: Vec<RawLimit>,
     validate: Option<Spanned<RawValidate>>,
 }
 
@@ -185,13 +189,10 @@ impl Checker<'_> {
                 "a name has 1 to 32 characters out of a-z, 0-9 and -",
             );
         }
-        if let Some(value) = &raw.limit {
-            self.fault(value.span(), "`[[limit]]` is not supported yet", "remove it");
-        }
         let actions = [("deny", Action::Deny), ("allow", Action::Allow)];
         let directions = [("ingress", Direction::Ingress), ("egress", Direction::Egress)];
         let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
-        let rules = self.rules(&name, raw.deny, raw.allow);
+        let rules = self.rules(&name, raw.deny, raw.allow, raw.limit);
         if raw.ports.get_ref().is_empty() {
             self.fault(raw.ports.span(), "`ports` is empty", "name the TCP ports with gRPC, like [50051]");
         }
@@ -308,21 +309,27 @@ impl Checker<'_> {
         }
     }
 
-    fn rules(&mut self, policy: &str, deny: Vec<RawRule>, allow: Vec<RawRule>) -> Vec<Rule> {
-        let mut raw: Vec<(Action, RawRule)> = deny.into_iter().map(|rule| (Action::Deny, rule)).collect();
-        raw.extend(allow.into_iter().map(|rule| (Action::Allow, rule)));
-        raw.sort_by_key(|(_, rule)| rule.name.span().start);
-        if let Some((_, rule)) = raw.get(abi::PG_MAX_RULES as usize) {
+    fn rules(&mut self, policy: &str, deny: Vec<RawRule>, allow: Vec<RawRule>, limits: Vec<RawLimit>) -> Vec<Rule> {
+        type Raw = (Action, RawRule, Option<Limit>);
+        let mut raw: Vec<Raw> = deny.into_iter().map(|rule| (Action::Deny, rule, None)).collect();
+        raw.extend(allow.into_iter().map(|rule| (Action::Allow, rule, None)));
+        for limit in limits {
+            let tokens = limit.limit().map_err(|faults| self.faults.extend(faults)).ok();
+            let RawLimit { name, methods, when, message, mode, .. } = limit;
+            raw.push((Action::Limit, RawRule { name, methods, when, status: None, message, mode }, tokens));
+        }
+        raw.sort_by_key(|(_, rule, _)| rule.name.span().start);
+        if let Some((_, rule, _)) = raw.get(abi::PG_MAX_RULES as usize) {
             self.fault(rule.name.span(), format!("there are more than {} rules (limit RULES)", abi::PG_MAX_RULES), "");
         }
         let mut names = HashSet::new();
         let mut rules = Vec::with_capacity(raw.len());
-        for (action, raw) in raw {
+        for (action, raw, limit) in raw {
             if !names.insert(raw.name.get_ref().clone()) {
                 let message = format!("there is another rule named `{}`", raw.name.get_ref());
                 self.fault(raw.name.span(), message, "events name rules, so each needs its own name");
             }
-            rules.push(self.rule(policy, action, raw));
+            rules.push(Rule { limit, ..self.rule(policy, action, raw) });
         }
         rules
     }
@@ -351,12 +358,17 @@ impl Checker<'_> {
         }
         Rule {
             action,
-            status: raw.status.map_or(PERMISSION_DENIED, |text| self.status(&text)),
+            status: match raw.status {
+                Some(text) => self.status(&text),
+                None if action == Action::Limit => limit::STATUS,
+                None => PERMISSION_DENIED,
+            },
             message,
             audit: raw.mode.is_some_and(|text| self.choice(&text, &[("enforce", false), ("audit", true)])),
             methods: self.methods(raw.methods, &raw.name.span()),
             when: raw.when,
             name: raw.name,
+            limit: None,
         }
     }
 

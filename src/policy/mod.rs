@@ -16,6 +16,7 @@ mod field;
 mod file;
 mod guard;
 mod header;
+mod limit;
 mod methods;
 mod needs;
 mod operand;
@@ -72,6 +73,8 @@ pub enum Action {
     Deny,
     /// Let it pass.
     Allow,
+    /// Let it pass while there are tokens.
+    Limit,
 }
 
 /// TCP ports, as ranges that ascend.
@@ -136,6 +139,8 @@ pub struct RuleInfo {
     pub message: String,
     /// It denies nothing, and makes its events.
     pub audit: bool,
+    /// Of a limit: its rate, in words.
+    pub rate: Option<String>,
     /// The patterns that it names.
     pub methods: Vec<String>,
     /// Its condition as it was written.
@@ -254,6 +259,7 @@ pub fn study_text(text: &str, origin: &Path) -> Result<Study, Errors> {
         status: raw.status,
         message: raw.message.clone(),
         audit: raw.audit,
+        rate: raw.limit.as_ref().map(ToString::to_string),
         methods: raw.methods.iter().map(|pattern| pattern.get_ref().clone()).collect(),
         when: raw.when.as_ref().map(|when| when.get_ref().clone()),
         compiled: rule.shown(),
@@ -290,6 +296,7 @@ impl Action {
         match self {
             Action::Deny => abi::PG_DENY,
             Action::Allow => abi::PG_ALLOW,
+            Action::Limit => abi::PG_LIMIT,
         }
     }
 }

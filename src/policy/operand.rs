@@ -146,6 +146,30 @@ pub fn peer(blocks: &[Block], shown: &str) -> Formula<Leaf> {
     }
 }
 
+/// Checks a metadata key: what is wrong with it, and help.
+pub fn metadata_key(key: &str) -> Result<(), (String, String)> {
+    let hop = ["connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"];
+    Err(if key.bytes().any(|b| b.is_ascii_uppercase()) {
+        (
+            format!("`{key}` has upper-case letters"),
+            format!("HTTP/2's names are lower-case: write {:?}", key.to_ascii_lowercase()),
+        )
+    } else if key.starts_with(':') || key == "host" {
+        (
+            format!("`{key}` is not metadata"),
+            "the path is for `methods`; nothing else of the request line is an input".to_owned(),
+        )
+    } else if key == "te" || key == "content-type" || key.starts_with("grpc-") || hop.contains(&key) {
+        (format!("`{key}` belongs to the protocol, not to metadata"), "choose a key of the application".to_owned())
+    } else if key.ends_with("-bin") {
+        (format!("`{key}` is binary metadata"), "its base64 has more than one form: use a text key".to_owned())
+    } else if key.is_empty() || !key.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.')) {
+        (format!("`{key}` is not a metadata key"), "keys are made of a-z, 0-9, `_`, `-` and `.`".to_owned())
+    } else {
+        return Ok(());
+    })
+}
+
 /// A literal as a metadata value.
 pub fn metadata_text(value: &Value) -> Result<Vec<u8>, String> {
     match value {
@@ -255,27 +279,10 @@ impl Typer<'_> {
 
     /// Checks a metadata key.
     pub fn key(&self, expr: &IdedExpr, key: &str) -> Result<String, Fault> {
-        let hop = ["connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"];
-        let (message, help) = if key.bytes().any(|b| b.is_ascii_uppercase()) {
-            (
-                format!("`{key}` has upper-case letters"),
-                format!("HTTP/2's names are lower-case: write {:?}", key.to_ascii_lowercase()),
-            )
-        } else if key.starts_with(':') || key == "host" {
-            (
-                format!("`{key}` is not metadata"),
-                "the path is for `methods`; nothing else of the request line is an input".to_owned(),
-            )
-        } else if key == "te" || key == "content-type" || key.starts_with("grpc-") || hop.contains(&key) {
-            (format!("`{key}` belongs to the protocol, not to metadata"), "choose a key of the application".to_owned())
-        } else if key.ends_with("-bin") {
-            (format!("`{key}` is binary metadata"), "its base64 has more than one form: use a text key".to_owned())
-        } else if key.is_empty() || !key.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.')) {
-            (format!("`{key}` is not a metadata key"), "keys are made of a-z, 0-9, `_`, `-` and `.`".to_owned())
-        } else {
-            return Ok(key.to_owned());
-        };
-        Err(self.fault(expr, message).help(help))
+        match metadata_key(key) {
+            Ok(()) => Ok(key.to_owned()),
+            Err((message, help)) => Err(self.fault(expr, message).help(help)),
+        }
     }
 
     fn path(&self, expr: &IdedExpr) -> Result<Operand, Fault> {

@@ -170,6 +170,10 @@ fn one(raw: &file::Rule, text: &str, protos: &Protos, warnings: &mut Vec<Warning
         let decides = Decides::OnHeader(Decision::always());
         return Ok(Rule { action: raw.action, patterns, decides, span });
     };
+    if raw.action == Action::Limit && ["request", "response"].into_iter().any(|it| condition.reads(it)) {
+        let fault = Fault::at(span, "a call takes its tokens when its header block ends, before there is a message");
+        return Err(vec![fault.help("a limit's condition reads metadata and the peer")]);
+    }
     let decides = if condition.reads("request") {
         Decides::PerMessage(per_message(raw, &patterns, &condition, protos)?)
     } else {

@@ -11,7 +11,7 @@ use super::scope::{Bounds, Layout, Place, Rows};
 use super::trie::Tries;
 use crate::abi;
 
-/// The compiled policy. No table is empty: the unused have one zero entry.
+/// The compiled policy. No table but that of rates is empty: the unused have one zero entry.
 #[expect(missing_docs, reason = "bpf/abi/tables.h says what each is")]
 #[derive(Debug, Clone)]
 pub struct Tables {
@@ -30,6 +30,7 @@ pub struct Tables {
     pub outs: Vec<abi::pg_out>,
     pub keys: Vec<abi::pg_key>,
     pub peers: Vec<abi::pg_peer>,
+    pub rates: Vec<abi::pg_rate>,
 }
 
 /// A structure of the ABI: integers only, no padding (their sizes are asserted in C).
@@ -50,7 +51,8 @@ plain!(
     abi::pg_classes,
     abi::pg_out,
     abi::pg_key,
-    abi::pg_peer
+    abi::pg_peer,
+    abi::pg_rate
 );
 
 fn raw<T: Plain>(table: &[T]) -> &[u8] {
@@ -60,7 +62,7 @@ fn raw<T: Plain>(table: &[T]) -> &[u8] {
 
 impl Tables {
     /// Every table as bytes, in the order of the fields.
-    fn parts(&self) -> [&[u8]; 15] {
+    fn parts(&self) -> [&[u8]; 16] {
         [
             raw(std::slice::from_ref(&self.config)),
             raw(&self.trie),
@@ -77,6 +79,7 @@ impl Tables {
             raw(&self.outs),
             raw(&self.keys),
             raw(&self.peers),
+            raw(&self.rates),
         ]
     }
 
@@ -102,6 +105,7 @@ impl Tables {
             size_of::<abi::pg_out>(),
             size_of::<abi::pg_key>(),
             size_of::<abi::pg_peer>(),
+            size_of::<abi::pg_rate>(),
             size_of::<abi::pg_entry>(),
         ];
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -351,6 +355,7 @@ impl Assembly {
         rules: Vec<abi::pg_rule>,
         keys: Vec<abi::pg_key>,
         peers: Vec<abi::pg_peer>,
+        rates: Vec<abi::pg_rate>,
     ) -> Tables {
         fn some<T: Default>(mut table: Vec<T>) -> Vec<T> {
             if table.is_empty() {
@@ -374,6 +379,7 @@ impl Assembly {
             outs: some(self.outs),
             keys: some(keys),
             peers: some(peers),
+            rates,
         };
         tables.config.generation = tables.hash();
         tables

@@ -43,7 +43,7 @@ fn files_that_are_wrong_are_refused() {
         (&format!("{head}colour = 1"), "unknown field `colour`"),
         (&format!("{head}[uninspectable]\ntls = \"maybe\""), "neither \"deny\" nor \"allow\""),
         (&format!("{head}[uninspectable]\nquic = \"deny\""), "unknown field `quic`"),
-        (&format!("{head}[[limit]]\nname = \"l\""), "`[[limit]]` is not supported yet"),
+        (&format!("{head}[[limit]]\nname = \"l\""), "missing field `rate`"),
         (&format!("{head}[guard]\nquic = \"deny\""), "unknown field `quic`"),
         (&format!("{head}[guard]\nbpf = \"no\""), "`no` is none of \"deny\", \"report\" and \"allow\""),
         (&format!("{head}[guard]\nlisten = [0]"), "`0` is not a port"),
@@ -72,6 +72,46 @@ fn files_that_are_wrong_are_refused() {
     for (text, why) in cases {
         refuses(text, why);
     }
+}
+
+#[test]
+fn limits_that_are_wrong_are_refused() {
+    let head = "name = \"p\"\nproto = [\"t.proto\"]\nports = [50051]\ndefault = \"deny\"\n[[limit]]\nname = \"l\"\n";
+    let cases = [
+        ("rate = \"5\"", "`5` is not a rate"),
+        ("rate = \"5/d\"", "`5/d` is not a rate"),
+        ("rate = \"/s\"", "`/s` is not a rate"),
+        ("rate = \"-5/s\"", "`-5/s` is not a rate"),
+        ("rate = \"1.5/s\"", "`1.5/s` is not a rate"),
+        ("rate = 5", "invalid type"),
+        ("rate = \"0/s\"", "`0/s` is not a rate"),
+        ("rate = \"05/s\"", "`05/s` is not a rate"),
+        ("rate = \"1000001/s\"", "limit RATE"),
+        ("rate = \"99999999999999999999/s\"", "is not a rate"),
+        ("rate = \"5/s\"\nburst = 0", "limit BURST"),
+        ("rate = \"5/s\"\nburst = 1000001", "limit BURST"),
+        ("rate = \"5/s\"\nburst = \"5\"", "invalid type"),
+        ("rate = \"5/s\"\nper = \"call\"", "`call` has no buckets"),
+        ("rate = \"5/s\"\nper = \"peer.port\"", "`peer.port` has no buckets"),
+        ("rate = \"5/s\"\nper = 'metadata[x-a]'", "has no buckets"),
+        ("rate = \"5/s\"\nper = 'metadata[\"X-A\"]'", "upper-case"),
+        ("rate = \"5/s\"\nper = 'metadata[\"a-bin\"]'", "binary metadata"),
+        ("rate = \"5/s\"\nper = 'metadata[\"grpc-timeout\"]'", "belongs to the protocol"),
+        ("rate = \"5/s\"\nper = 'metadata[\"accept-encoding\"]'", "belongs to the protocol"),
+        ("rate = \"5/s\"\nstatus = \"UNAVAILABLE\"", "unknown field `status`"),
+        ("rate = \"5/s\"\nmode = \"off\"", "neither \"enforce\" nor \"audit\""),
+        ("rate = \"5/s\"\nmethods = [\"/t.S/M\"]\nwhen = 'request.s == \"\"'", "before there is a message"),
+        ("rate = \"5/s\"\nwhen = 'response.s == \"\"'", "before there is a message"),
+    ];
+    for (text, why) in cases {
+        refuses(&format!("{head}{text}"), why);
+    }
+    let many = |count: usize, per: &dyn Fn(usize) -> String| -> String {
+        let rules = (0..count).map(|i| format!("[[limit]]\nname = \"l{i}\"\nrate = \"1/s\"\nper = '{}'\n", per(i)));
+        format!("name = \"p\"\nports = [50051]\ndefault = \"deny\"\n{}", rules.collect::<String>())
+    };
+    refuses(&many(9, &|i| format!("metadata[\"k{i}\"]")), "limit BUCKET_KEYS");
+    refuses(&many(33, &|_| "policy".to_owned()), "limit METHOD_LIMITS");
 }
 
 #[test]
@@ -370,11 +410,11 @@ fn every_way_around_has_a_switch() {
     assert_eq!(errors.problems().map(|problem| problem.position()).collect::<Vec<_>>(), [Some((6, 7))]);
     let defaults = folder.compile(&with_rules("[guard]\n")).unwrap().guard.unwrap();
     let allowed = |ways: &[policy::Switch]| ways.iter().filter(|it| **it == policy::Switch::Allow).count();
-    assert_eq!(allowed(&defaults.ways), 1, "only connecting is free where no place is named");
+    assert_eq!(allowed(&defaults.ways), 2, "connecting where no place is named, and TLS libraries");
     let egress = with_rules("[guard]\n").replace("ports", "direction = \"egress\"\nports");
     assert_eq!(
         allowed(&folder.compile(&egress).unwrap().guard.unwrap().ways),
-        2,
+        3,
         "an egress policy declares no listeners"
     );
     assert!(folder.compile(&with_rules("")).unwrap().guard.is_none());

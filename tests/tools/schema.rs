@@ -54,6 +54,19 @@ name = "e"
 name = "a"
 methods = ["/t.Search/*"]
 when = 'peer.port == 5'
+[[limit]]
+name = "l"
+methods = ["/t.Search/Find"]
+when = 'peer.port == 6'
+rate = "100/s"
+burst = 20
+per = 'metadata["x-tenant"]'
+message = "slowly"
+mode = "audit"
+[[limit]]
+name = "m"
+rate = "1/h"
+per = "peer.ip"
 "#;
 
 const VALIDATE: &str = r#"

@@ -35,6 +35,7 @@ fn every_policy_that_is_shipped_does_what_its_cases_say() {
         "demo",
         "egress-allow-list",
         "login-hardening",
+        "per-client-limits",
         "read-only-replica",
         "roles",
         "tenant-isolation",

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use protocg::cases::judge::{Host, Matcher};
-use protocg::cases::{Call, Message};
+use protocg::cases::{Call, Message, Repeated};
 use protocg::policy::trace::{Said, Trace};
 use protocg::policy::{self, Study};
 use protocg_peers::wire;
@@ -103,6 +103,8 @@ fn call(random: &mut Random) -> Call {
         peer: (ip.parse::<Ipv6Addr>().unwrap(), random.below(10) as u16),
         messages: vec![Message { bytes: message.bytes, text: String::new() }],
         compressed: false,
+        before: Vec::new(),
+        repeated: Repeated::default(),
     }
 }
 

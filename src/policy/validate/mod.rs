@@ -77,6 +77,7 @@ pub fn rules(file: &File, protos: &Protos) -> Result<Vec<(file::Rule, Rule)>, Ve
                 name: Spanned::new(validate.span.clone(), violation.name),
                 action: Action::Deny,
                 methods: validate.methods.clone(),
+                limit: None,
                 when: None,
                 status: INVALID_ARGUMENT,
                 message: sayable(&violation.says),
