@@ -93,7 +93,7 @@ PG_STEP int pg_limits_pass(struct pg_conn *c, struct pg_work *w, struct pg_strea
 	const struct pg_method *m;
 	const struct pg_test *t;
 	const struct pg_rule *r;
-	u32 first, end;
+	u32 first, end, audits;
 	int hit, i;
 
 	if (!c || !w || !s)
@@ -114,11 +114,12 @@ PG_STEP int pg_limits_pass(struct pg_conn *c, struct pg_work *w, struct pg_strea
 			return PG_J_UNDECIDED;
 		first = hit + 1;
 		w->skip = t->rule;
-		if ((!take && r->flags & PG_RULE_AUDIT) || pg_limit_take(c, w, r->limit, take))
+		audits = r->flags & PG_RULE_AUDIT;
+		if ((!take && audits) || pg_limit_take(c, w, r->limit, take))
 			continue;
 		w->rule = t->rule;
 		w->status = r->status;
-		if (!(r->flags & PG_RULE_AUDIT))
+		if (!audits)
 			return PG_J_DENY;
 		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
 		pg_about(w, s, w->stream);

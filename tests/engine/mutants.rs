@@ -41,6 +41,7 @@ const ELEMENTS: &str = "policy/elements.h";
 const UTF8: &str = "proto/utf8.h";
 const PIPELINE: &str = "pipeline.h";
 const VERDICT: &str = "verdict.h";
+const LIMIT: &str = "policy/limit.h";
 
 #[rustfmt::skip]
 const MUTANTS: &[Mutant] = &[
@@ -119,6 +120,16 @@ const MUTANTS: &[Mutant] = &[
     mutant("blocks may end inside a field", PIPELINE, "if (c->hpack.state != PG_HP_FIELD)", "if (0)", "a block that ends inside a field"),
     mutant("messages need no leave", PIPELINE, "if (judgement == PG_J_NONE && !(s->request & PG_REQ_ALLOWED) && config.default_action == PG_DENY)", "if (0)", "a message that it does not want"),
     mutant("audit rules deny", VERDICT, "if (!(r->flags & PG_RULE_AUDIT))", "if (1)", "an audit rule denies nothing"),
+    // limits
+    mutant("a look takes a token", VERDICT, "pg_limits_pass(c, w, s, 0)", "pg_limits_pass(c, w, s, 1)", "the rate is the burst that is not said"),
+    mutant("limits that audit deny", VERDICT, "\t\tif (!audits)\n\t\t\treturn PG_J_DENY;", "\t\treturn PG_J_DENY;", "a limit that only audits lets pass"),
+    mutant("a token costs nothing", LIMIT, "missing += cost;", "", "the rate is the burst that is not said"),
+    mutant("methods share a bucket", LIMIT, "key0 = w->method;", "", "each method has its own"),
+    mutant("a key that comes twice has a bucket", LIMIT, "if (v->count != 1)", "if (!v->count)", "several values buy no bucket of their own"),
+    mutant("a new key finds its bucket empty", LIMIT, "b->full_at = 0;", "b->full_at = ~0ull; b->missing = capacity;", "each tenant has a bucket"),
+    mutant("values are all the same", HPACK, "if (p->counted)", "if (0)", "each tenant has a bucket"),
+    mutant("the table forgets values", GRPC, "v->hash[0] = e->hash[0];\n\t\tv->hash[1] = e->hash[1];", "v->hash[0] = v->hash[1] = 1;", "each tenant has a bucket"),
+    mutant("a header block remembers the last one's values", GRPC, "b->value[i].count = 0;", "", "each tenant has a bucket"),
 ];
 
 type New = unsafe extern "C" fn(*const abi::pg_tables, *const u8, u16) -> *mut abi::pg_host;
