@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
+use crate::patterns::Patterns;
 use crate::rig::Random;
 use crate::wire::*;
 use protocg_oracle::message::wire_of;
@@ -16,6 +17,11 @@ pub struct Tally(BTreeMap<String, usize>);
 impl Tally {
     pub fn add(&mut self, what: impl Into<String>) {
         *self.0.entry(what.into()).or_default() += 1;
+    }
+
+    /// What another one has counted.
+    pub fn merge(&mut self, other: &Tally) {
+        other.0.iter().for_each(|(what, count)| *self.0.entry(what.clone()).or_default() += count);
     }
 
     pub fn show(&self) -> String {
@@ -45,7 +51,7 @@ pub fn has_name(field: &str) -> String {
     format!("has_{field}")
 }
 
-const STRINGS: [&str; 8] = ["", "a", "ab", "abc", "b", "éa", "k", "bab"];
+pub const STRINGS: [&str; 14] = ["", "a", "ab", "abc", "b", "éa", "k", "bab", "A", "a\n", "k9", "a b", "ÉÉ", "aaaa"];
 const INTS: [i64; 8] = [0, 1, -1, 7, -7, 100, i32::MAX as i64, i32::MIN as i64];
 const UINTS: [u64; 6] = [0, 1, 7, 100, 200, 0xffff_ffff];
 const REALS: [f64; 8] = [0.0, -0.0, 1.5, -1.5, f64::NAN, f64::INFINITY, 2.25, f64::NEG_INFINITY];
@@ -80,18 +86,24 @@ fn type_name(kind: &Kind) -> String {
 pub struct Grammar<'a> {
     pub random: &'a mut Random,
     pub tally: &'a mut Tally,
+    patterns: &'a Patterns,
     vars: Vec<Place>,
 }
 
 impl<'a> Grammar<'a> {
-    pub fn new(random: &'a mut Random, tally: &'a mut Tally, request: &MessageDescriptor) -> Grammar<'a> {
+    pub fn new(
+        random: &'a mut Random,
+        tally: &'a mut Tally,
+        patterns: &'a Patterns,
+        request: &MessageDescriptor,
+    ) -> Grammar<'a> {
         let request = Place {
             ours: "request".to_owned(),
             theirs: "request".to_owned(),
             guard: Vec::new(),
             kind: Kind::Message(request.clone()),
         };
-        Grammar { random, tally, vars: vec![request] }
+        Grammar { random, tally, patterns, vars: vec![request] }
     }
 
     pub fn condition(&mut self, depth: usize) -> Both {
@@ -303,6 +315,17 @@ impl<'a> Grammar<'a> {
                 (self.random.pick(&["contains", "startsWith", "endsWith"]), self.random.pick(&STRINGS[1..]));
             self.tally.add(format!("operator {function}"));
             return say(format!("{ours}.{function}({text:?})"), format!("{theirs}.{function}({text:?})"));
+        }
+        if matches!(kind, Kind::String) && self.random.one_in(4) {
+            let index = self.random.below(self.patterns.all.len());
+            self.tally.add("operator matches");
+            return say(format!("{ours}.matches({:?})", self.patterns.all[index]), format!("re2({theirs}, {index})"));
+        }
+        if matches!(kind, Kind::Bytes) && self.random.one_in(4) {
+            let (function, text) =
+                (self.random.pick(&["contains", "startsWith", "endsWith"]), self.random.pick(&["a", "xy", "b", "y"]));
+            self.tally.add(format!("operator {function} of bytes"));
+            return say(format!("{ours}.{function}(b{text:?})"), format!("bytes_{function}({theirs}, b{text:?})"));
         }
         if is_text && self.random.one_in(4) {
             let (order, size) = (self.random.pick(&["==", "<", ">=", ">"]), self.random.below(4));
