@@ -162,7 +162,7 @@ fn enforce(cgroup: &Cgroup, others: &[Cgroup], policy: &str) -> Result<(Enforcer
     command.stdout(File::create(&events)?);
     let mut process = Process(command.spawn().context("cannot start protocg")?);
     cpu::pin(process.0.id().cast_signed(), cpu::server())?;
-    let bound = Instant::now() + Duration::from_secs(60);
+    let bound = Instant::now() + harness::patience(Duration::from_secs(60));
     loop {
         let text = std::fs::read_to_string(&events)?;
         let ready = text.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
@@ -173,7 +173,7 @@ fn enforce(cgroup: &Cgroup, others: &[Cgroup], policy: &str) -> Result<(Enforcer
         if let Some(status) = process.0.try_wait()? {
             bail!("protocg ended: {status}");
         }
-        ensure!(Instant::now() < bound, "protocg is not ready after a minute");
+        ensure!(Instant::now() < bound, "protocg is not ready in time");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -42,6 +42,9 @@ enum Command {
         /// Blocks of each shape
         #[arg(long, default_value_t = 20)]
         blocks: usize,
+        /// Only shapes with this in their names
+        #[arg(long, default_value = "")]
+        only: String,
     },
     /// The engine over fixed traffic, beside an older build's
     Compare(compare::CompareArgs),
@@ -55,8 +58,8 @@ fn main() -> Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Report(args) => run::report(&args),
         Command::Shapes { serve: true, .. } => shapes::serve(),
-        Command::Shapes { blocks, .. } => {
-            for shape in shapes::run(blocks)? {
+        Command::Shapes { blocks, only, .. } => {
+            for shape in shapes::run(blocks, &only)? {
                 let ns = shape.ns;
                 println!(
                     "{:<26} {:>8} B {:>9.0} ns {:>9.0}..{:.0}",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 use protocg_peers::harness;
 
@@ -22,7 +22,7 @@ pub struct RunArgs {
     /// Every load and arm, and longer
     #[arg(long)]
     full: bool,
-    /// Rounds of each arm under each load; default: 3, with --full 5
+    /// Rounds of each arm under each load; default: 5, with --full 7
     #[arg(long)]
     rounds: Option<usize>,
     /// Milliseconds of a round; default: 700, with --full 2000
@@ -64,7 +64,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     cpu::pin(0, cpu::CLIENT)?;
     let extent = Extent {
         full: args.full,
-        rounds: args.rounds.unwrap_or(if args.full { 5 } else { 3 }),
+        rounds: args.rounds.unwrap_or(if args.full { 7 } else { 5 }),
         round: Duration::from_millis(args.ms.unwrap_or(if args.full { 2000 } else { 700 })),
         warm: Duration::from_millis(150),
     };
@@ -72,24 +72,25 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut results = Results { conditions: conditions(args, extent)?, ..Results::default() };
     let start = Instant::now();
     let step = |what: &str| eprintln!("[{:4} s] {what}", start.elapsed().as_secs());
+    let mut failed = Vec::new();
     if wanted(Part::Shapes) {
         step("the engine over fixed traffic");
         // on another thread: it goes to another processor
         let blocks = if args.full { 60 } else { 20 };
-        let shapes = std::thread::spawn(move || shapes::run(blocks));
-        results.shapes = shapes.join().map_err(|_| anyhow!("the shapes panicked"))??;
+        let shapes = std::thread::spawn(move || shapes::run(blocks, ""));
+        results.shapes = keep(shapes.join().map_err(|_| anyhow!("the shapes panicked"))?, &mut failed);
     }
     if wanted(Part::Starts) {
         step("starts");
-        results.starts = starts::run(if args.full { 5 } else { 3 }, args.full)?;
+        results.starts = keep(starts::run(if args.full { 9 } else { 5 }, args.full), &mut failed);
     }
     if wanted(Part::Loads) {
         step("loads");
-        results.loads = rounds::run(extent, &args.load)?;
+        results.loads = keep(rounds::run(extent, &args.load), &mut failed);
     }
     if wanted(Part::Seed) {
         step("the search server");
-        results.seed = seed::run(extent.rounds, if args.full { &[1, 16] } else { &[16] })?;
+        results.seed = keep(seed::run(extent.rounds, if args.full { &[1, 16] } else { &[16] }), &mut failed);
     }
     step("done");
     if let Some(out) = &args.out {
@@ -97,7 +98,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
         write(&results, out)?;
     }
     print!("{}", report::markdown(&results));
+    ensure!(failed.is_empty(), "not all could be measured: {}", failed.join("; "));
     Ok(())
+}
+
+/// What was measured; if nothing could be, the rest goes on.
+fn keep<T>(result: Result<Vec<T>>, failed: &mut Vec<String>) -> Vec<T> {
+    result.unwrap_or_else(|error| {
+        eprintln!("  {error:#}");
+        failed.push(format!("{error:#}"));
+        Vec::new()
+    })
 }
 
 /// Writes once more what a run has found out.

@@ -148,47 +148,37 @@ fn seed_table(out: &mut String, seed: &[SeedResult]) -> std::fmt::Result {
     writeln!(out, "### {CALLS} queries to a search server in Python, a share of which contains an A\n")?;
     writeln!(
         out,
-        "Processor time of the whole machine in ms, all {CALLS} queries; every answer was as it should be. The oracle sends \
+        "Processor time in ms, all {CALLS} queries; every answer was as it should be. The oracle sends \
          the allowed queries only. The score is (inline - protocg) / (inline - oracle): 1 is what cannot be beaten, 0 is the server's own check.\n"
     )?;
     writeln!(
         out,
-        "| at once | denied | checked inline | protocg | oracle | µs a denial, inline | µs a denial, protocg | score |"
+        "| at once | denied | time of | checked inline | protocg | oracle | µs a denial, inline | µs a denial, protocg | score |"
     )?;
-    writeln!(out, "|---|---|---|---|---|---|---|---|")?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|")?;
     for s in seed {
-        let ms =
-            |rounds: &[Outcome]| Spread::of(rounds.iter().map(|o| o.used.machine as f64 / 1e6)).unwrap_or_default();
-        let (inline, protocg, oracle) = (ms(&s.inline), ms(&s.protocg), ms(&s.oracle));
-        let denied = (CALLS * s.denied / 1000) as f64;
-        let each = |way: Spread| match s.denied {
-            0 => "-".to_owned(),
-            _ => format!("{:.0}", (way.median - oracle.median) / denied * 1000.0),
-        };
-        let score = match s.denied {
-            0 => format!("{:+.1} µs a query", (protocg.median - inline.median) / CALLS as f64 * 1000.0),
-            _ => format!("**{:.2}**", score(s).unwrap_or(f64::NAN)),
-        };
-        writeln!(
-            out,
-            "| {} | {} % | {} | {} | {} | {} | {} | {score} |",
-            s.streams,
-            s.denied / 10,
-            spread(inline, 0),
-            spread(protocg, 0),
-            spread(oracle, 0),
-            each(inline),
-            each(protocg)
-        )?;
+        seed_row(out, s, "the machine", |o| o.used.machine as f64 / 1e6)?;
+        seed_row(out, s, "client, server, agent", |o| (o.used.client + o.used.server + o.used.enforcer) as f64 / 1e6)?;
     }
     writeln!(out)
 }
 
-/// (inline - protocg) / (inline - oracle), by the medians of the machine's time.
-fn score(s: &SeedResult) -> Option<f64> {
-    let ms = |rounds: &[Outcome]| Spread::of(rounds.iter().map(|o| o.used.machine as f64)).map(|s| s.median);
-    let (inline, protocg, oracle) = (ms(&s.inline)?, ms(&s.protocg)?, ms(&s.oracle)?);
-    Some((inline - protocg) / (inline - oracle))
+fn seed_row(out: &mut String, s: &SeedResult, of: &str, ms: fn(&Outcome) -> f64) -> std::fmt::Result {
+    let [inline, protocg, oracle] =
+        [&s.inline, &s.protocg, &s.oracle].map(|rounds| Spread::of(rounds.iter().map(ms)).unwrap_or_default());
+    let denied = (CALLS * s.denied / 1000) as f64;
+    let each = |way: Spread| match s.denied {
+        0 => "-".to_owned(),
+        _ => format!("{:.0}", (way.median - oracle.median) / denied * 1000.0),
+    };
+    // without a denial there is nothing to win: what the enforcer adds is said
+    let score = match s.denied {
+        0 => format!("{:+.1} µs a query", (protocg.median - inline.median) / CALLS as f64 * 1000.0),
+        _ => format!("**{:.2}**", (inline.median - protocg.median) / (inline.median - oracle.median)),
+    };
+    let [a, b, c] = [inline, protocg, oracle].map(|s| spread(s, 0));
+    let (x, y) = (each(inline), each(protocg));
+    writeln!(out, "| {} | {} % | {of} | {a} | {b} | {c} | {x} | {y} | {score} |", s.streams, s.denied / 10)
 }
 
 /// A median with its bounds.
