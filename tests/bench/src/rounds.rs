@@ -82,15 +82,16 @@ fn cannot(spec: &Spec, load: &Load) -> Option<String> {
 }
 
 /// Runs every load over every arm; the arms take turns, and each round begins with another.
-pub fn run(extent: Extent, only: &str) -> Result<Vec<LoadResult>> {
-    let specs: Vec<Spec> =
-        arms::ALL.iter().copied().filter(|s| extent.full || !matches!(s.kind, Kind::Protocg(_, 100))).collect();
+pub fn run(extent: Extent, only_load: &str, only_arm: &str) -> Result<Vec<LoadResult>> {
+    let wanted = |s: &Spec| s.name == arms::BASE || s.name.contains(only_arm);
+    let part = |s: &Spec| extent.full || !matches!(s.kind, Kind::Protocg(_, 100));
+    let specs: Vec<Spec> = arms::ALL.iter().copied().filter(|s| wanted(s) && part(s)).collect();
     let mut arms = Vec::new();
     for spec in &specs {
         eprintln!("  starting: {}", spec.name);
         arms.push(Arm::start(*spec));
     }
-    let loads = loads(extent.full).into_iter().filter(|l| l.name.contains(only));
+    let loads = loads(extent.full).into_iter().filter(|l| l.name.contains(only_load));
     loads.map(|load| one(&load, &specs, &arms, extent)).collect()
 }
 

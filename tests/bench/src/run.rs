@@ -34,6 +34,9 @@ pub struct RunArgs {
     /// Only loads with this in their names
     #[arg(long, default_value = "")]
     load: String,
+    /// Only arms with this in their names, beside the unenforced one
+    #[arg(long, default_value = "")]
+    arm: String,
     /// The command to say in the report
     #[arg(long, default_value = "make bench")]
     command: String,
@@ -86,7 +89,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     }
     if wanted(Part::Loads) {
         step("loads");
-        results.loads = keep(rounds::run(extent, &args.load), &mut failed);
+        results.loads = keep(rounds::run(extent, &args.load, &args.arm), &mut failed);
     }
     if wanted(Part::Seed) {
         step("the search server");
