@@ -22,7 +22,11 @@ say "shell, Python and JavaScript"
 for script in scripts/*.sh fuzz/*.sh tests/vm/*.sh vagrant/*.sh .ci/run; do
 	bash -n "$script"
 done
+<<<<<<< HEAD
 for script in scripts/*.py tests/vm/*.py bpf/proto/*.py fuzz/*.py tests/oracles/*.py tests/differential/*.py tests/peers/python/*.py; do
+=======
+for script in scripts/*.py tests/vm/*.py bpf/proto/*.py fuzz/*.py tests/oracles/*.py tests/peers/python/*.py tests/bench/python/*.py; do
+>>>>>>> bench
 	python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$script"
 done
 for script in tests/peers/js/*.js; do
