@@ -176,10 +176,10 @@ fn a_go_listener_falls_back_to_tcp() {
         return println!("SKIPPED a_go_listener_falls_back_to_tcp: {why}");
     }
     let place = Place::new();
-    let [port] = free_ports();
+    let [port, declared] = free_ports();
     let go = harness::binaries().parent().unwrap().join("peers-go/pg-go");
     let listen = || {
-        let output = inside(&place, go.to_str().unwrap(), &["listen", &format!("127.0.0.1:{port}")]);
+        let output = inside(&place, go.to_str().unwrap(), &["listen", &format!("127.0.0.1:{declared}")]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
@@ -189,7 +189,7 @@ fn a_go_listener_falls_back_to_tcp() {
             "SKIPPED a_go_listener_falls_back_to_tcp: no Multipath TCP in this Go (1.21) or kernel: {without}"
         );
     }
-    let (mut agent, _) = start(&place, &policy(&place, port, "[guard]"), &[]);
+    let (mut agent, _) = start(&place, &policy(&place, port, &format!("[guard]\nlisten = [{declared}]")), &[]);
     assert_eq!(listen(), "tcp");
     let event = agent.event().unwrap();
     assert_eq!((&event["cause"], &event["process.name"]), (&json!("mptcp"), &json!("pg-go")));
