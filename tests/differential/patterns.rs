@@ -65,7 +65,7 @@ impl Patterns {
                 format!("{start}{middle}{end}")
             })
             .collect();
-        let answer = python::ask("re2.py", &json!({ "patterns": all, "texts": STRINGS }).to_string());
+        let answer = python::ask("patterns.py", &json!({ "patterns": all, "texts": STRINGS }).to_string());
         let rows: Vec<Option<Vec<bool>>> = serde_json::from_str(&answer).unwrap();
         let taken = all.into_iter().zip(rows).filter_map(|(pattern, row)| Some((pattern, row?)));
         let named = |row: Vec<bool>| STRINGS.iter().map(|text| (*text).to_owned()).zip(row).collect();

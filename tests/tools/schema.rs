@@ -222,8 +222,9 @@ fn every_policy_and_every_example_fits_the_schema() {
         } else {
             Vec::new()
         };
-        for file in
-            files.iter().filter(|file| file.extension().is_some_and(|it| it == "toml") && file.file_stem().unwrap() != "cases")
+        for file in files
+            .iter()
+            .filter(|file| file.extension().is_some_and(|it| it == "toml") && file.file_stem().unwrap() != "cases")
         {
             texts.push((file.display().to_string(), std::fs::read_to_string(file).unwrap()));
         }

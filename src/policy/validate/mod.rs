@@ -325,9 +325,7 @@ impl Walk<'_> {
         if rules.required {
             let absent = there.clone().unwrap_or_else(|| values::is_some(&field)).negate();
             let violated = spot.there.clone().into_iter().chain([absent]).collect();
-            if rules.ignore != Ignore::IfZero {
-                self.add(spot, &spot.below(descriptor.name()), "required", "value is required", violated);
-            }
+            self.add(spot, &spot.below(descriptor.name()), "required", "value is required", violated);
         }
         if rules.ignore == Ignore::IfZero && !matches!(field.descriptor.kind(), Kind::Message(_)) {
             if has_default(&field.descriptor) {
@@ -376,7 +374,7 @@ impl Walk<'_> {
         let (any, some) = (Ranges::of(1, u64::MAX), |ranges: Ranges| elements::count(list, &ranges));
         let Ok(filled) = some(any) else { return };
         let mut applies: Vec<_> = spot.there.clone().into_iter().collect();
-        if rules.required && rules.ignore != Ignore::IfZero {
+        if rules.required {
             let violated = applies.iter().cloned().chain([filled.clone().negate()]).collect();
             self.add(spot, &name, "required", "value is required", violated);
         }
