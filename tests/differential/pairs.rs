@@ -14,6 +14,7 @@ use protocg::policy::{self, Policy};
 use crate::grammar::{Both, Grammar, Tally, has_name, time, wire, wrapped};
 use crate::kernel::Kernel;
 use crate::patterns::Patterns;
+use crate::python;
 use crate::rig::{Random, fixture, run_here, seed};
 use crate::wire::unary;
 
@@ -229,6 +230,9 @@ fn differ(syntax: &str, seed: u64, patterns: &Arc<Patterns>, tally: &mut Tally, 
 
 #[test]
 fn random_conditions_are_decided_as_the_interpreter_does() {
+    if python::skip("differential_pairs") {
+        return;
+    }
     // the interpreter's parser wants more stack than a test has
     std::thread::Builder::new().stack_size(256 << 20).spawn(pairs).unwrap().join().unwrap();
 }

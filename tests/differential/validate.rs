@@ -287,6 +287,9 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn random_constraints_are_decided_as_protovalidate_does() {
+    if python::skip("differential_validate") {
+        return;
+    }
     let wanted: usize = std::env::var("PROTOCG_PROTOS").map_or(ORDINARY, |text| text.parse().unwrap());
     let (first, mut tally) = (seed(1), Tally::default());
     let jobs: Vec<Job> = (first..).take(wanted).filter_map(|seed| job(seed, &mut tally)).collect();
