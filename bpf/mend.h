@@ -320,8 +320,8 @@ PG_STEP int pg_mend_path(struct pg_conn *c, struct pg_work *w)
 	if (!c || !w || c->block.seen & PG_B_PATHS)
 		return 0;
 	here = w->path_at != PG_NO_FRAME && w->path_at >= w->hole_skip;
-	/* the server's table says another path already; but a copy that is as the client's own segment would pass as soon as
-	 * that comes again, and the server answer before the policy */
+	/* the server's table says another path already; but a copy that is as the client's own segment would pass as
+	 * soon as that comes again, and the server answer before the policy */
 	if (c->block.changed && !(here && w->path_form == PG_PATH_INDEX))
 		return 1;
 	if (!here)

@@ -194,10 +194,10 @@ enum pg_phase {
 struct pg_hole {
 	u32 seq;
 	u32 length;
-	u32 slot;   /* where the mended payload is */
-	u8 source;  /* enum pg_source */
-	u8 passed;  /* 1: the copy has passed; whether TCP took it is not known yet */
-	u16 base;   /* where in the slot it begins; a withheld segment's first bytes may be TCP's already */
+	u32 slot;  /* where the mended payload is */
+	u8 source; /* enum pg_source */
+	u8 passed; /* 1: the copy has passed; whether TCP took it is not known yet */
+	u16 base;  /* where in the slot it begins; a withheld segment's first bytes may be TCP's already */
 };
 
 /* How mending ended a stream. */
@@ -250,7 +250,8 @@ struct pg_conn {
 	u32 shadow;	 /* 1: dead, and still read, so that every RPC under way gets its own answer */
 	u32 holes;	 /* how many of hole[] are open */
 	u32 mends;	 /* streams that ended by mending, ever */
-	u32 ts_recent;	 /* while holes are open: TCP's TS.Recent, before which it refuses a segment (RFC 7323, section 5) */
+	u32 ts_recent; /* while holes are open: TCP's TS.Recent, before which it refuses a segment (RFC 7323, section 5)
+			*/
 	u32 reserved;
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
