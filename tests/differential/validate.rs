@@ -337,6 +337,6 @@ fn random_constraints_are_decided_as_protovalidate_does() {
         tally.show()
     );
     if wanted >= ORDINARY {
-        assert!(denied > 100 && allowed > 100, "{denied} {allowed}");
+        assert!(denied > 100 && allowed > 50, "{denied} {allowed}");
     }
 }

@@ -1,6 +1,10 @@
 //! What (buf.validate) options say, as far as any constraint goes: read by name, so that whatever is not known is seen.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor, ReflectMessage as _, Value,
+};
+
+use super::super::field;
 
 /// The number of the extensions `(buf.validate.message)`, `.oneof` and `.field`.
 const NUMBER: u32 = 1159;
@@ -67,19 +71,9 @@ pub fn set(message: &DynamicMessage) -> Result<Vec<(String, Value)>, String> {
         return Err(format!("`{}`", extension.full_name()));
     }
     if let Some(field) = message.unknown_fields().next() {
-        return Err(format!("number {} of `{}`", field.number(), message.descriptor_name()));
+        return Err(format!("number {} of `{}`", field.number(), message.descriptor().full_name()));
     }
     Ok(message.fields().map(|(field, value)| (field.name().to_owned(), value.clone())).collect())
-}
-
-trait Named {
-    fn descriptor_name(&self) -> String;
-}
-
-impl Named for DynamicMessage {
-    fn descriptor_name(&self) -> String {
-        prost_reflect::ReflectMessage::descriptor(self).full_name().to_owned()
-    }
 }
 
 fn text(message: &DynamicMessage, name: &str) -> String {
@@ -122,7 +116,7 @@ impl Rules {
 
 /// What rules of a field's type are called.
 pub fn type_of(kind: &Kind) -> &'static str {
-    let Kind::Message(message) = kind else { return super::super::field::kind_name(kind) };
+    let Kind::Message(message) = kind else { return field::kind_name(kind) };
     match message.full_name() {
         "google.protobuf.Timestamp" => "timestamp",
         "google.protobuf.Duration" => "duration",
