@@ -147,7 +147,12 @@ fn a_pinned_guard_that_lost_a_program_is_made_anew() {
     agent.stop();
     let pins = Path::new("/sys/fs/bpf/protocg").join(place.cgroup().id.to_string());
     fs::remove_file(pins.join("link_gc_create")).unwrap();
-    assert_eq!(python(&place, MPTCP), "0");
+    // the kernel ends a link that has lost its last pin in its own time
+    let gone = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        python(&place, MPTCP) == "0"
+    });
+    assert!(gone, "the program still runs");
     let (agent, events) = Agent::start(&["--cgroup", place.path.to_str().unwrap(), file.to_str().unwrap()]);
     assert_eq!(events.last().unwrap()["origin"], "exchanged");
     assert_eq!(python(&place, MPTCP), "1");

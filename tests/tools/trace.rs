@@ -102,8 +102,6 @@ fn call(random: &mut Random) -> Call {
         metadata,
         peer: (ip.parse::<Ipv6Addr>().unwrap(), random.below(10) as u16),
         messages: vec![Message { bytes: message.bytes, text: String::new() }],
-        before: Vec::new(),
-        repeated: protocg::cases::Repeated::default(),
         compressed: false,
         before: Vec::new(),
         repeated: Repeated::default(),

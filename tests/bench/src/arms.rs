@@ -123,8 +123,7 @@ impl Arm {
     pub fn around(spec: Spec, cgroup: Cgroup, server: Process, address: SocketAddr) -> Result<Arm> {
         let watch = Watch { server: Some(server.0.id()), enforcer: None };
         let (enforcer, others) = (None, Vec::new());
-        let mut arm =
-            Arm { spec, target: address, watch, start_ms: None, enforcer, _server: server, cgroup, others: others };
+        let mut arm = Arm { spec, target: address, watch, start_ms: None, enforcer, _server: server, cgroup, others };
         match spec.kind {
             Kind::App(_) => {}
             Kind::Protocg(set, containers) => {

@@ -167,9 +167,11 @@ async fn measure(load: &Load, target: SocketAddr, warm: Duration, until: Until, 
     let mut outcome = state.outcome.take();
     outcome.seconds = seconds;
     outcome.used = used;
-    let latency = state.latency.borrow();
-    let at = |share| latency.value_at_quantile(share) as f64 / 1000.0;
-    (outcome.p50, outcome.p99, outcome.p999) = (at(0.5), at(0.99), at(0.999));
+    {
+        let latency = state.latency.borrow();
+        let at = |share| latency.value_at_quantile(share) as f64 / 1000.0;
+        (outcome.p50, outcome.p99, outcome.p999) = (at(0.5), at(0.99), at(0.999));
+    }
     // Calls under way come to their end, so that the next arm has the machine for itself.
     if !counted {
         let _ = tokio::time::timeout(TAIL, async {
