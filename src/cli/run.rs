@@ -155,6 +155,7 @@ async fn serve(
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!("cannot notify the service manager: {e}");
     }
+    give_back_memory();
 
     let end = agent::work(&core, &ring, known, stop(&signals, child.as_mut())).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -167,6 +168,15 @@ async fn serve(
         End::Stopped(Some(status)) => Ok(command::status(status)),
         End::Stopped(None) => Ok(Exit::Ok.into()),
         End::NoCgroup => Err(Failure::new(Exit::Cgroup, miette!("every enforced cgroup was removed"))),
+    }
+}
+
+/// Compiling and loading are over. What they took is free, and the C library would keep it: 16 MB after 10,000 rules.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it looks at free memory only, and any thread may call it.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

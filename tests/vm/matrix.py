@@ -95,9 +95,10 @@ QUICK = {
     "attacks": (["http2::headers_whose_padding", "path::path_without", "protobuf::groups_that"], SLOW_THERE),
     "guard": (
         [
-            "containers::containers_of_runc",
+            "containers::",
             "escape::",
             "life::the_banner",
+            "report::a_go_listener",
             "report::an_egress_policy",
             "report::processes_outside",
         ],
