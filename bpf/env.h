@@ -95,6 +95,9 @@ static __always_inline u64 pg_now(void)
 	return bpf_ktime_get_ns();
 }
 
+#ifdef PG_PLANE_TLS
+#include "tls/event.h"
+#else
 static __always_inline struct pg_event *pg_event_scratch(void)
 {
 	u32 zero = 0;
@@ -102,16 +105,18 @@ static __always_inline struct pg_event *pg_event_scratch(void)
 	return bpf_map_lookup_elem(&event_scratch, &zero);
 }
 
-static __always_inline void pg_event_put(const struct pg_event *e)
+static __always_inline void pg_event_put(struct pg_event *e)
 {
-	if (bpf_ringbuf_output(&events, (void *)e, sizeof(*e), 0))
+	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
 		pg_count_add(PG_N_EVENTS_LOST, 1);
 }
+#endif
 
 /*
  * A lock in a map's value: compare and swap, a bounded spin. The verifier's own spin lock allows no calls while it is
  * held. All who take it run with softirqs off, so the holder is on another CPU and goes on. On failure the segment is
- * dropped, and TCP sends it again.
+ * dropped, and TCP sends it again. Hooks in processes can be interrupted: they take locks that no packet's program
+ * takes.
  */
 #define PG_SPINS 4096
 

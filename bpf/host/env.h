@@ -125,7 +125,7 @@ static inline struct pg_event *pg_event_scratch(void)
 	return &pg_here->scratch;
 }
 
-static inline void pg_event_put(const struct pg_event *e)
+static inline void pg_event_put(struct pg_event *e)
 {
 	struct pg_event *more;
 	u32 room;

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder};
 use nix::sys::mman::{MapFlags as Mapping, ProtFlags, mmap, munmap};
 use plain::Plain;
@@ -64,6 +64,8 @@ pub struct Loaded {
     programs: Vec<(Hook, OwnedFd)>,
     /// The maps.
     pub shared: Shared,
+    /// The policy's tables, for other programs that run the engine.
+    pub tables: Vec<(String, MapHandle)>,
 }
 
 impl Loaded {
@@ -138,13 +140,13 @@ impl Replay {
 
 /// Loads the programs that enforce, under these tables.
 pub fn load(tables: &Tables) -> Result<Loaded, KernelError> {
-    let (programs, shared) = load_programs(tables, false)?;
-    Ok(Loaded { programs, shared })
+    let (programs, shared, tables) = load_programs(tables, false)?;
+    Ok(Loaded { programs, shared, tables })
 }
 
 /// Loads the program for BPF_PROG_TEST_RUN, under these tables.
 pub fn replay(tables: &Tables) -> Result<Replay, KernelError> {
-    let (programs, shared) = load_programs(tables, true)?;
+    let (programs, shared, _) = load_programs(tables, true)?;
     match programs.into_iter().next() {
         Some((_, program)) => Ok(Replay { program, shared }),
         None => Err(KernelError::failed("keep a program", io::Error::other("there is none"))),
@@ -153,7 +155,9 @@ pub fn replay(tables: &Tables) -> Result<Replay, KernelError> {
 
 type Programs = Vec<(Hook, OwnedFd)>;
 
-fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared), KernelError> {
+type Named = Vec<(String, MapHandle)>;
+
+fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Named), KernelError> {
     if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(KernelError::NoBtf);
     }
@@ -230,8 +234,16 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared), Ke
             (Hook::Ingress, keep(&skel.progs.pg_ingress)?),
         ]
     };
+    let mut named = Named::new();
+    for map in skel.object().maps() {
+        let name = map_name(map.name());
+        if name.starts_with("t_") {
+            let kept = MapHandle::try_from(&map).map_err(|e| fail("keep a map", &e))?;
+            named.push((name, kept));
+        }
+    }
     log::take();
-    Ok((programs, shared))
+    Ok((programs, shared, named))
 }
 
 /// Why the programs do not load, in words where the kernel lacks something that can be named.
@@ -334,6 +346,10 @@ pub(super) fn bytes_of_mut<T>(row: &mut T) -> &mut [u8] {
 unsafe impl Plain for abi::pg_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_guard_event {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_tls_event {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_tls_hold {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_hole_event {}
 // SAFETY: as above.

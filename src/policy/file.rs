@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::err::Fault;
 use super::guard::{self, Guard, RawGuard};
-use super::{Action, Direction, Mode, PortSet};
+use super::{Action, Direction, Mode, PortSet, Tls};
 use crate::abi;
 
 /// A policy as it was written, checked as far as one file can be.
@@ -26,6 +26,7 @@ pub struct File {
     /// By `pg_cause`: the causes that are let pass.
     pub allowed_causes: Vec<u32>,
     pub guard: Option<Guard>,
+    pub tls: Option<Tls>,
     /// In file order, deny and allow together.
     pub rules: Vec<Rule>,
 }
@@ -56,6 +57,7 @@ struct RawFile {
     #[serde(default)]
     uninspectable: RawSwitches,
     guard: Option<RawGuard>,
+    tls: Option<Tls>,
     #[serde(default)]
     deny: Vec<RawRule>,
     #[serde(default)]
@@ -191,6 +193,7 @@ impl Checker<'_> {
             direction,
             mode,
             guard,
+            tls: raw.tls,
             default: self.choice(&raw.default, &actions),
             allowed_causes: self.switches(&raw.uninspectable),
             proto: raw.proto,
