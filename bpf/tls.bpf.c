@@ -74,7 +74,7 @@ SEC("uprobe") int pt_other(struct pt_regs *ctx)
 		return 0;
 	pg_session_fail(s, PG_R_TLS_CALL);
 	if (!s->blind)
-		pg_call_fail(ctx, &call, s->cookie, ctx->rip + PG_COOKIE_RET(cookie));
+		pg_call_fail(ctx, &call, s->cookie, ctx->rip + PG_COOKIE_FAILURE(cookie));
 	return 0;
 }
 

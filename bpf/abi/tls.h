@@ -55,8 +55,8 @@ PG_SIZE(struct pg_tls_call, 40);
 /* A thread that was stopped in a call with denied plaintext; by thread. */
 struct pg_tls_hold {
 	u64 cookie;
-	u64 stack; /* at the call's first instruction */
-	u64 ret;   /* address of a RET instruction that ends the call; 0: the call is over already */
+	u64 stack;   /* at the call's first instruction */
+	u64 failure; /* function that the call is to become, with a null second argument; 0: the call is over already */
 	u64 result;
 	u32 process;
 	u32 thread;

@@ -35,9 +35,10 @@ struct {
 	__type(value, struct pg_tls_hold);
 } tls_holds SEC(".maps");
 
-/* What a hook is attached with: the library, and how far from the function's entry a RET instruction is. */
+/* What a hook is attached with: the library, and how far it is from the function to one that only fails: it returns 0,
+ * and says in the library's own way that this is an error. */
 #define PG_COOKIE_LIBRARY(cookie) ((u32)(cookie) & (PG_MAX_TLS_LIBRARIES - 1))
-#define PG_COOKIE_RET(cookie) ((s64)(cookie) >> 16)
+#define PG_COOKIE_FAILURE(cookie) ((s64)(cookie) >> 16)
 
 /* Other processes share the library's file: whoever is not in one of the cgroups leaves here. */
 static __always_inline int pg_tls_inside(void)
@@ -80,22 +81,25 @@ static __always_inline int pg_session_over(const struct pg_session *s)
 }
 
 /*
- * The call fails: at its entry (`ret` is where a RET instruction is), or as it returns. The thread does not run on in
- * the process before that.
+ * The call fails as it returns, or at its entry: there it becomes a call of `failure`, whose second argument must not
+ * be null. The thread does not run on in the process before that.
  */
-static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tls_call *call, u64 cookie, u64 ret)
+static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tls_call *call, u64 cookie, u64 failure)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct pg_tls_hold hold = {.cookie = cookie, .stack = call->stack, .ret = ret};
+	struct pg_tls_hold hold = {.cookie = cookie, .stack = call->stack, .failure = failure};
 	u32 thread = (u32)id;
 
 	hold.result = call->count_at ? 0 : -1ull; /* what the two kinds of calls return for a failure */
 	hold.process = id >> 32;
 	hold.thread = thread;
 	if (tls_config.rung == PG_RUNG_CONTEXT) {
-		ctx->rax = hold.result;
-		if (ret)
-			ctx->rip = ret;
+		if (failure) {
+			ctx->rsi = 0;
+			ctx->rip = failure;
+		} else {
+			ctx->rax = hold.result;
+		}
 		return;
 	}
 	if (tls_config.rung == PG_RUNG_PAUSE && !bpf_map_update_elem(&tls_holds, &thread, &hold, BPF_ANY) &&
@@ -196,7 +200,7 @@ static __always_inline int pg_write_begin(struct pt_regs *ctx, u64 length, u64 c
 		s->ahead_out = n;
 	}
 	if (!pass && !s->blind)
-		pg_call_fail(ctx, &call, s->cookie, ctx->rip + PG_COOKIE_RET(cookie));
+		pg_call_fail(ctx, &call, s->cookie, ctx->rip + PG_COOKIE_FAILURE(cookie));
 	return 0;
 }
 

@@ -104,8 +104,8 @@ pub fn explain(core: &Core, event: &abi::pg_event) -> Option<String> {
         format!("is not hooked: it has {}", others.join(", "))
     } else if let Some(library) = hooked.first() {
         format!(
-            "has `{}` hooked, and did not read this connection through it from the first byte on (a memory BIO, or a \
-             connection that is older than the hook)",
+            "has `{}` hooked, and did not read this connection through it from its first byte on: it may have another TLS \
+             library that is not hooked (BoringSSL, rustls), a memory BIO, or have begun before the hook",
             library.display()
         )
     } else {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::exit::{Exit, Failure};
 use crate::kernel::guard::Cover;
 use crate::kernel::probe::{self, Enforcer, Feature, Need};
+use crate::policy::Tls;
 use crate::{abi, kernel, names};
 
 #[derive(Serialize)]
@@ -15,7 +16,24 @@ struct Report {
     limits: Vec<LimitRow>,
     memory: Vec<MemoryRow>,
     guard: Vec<Cover>,
+    tls: Rung,
     enforcer: Enforcer,
+}
+
+/// What is done to a call of a TLS library that has denied plaintext, under a policy with `[tls]`.
+#[derive(Serialize)]
+struct Rung {
+    name: &'static str,
+    what: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+fn tls() -> Rung {
+    let chosen = kernel::tls::choose(Tls::default());
+    let rung = chosen.as_ref().map_or(abi::PG_RUNG_NONE, |rung| *rung);
+    let (name, what) = names::rung(rung).unwrap_or_default();
+    Rung { name, what, why: chosen.err() }
 }
 
 /// What the state of one thing takes in the kernel, the map's own overhead (about 64 bytes an entry) not counted.
@@ -59,6 +77,7 @@ pub fn probe(json: bool) -> Result<Exit, Failure> {
             .collect(),
         memory: memory(),
         guard: probe::guard(),
+        tls: tls(),
         enforcer: probe::enforcer(),
     };
     let enough =
@@ -101,6 +120,11 @@ impl Report {
             if let (Some(open), Some(why)) = (cover.open, &cover.why) {
                 out.push_str(&format!("          open: {open}\n          why: {why}\n"));
             }
+        }
+        out.push_str("\ntls (what is done to a call with denied plaintext, under a policy with [tls])\n");
+        out.push_str(&format!("  {:8}{}\n", self.tls.name, self.tls.what));
+        if let Some(why) = &self.tls.why {
+            out.push_str(&format!("          why: {why}\n"));
         }
         out.push_str("\nenforcer\n");
         if self.enforcer.loads {

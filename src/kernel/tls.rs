@@ -47,7 +47,10 @@ const OPENSSL: [(&str, Entry, bool); 18] = [
     ("SSL_dup", Entry::Other, false),
 ];
 /// A file with these is a TLS library.
-const NEEDED: [&str; 4] = ["SSL_read", "SSL_write", "SSL_do_handshake", "SSL_free"];
+const NEEDED: [&str; 5] = ["SSL_read", "SSL_write", "SSL_do_handshake", "SSL_free", FAILURE];
+/// Does nothing but fail if its second argument is null, and says so in the queue of errors: a call that is denied becomes a
+/// call of it, and the caller finds SSL_ERROR_SSL, whatever the object's last call was.
+const FAILURE: &str = "SSL_use_certificate";
 /// Where libraries are that processes will use.
 const USUAL: [&str; 5] =
     ["/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"];
@@ -243,7 +246,8 @@ impl Hooks {
         if self.seen.contains_key(&key) {
             return;
         }
-        let result = match Symbols::read(&file, &OPENSSL.map(|(name, ..)| name)) {
+        let names: Vec<_> = OPENSSL.iter().map(|(name, ..)| *name).chain([FAILURE]).collect();
+        let result = match Symbols::read(&file, &names) {
             Ok(symbols) if NEEDED.iter().all(|name| symbols.get(name).is_some()) => self.hook(file, path, &symbols),
             Ok(symbols) => Err(symbols.kind().to_owned()),
             Err(e) => Err(format!("it cannot be read: {e}")),
@@ -258,11 +262,12 @@ impl Hooks {
             return Err("there are more TLS libraries than the limit TLS_LIBRARIES".to_owned());
         }
         let at = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let failure = symbols.get(FAILURE).map(|function| function.address).unwrap_or_default();
         let progs = &self.skel.progs;
         let mut links = Vec::new();
         for (name, entry, returns) in OPENSSL {
             let Some(function) = symbols.get(name) else { continue };
-            let cookie = u64::from(id) | function.to_ret.cast_unsigned() << 16;
+            let cookie = u64::from(id) | failure.wrapping_sub(function.address) << 16;
             let program = match entry {
                 Entry::Shake => &progs.pt_shake,
                 Entry::Read => &progs.pt_read,

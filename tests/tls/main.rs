@@ -6,5 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
 mod openssl;
+mod prefork;
 mod refused;
 mod stage;

@@ -93,16 +93,18 @@ fn wait(thread: u32) -> nix::Result<Option<Signal>> {
     }
 }
 
-/// The call returns a failure: the thread is at its return, or at its beginning, and then goes to a RET instruction.
+/// The call fails: the thread is at its return, or within its first instruction, and then makes another call instead.
 fn end_call(hold: &abi::pg_tls_hold) -> nix::Result<()> {
     let thread = pid(hold.thread);
     let mut registers = ptrace::getregs(thread)?;
-    registers.rax = hold.result;
     // No system call is to be begun again.
     registers.orig_rax = u64::MAX;
-    if hold.ret != 0 {
-        registers.rip = hold.ret;
+    if hold.failure == 0 {
+        registers.rax = hold.result;
+    } else {
+        registers.rip = hold.failure;
         registers.rsp = hold.stack;
+        registers.rsi = 0;
     }
     ptrace::setregs(thread, registers)
 }

@@ -6,17 +6,13 @@ use std::fs::File;
 use object::read::{ReadCache, ReadRef};
 use object::{Object, ObjectSegment, ObjectSymbol};
 
-/// How far around a function a RET instruction is looked for.
-const NEAR: u64 = 4096;
-const RET: u8 = 0xc3;
-
 /// A function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Function {
     /// Where in the file it begins.
     pub offset: u64,
-    /// From there to a RET instruction.
-    pub to_ret: i64,
+    /// Where it is, relative to the others.
+    pub address: u64,
 }
 
 /// What was looked for in a file.
@@ -61,13 +57,10 @@ impl Symbols {
 }
 
 fn place<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>, address: u64) -> Option<Function> {
-    for segment in elf.segments() {
-        let Some(into) = address.checked_sub(segment.address()).filter(|into| *into < segment.size()) else { continue };
-        let near = segment.data_range(address, NEAR.min(segment.size() - into)).ok()??;
-        let to_ret = near.iter().position(|byte| *byte == RET)?;
-        return Some(Function { offset: segment.file_range().0 + into, to_ret: i64::try_from(to_ret).ok()? });
-    }
-    None
+    elf.segments().find_map(|segment| {
+        let into = address.checked_sub(segment.address()).filter(|into| *into < segment.size())?;
+        Some(Function { offset: segment.file_range().0 + into, address })
+    })
 }
 
 #[cfg(test)]
@@ -75,14 +68,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_of_a_library_is_found_with_its_return() {
+    fn functions_of_a_library_are_found() {
         let own = std::env::current_exe().unwrap();
         let symbols = Symbols::read(&File::open(own).unwrap(), &["SSL_read"]).unwrap();
         assert_eq!(symbols.get("SSL_read"), None);
         let Ok(library) = File::open("/usr/lib/x86_64-linux-gnu/libc.so.6") else { return };
-        let symbols = Symbols::read(&library, &["memcmp", "getpid", "nothing_of_that_name"]).unwrap();
+        let symbols = Symbols::read(&library, &["getpid", "nothing_of_that_name"]).unwrap();
         let getpid = symbols.get("getpid").unwrap();
-        assert!(getpid.offset > 0 && getpid.to_ret > 0 && getpid.to_ret < 64, "{getpid:?}");
+        assert!(getpid.offset > 0 && getpid.address >= getpid.offset, "{getpid:?}");
         assert_eq!(symbols.get("nothing_of_that_name"), None);
     }
 }

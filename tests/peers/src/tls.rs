@@ -1,6 +1,7 @@
 //! TLS for the tonic peers, with the OpenSSL that is installed: its library is what protocg hooks.
 
 use std::io;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -106,4 +107,12 @@ pub async fn connect(stream: TcpStream) -> io::Result<Encrypted> {
     let mut stream = SslStream::new(ssl.map_err(io::Error::other)?, stream).map_err(io::Error::other)?;
     Pin::new(&mut stream).connect().await.map_err(io::Error::other)?;
     Ok(Encrypted(stream))
+}
+
+/// Writes a key and its certificate to `key.pem` and `cert.pem`.
+pub fn write_certificate(folder: &Path) -> Result<()> {
+    let (key, certificate) = certificate()?;
+    std::fs::write(folder.join("key.pem"), key.private_key_to_pem_pkcs8()?)?;
+    std::fs::write(folder.join("cert.pem"), certificate.to_pem()?)?;
+    Ok(())
 }
