@@ -145,8 +145,8 @@ static __always_inline int pg_call_plain(struct pg_session *s, u64 user, u32 len
 		return 1;
 	if (!pg_lock(&s->lock)) {
 		/* libraries allow one call on an object at a time */
-		pg_session_die(s);
-		return 0;
+		pg_session_fail(s, PG_R_TLS_CALL);
+		return s->blind;
 	}
 	if (judged)
 		pass = pg_plain_judge(s, user, length);

@@ -1,7 +1,7 @@
 //! What the agent's tasks share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -49,6 +49,8 @@ pub struct Core {
     pub hooks: RefCell<Option<Hooks>>,
     /// When sessions of TLS were last swept.
     pub tls_swept: Cell<Option<Instant>>,
+    /// Processes that could not be sent on.
+    pub tls_stuck: RefCell<HashSet<u32>>,
     /// Senders of mended segments.
     pub senders: RefCell<Senders>,
     attended: RefCell<HashMap<u64, UnboundedSender<Signal>>>,
@@ -78,6 +80,7 @@ impl Core {
             tree: RefCell::default(),
             hooks: RefCell::default(),
             tls_swept: Cell::default(),
+            tls_stuck: RefCell::default(),
             senders: RefCell::default(),
             attended: RefCell::default(),
         }

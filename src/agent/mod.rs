@@ -182,6 +182,7 @@ pub async fn wind_up(core: &Rc<Core>, ring: &Ring) {
         }
         sleep(Duration::from_millis(5)).await;
     }
+    tls::tick(core);
     sweep::cut_all(core);
     report_losses(core, 0, true);
 }

@@ -76,7 +76,10 @@ fn release(core: &Rc<Core>) {
     processes.sort_unstable();
     processes.dedup();
     for process in processes {
-        if let Err(e) = hold::release(process, || hooks.holds(), |thread| hooks.forget_hold(thread)) {
+        let result = hold::release(process, || hooks.holds(), |thread| hooks.forget_hold(thread));
+        if let Err(e) = result
+            && core.tls_stuck.borrow_mut().insert(process)
+        {
             core.warn(
                 "tls_hold",
                 format!("process {process} was stopped in a call with denied plaintext and stays so: {e}"),
