@@ -5,7 +5,7 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 # `make setup` may have installed it a moment ago.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: all setup test soak fuzz test-vm vm-budget vm-setup vm-down demo bench lint fmt clean install help
+.PHONY: all setup test soak fuzz test-vm vm-budget vm-setup vm-down demo bench bench-setup bench-full bench-bulk bench-compare lint fmt clean install help
 
 all: setup ## Build protocg, optimised (the default)
 	cargo build --locked --release
@@ -41,9 +41,21 @@ vm-down: ## End the machine of `vagrant up`, whatever state it is in
 demo: setup ## Enforce a policy on a small gRPC server, and show what its callers get
 	@scripts/demo.sh
 
-bench: setup ## Bulk throughput through the filter, as ratios to the unenforced path (needs root)
+bench-setup: setup
+	@scripts/setup.sh bench
+
+bench: bench-setup ## protocg beside Envoy, HAProxy and checks in the application (docs/benchmarks.md): under 10 minutes, as root
+	@scripts/bench.sh
+
+bench-full: bench-setup ## The same with every load, and longer: about an hour
+	@scripts/bench.sh --full --command 'make bench-full'
+
+bench-bulk: setup ## Bulk throughput through the filter, as ratios to the unenforced path (needs root)
 	cargo build --locked --release --workspace --bins
 	cargo bench --locked --bench bulk
+
+bench-compare: setup ## The engine beside an older revision's, in turn: BASE=HEAD^; fails if it is slower by a tenth
+	@scripts/bench-compare.sh $(BASE)
 
 lint: setup ## Check formats, lints and generated files
 	@scripts/lint.sh

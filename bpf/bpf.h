@@ -15,10 +15,15 @@
 /* Only the members that are read; libbpf finds where they are in the running kernel. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct tcp_options_received {
+	__u32 ts_recent;
+};
+
 struct tcp_sock {
 	__u32 rcv_nxt;
 	__u32 rcv_wup;
 	__u32 rcv_wnd;
+	struct tcp_options_received rx_opt;
 	_Bool is_mptcp;
 };
 
@@ -27,6 +32,7 @@ struct sk_buff {
 	unsigned int data_len;
 	unsigned int end;
 	unsigned char *head;
+	unsigned char *data;
 };
 
 struct skb_shared_info {

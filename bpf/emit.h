@@ -53,7 +53,7 @@ static inline void pg_event_fill(struct pg_event *e, const struct pg_conn *c, co
 	__builtin_memcpy(e->local, c->local, sizeof(e->local));
 	__builtin_memcpy(e->remote, c->remote, sizeof(e->remote));
 	e->mends = w->mends;
-	e->reserved = 0;
+	e->retry_ms = w->retry_ms;
 }
 
 /* Tells it. Data on the handshake's last ACK belongs to no connection yet: its events wait until it is judged for

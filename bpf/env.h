@@ -35,6 +35,7 @@ PG_TABLE(classes, pg_classes)
 PG_TABLE(out, pg_out)
 PG_TABLE(key, pg_key)
 PG_TABLE(peer, pg_peer)
+PG_TABLE(rate, pg_rate)
 
 static __always_inline const u32 *pg_get_trans(u32 index)
 {
@@ -95,9 +96,43 @@ static __always_inline u64 pg_now(void)
 	return bpf_ktime_get_ns();
 }
 
+static __always_inline u64 pg_random(void)
+{
+	return (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+}
+
+static __always_inline const struct pg_seed *pg_seed_get(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&seed, &zero);
+}
+
 #ifdef PG_PLANE_TLS
-#include "tls/event.h"
+#include "tls/env.h"
 #else
+static __always_inline struct pg_bucket_set *pg_bucket_set_get(u32 set)
+{
+	return bpf_map_lookup_elem(&buckets, &set);
+}
+
+static __always_inline struct pg_own_bucket *pg_own_bucket_get(u32 limit)
+{
+	return bpf_map_lookup_elem(&own_buckets, &limit);
+}
+
+/* A spin lock of the kernel's: its holder is not interrupted. Returns 1. */
+static __always_inline int pg_bucket_lock(struct bpf_spin_lock *lock)
+{
+	bpf_spin_lock(lock);
+	return 1;
+}
+
+static __always_inline void pg_bucket_unlock(struct bpf_spin_lock *lock)
+{
+	bpf_spin_unlock(lock);
+}
+
 static __always_inline struct pg_event *pg_event_scratch(void)
 {
 	u32 zero = 0;

@@ -73,6 +73,37 @@ PG_STEP int pg_held_overlaps(struct pg_held *h, u32 seq, u32 length)
 	return 0;
 }
 
+struct pg_take {
+	struct pg_held *h;
+	struct pg_held_segment *found;
+	u32 judged;
+	u32 left; /* segments that have not been looked at */
+	int taken;
+};
+
+static long pg_take_cb(u32 index, void *data)
+{
+	struct pg_take *t = data;
+	struct pg_held_segment *s, *found = t->found;
+	struct pg_held *h = t->h;
+
+	(void)index;
+	if (!h || !found || !t->left)
+		return 1;
+	t->left--;
+	s = &h->segment[pg_index(t->left, PG_MAX_HELD_SEGMENTS)];
+	if (pg_after(s->seq, t->judged))
+		return 0;
+	*found = *s;
+	pg_share_add(h->share, -(int)pg_weight(found));
+	h->count--;
+	*s = h->segment[pg_index(h->count, PG_MAX_HELD_SEGMENTS)];
+	t->taken = pg_after(found->seq + found->length, t->judged);
+	if (!t->taken)
+		pg_slot_free(found->source, found->slot);
+	return t->taken;
+}
+
 /*
  * Takes the segment that continues at `judged`, and those that lie before it, out of the set. Returns 1 and fills
  * `found` if there is one; it may begin before `judged`. The walk goes downwards, so that the last segment, which takes
@@ -80,29 +111,13 @@ PG_STEP int pg_held_overlaps(struct pg_held *h, u32 seq, u32 length)
  */
 PG_STEP int pg_held_take(struct pg_held *h, u32 judged, struct pg_held_segment *found)
 {
-	struct pg_held_segment *s;
-	u32 i, last, turn, start;
+	struct pg_take t = {.h = h, .found = found, .judged = judged};
 
 	if (!h || !found)
 		return 0;
-	start = h->count;
-	for (turn = 1; turn <= PG_MAX_HELD_SEGMENTS; turn++) {
-		if (turn > start)
-			return 0;
-		i = pg_index(start - turn, PG_MAX_HELD_SEGMENTS);
-		s = &h->segment[i];
-		if (pg_after(s->seq, judged))
-			continue;
-		*found = *s;
-		pg_share_add(h->share, -(int)pg_weight(found));
-		h->count--;
-		last = pg_index(h->count, PG_MAX_HELD_SEGMENTS);
-		*s = h->segment[last];
-		if (pg_after(found->seq + found->length, judged))
-			return 1;
-		pg_slot_free(found->source, found->slot);
-	}
-	return 0;
+	t.left = h->count;
+	bpf_loop(PG_MAX_HELD_SEGMENTS, pg_take_cb, &t, 0);
+	return t.taken;
 }
 
 /* Copies a payload into a slot; where it may be mended, with room for a patch behind it. */

@@ -41,6 +41,7 @@ TABLE(t_classes, struct pg_classes);
 TABLE(t_out, struct pg_out);
 TABLE(t_key, struct pg_key);
 TABLE(t_peer, struct pg_peer);
+TABLE(t_rate, struct pg_rate);
 
 /* ---- state ---- */
 
@@ -67,6 +68,29 @@ struct {
 	__type(key, struct pg_text_key);
 	__type(value, struct pg_text);
 } texts SEC(".maps");
+
+/* Token buckets, by the hash of a key; the loader makes as many as the policy needs, and the seed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PG_BUCKET_SETS);
+	__type(key, u32);
+	__type(value, struct pg_bucket_set);
+} buckets SEC(".maps");
+
+/* by the limit's index */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pg_own_bucket);
+} own_buckets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pg_seed);
+} seed SEC(".maps");
 
 /* Segments ahead of a hole: which, by socket cookie, and their bytes. The loader fills the queues with the slots'
  * numbers; a slot belongs to whoever took it from there. The last slots of either size are for copies of denied

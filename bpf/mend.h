@@ -315,13 +315,16 @@ PG_STEP int pg_mend_path(struct pg_conn *c, struct pg_work *w)
 	const u32 codes = 0x00u | 0x19u << 8 | 0x5cu << 16 | 0xf9u << 24;
 	const struct pg_method *m;
 	struct pg_entry *entry;
-	u32 at, slot, bits, n, code;
+	u32 at, slot, bits, n, code, here;
 
 	if (!c || !w || c->block.seen & PG_B_PATHS)
 		return 0;
-	if (c->block.changed)
+	here = w->path_at != PG_NO_FRAME && w->path_at >= w->hole_skip;
+	/* the server's table says another path already; but a copy that is as the client's own segment would pass as
+	 * soon as that comes again, and the server answer before the policy */
+	if (c->block.changed && !(here && w->path_form == PG_PATH_INDEX))
 		return 1;
-	if (w->path_at == PG_NO_FRAME || w->path_at < w->hole_skip)
+	if (!here)
 		return 0;
 	at = w->path_at - w->hole_skip;
 	if (w->path_form == PG_PATH_INDEX) {
@@ -450,6 +453,7 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	hole->source = w->hole_source;
 	hole->slot = w->hole_slot;
 	hole->base = w->hole_base;
+	hole->passed = 0;
 	c->holes++;
 	pg_about(w, 0, 0);
 	pg_event_fill(&e->about, c, w, PG_EV_HOLE, PG_V_DENY);
@@ -466,6 +470,34 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	return 1;
 }
 
+/*
+ * Holes whose copy TCP has taken are closed. Not when the copy passes: TCP may refuse it then, for its timestamp
+ * is older than that of a retransmission which came in between, and only the agent has these bytes. Returns 1 if the
+ * segment is a copy that TCP has: the agent asks like that.
+ */
+PG_STEP int pg_holes_settle(struct pg_conn *c, u32 received, const struct pg_segment *g)
+{
+	u32 i, turn, last, asks = 0;
+	struct pg_hole *hole;
+
+	if (!c || !g)
+		return 0;
+	for (turn = 1; turn <= PG_MAX_HOLES; turn++) {
+		i = PG_MAX_HOLES - turn;
+		if (i >= c->holes)
+			continue;
+		hole = &c->hole[i];
+		if (!hole->passed || pg_after(hole->seq + hole->length, received))
+			continue;
+		asks |= hole->seq == g->seq && hole->length == g->length;
+		pg_slot_free(hole->source, hole->slot);
+		c->holes--;
+		last = pg_index(c->holes, PG_MAX_HOLES);
+		*hole = c->hole[last];
+	}
+	return asks;
+}
+
 /* Has TCP taken bytes into a hole that nothing was passed for? */
 PG_STEP int pg_hole_violated(const struct pg_conn *c, u32 received)
 {
@@ -476,7 +508,7 @@ PG_STEP int pg_hole_violated(const struct pg_conn *c, u32 received)
 	for (i = 0; i < PG_MAX_HOLES; i++) {
 		if (i >= c->holes)
 			break;
-		if (pg_after(received, c->hole[i].seq))
+		if (!c->hole[i].passed && pg_after(received, c->hole[i].seq))
 			return 1;
 	}
 	return 0;
@@ -538,7 +570,7 @@ static long pg_compare_cb(u32 index, void *data)
 	return !q->w || q->w->pos >= q->w->hole_length || !pg_hole_compare(q->skb, q->w);
 }
 
-/* Is the segment the mended one for a hole? Then the hole is closed: the segment passes. */
+/* Is the segment the mended one for a hole? Then it passes; it may come again until TCP has it. */
 PG_STEP int pg_hole_fill(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w, const struct pg_segment *g)
 {
 	struct pg_compare q = {.skb = skb, .w = w};
@@ -560,9 +592,7 @@ PG_STEP int pg_hole_fill(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	bpf_loop(PG_MAX_HELD_BYTES / PG_PATCH + 1, pg_compare_cb, &q, 0);
 	if (w->pos != w->hole_length)
 		return 0;
-	pg_slot_free(hole->source, hole->slot);
-	c->holes--;
-	*hole = c->hole[pg_index(c->holes, PG_MAX_HOLES)];
+	hole->passed = 1;
 	return 1;
 }
 

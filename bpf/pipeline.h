@@ -139,6 +139,8 @@ PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 			if (s->pb != PG_PB_SKIP && !pg_ready(w))
 				break;
 			reason = pg_pb_step(s, w, m->plan, n);
+			if (!reason && pg_pb_closes(s))
+				reason = pg_pb_close(s);
 		}
 		h->left -= w->pos - at;
 		if (!reason && s->grpc == PG_G_MESSAGE && s->offset == s->length && !(s->request & PG_REQ_SKIP))
@@ -201,32 +203,33 @@ PG_STEP int pg_request_end(struct pg_conn *c, struct pg_work *w, u32 stream)
  */
 static inline int pg_request_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, const struct pg_method *m)
 {
-	int judgement = pg_judge(c, w, s, m->header_test, m->header_tests), allowed;
+	int judgement = pg_judge(c, w, s, m->header_test, m->header_tests), allowed, unknown;
 
 	if (judgement == PG_J_UNDECIDED)
 		return pg_fail_rpc(c, w, s, PG_R_BUDGET);
 	if (judgement == PG_J_DENY)
 		return pg_deny_rpc(c, w, s);
 	allowed = judgement == PG_J_ALLOW || config.default_action == PG_ALLOW;
-	if (m->flags & PG_METHOD_UNKNOWN && (allowed || m->allow_messages || !pg_switched_off(PG_R_UNKNOWN_METHOD))) {
+	unknown =
+		m->flags & PG_METHOD_UNKNOWN && (allowed || m->allow_messages || !pg_switched_off(PG_R_UNKNOWN_METHOD));
+	if (unknown) {
 		if (pg_fail_rpc(c, w, s, PG_R_UNKNOWN_METHOD) != PG_GO)
 			return PG_DENIED;
 		s->request |= PG_REQ_UNREAD | PG_REQ_ALLOWED;
-		pg_count_add(PG_N_ALLOWED, 1);
-		return PG_GO;
+	} else {
+		if (!(m->flags & PG_METHOD_MESSAGES) || !m->message_tests)
+			s->request |= PG_REQ_UNREAD;
+		if (allowed)
+			s->request |= PG_REQ_ALLOWED;
+		else if (s->request & PG_REQ_UNREAD || !m->allow_messages)
+			return pg_deny_rpc(c, w, s);
 	}
-	if (!(m->flags & PG_METHOD_MESSAGES) || !m->message_tests)
-		s->request |= PG_REQ_UNREAD;
-	if (allowed) {
-		s->request |= PG_REQ_ALLOWED;
-	} else if (s->request & PG_REQ_UNREAD || !m->allow_messages) {
-		if (pg_deny_rpc(c, w, s) != PG_GO)
-			return PG_DENIED;
-		s->request |= PG_REQ_ALLOWED;
-	}
+	judgement = m->limit_tests ? pg_limits(c, w, s) : PG_J_NONE;
+	if (judgement != PG_J_NONE)
+		return pg_limit_deny(c, w, s, judgement);
 	if (s->request & PG_REQ_ALLOWED)
 		pg_count_add(PG_N_ALLOWED, 1);
-	if (config.events_allowed && s->request & PG_REQ_UNREAD)
+	if (config.events_allowed && s->request & PG_REQ_UNREAD && !unknown)
 		pg_emit(c, w, PG_EV_DECISION, PG_V_ALLOW);
 	return PG_GO;
 }

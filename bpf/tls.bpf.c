@@ -78,6 +78,14 @@ SEC("uprobe") int pt_other(struct pt_regs *ctx)
 	return 0;
 }
 
+/* TLS as a BIO, which reads and writes by functions that have no names. */
+SEC("uprobe") int pt_bio(struct pt_regs *ctx)
+{
+	if (pg_tls_inside() && pg_tls_armed(PG_COOKIE_LIBRARY(bpf_get_attach_cookie(ctx))))
+		pg_process_unread();
+	return 0;
+}
+
 /* The object ends, or begins anew. */
 SEC("uprobe") int pt_forget(struct pt_regs *ctx)
 {
@@ -151,8 +159,9 @@ SEC("tp_btf/tcp_rcv_space_adjust") int BPF_PROG(pt_received, struct sock *sk)
 	}
 	if (c->tls)
 		pg_read_elsewhere(c);
-	else
+	else if (call->kind != PG_CALL_WRITE || tls_config.server)
 		pg_session_open(&key, c, cookie);
+	/* else: a handshake within a call that writes, whose plaintext was handed over before there was a session */
 	return 0;
 }
 

@@ -4,6 +4,7 @@
 #define PG_VERDICT_H
 
 #include "policy/match.h"
+#include "policy/limit.h"
 #include "emit.h"
 
 #define PG_STATUS_PERMISSION_DENIED 7
@@ -20,6 +21,7 @@ static inline void pg_about(struct pg_work *w, const struct pg_stream *s, u32 st
 	w->method = s ? s->method : PG_NO_METHOD;
 	w->text = s ? s->text : 0;
 	w->message = s ? s->message : 0;
+	w->retry_ms = 0;
 }
 
 /* The first rule among the tests that holds; audit rules on the way make events and decide nothing. */
@@ -79,6 +81,69 @@ static inline u32 pg_fail_rpc(struct pg_conn *c, struct pg_work *w, struct pg_st
 		w->reason = PG_R_NONE;
 		return PG_GO;
 	}
+	return pg_deny_rpc(c, w, s);
+}
+
+/*
+ * A token of every limit that applies, or, with `take` 0, whether each has one. Returns PG_J_DENY for the first that
+ * has none. Limits that only audit take and say what they would deny.
+ */
+PG_STEP int pg_limits_pass(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 take)
+{
+	const struct pg_method *m;
+	const struct pg_test *t;
+	const struct pg_rule *r;
+	u32 first, end, audits;
+	int hit, i;
+
+	if (!c || !w || !s)
+		return PG_J_UNDECIDED;
+	m = pg_get_method(s->method);
+	if (!m)
+		return PG_J_UNDECIDED;
+	first = m->limit_test;
+	end = first + m->limit_tests;
+	w->skip = PG_NO_RULE;
+	for (i = 0; i <= PG_MAX_METHOD_LIMITS; i++) {
+		hit = pg_match(&s->bits, w, first, end);
+		if (hit == PG_MATCH_NONE)
+			return PG_J_NONE;
+		t = pg_get_test(hit);
+		r = t ? pg_get_rule(t->rule) : 0;
+		if (!r)
+			return PG_J_UNDECIDED;
+		first = hit + 1;
+		w->skip = t->rule;
+		audits = r->flags & PG_RULE_AUDIT;
+		if ((!take && audits) || pg_limit_take(c, w, r->limit, take))
+			continue;
+		w->rule = t->rule;
+		w->status = r->status;
+		if (!audits)
+			return PG_J_DENY;
+		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
+		pg_about(w, s, w->stream);
+	}
+	return PG_J_UNDECIDED;
+}
+
+/*
+ * The call may pass: it takes a token of every limit that applies. First all are looked at, so that a denied call takes
+ * none. Between the two another CPU may take the last: then what was taken is gone, and never too many pass. What is
+ * read in the shadow of a denial never reaches the server, and takes nothing.
+ */
+static inline int pg_limits(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
+{
+	int judgement = pg_limits_pass(c, w, s, 0);
+
+	return judgement == PG_J_NONE && c->phase != PG_P_DEAD ? pg_limits_pass(c, w, s, 1) : judgement;
+}
+
+static inline u32 pg_limit_deny(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, int judgement)
+{
+	if (judgement == PG_J_UNDECIDED)
+		return pg_fail_rpc(c, w, s, PG_R_BUDGET);
+	pg_count_add(PG_N_LIMITED, 1);
 	return pg_deny_rpc(c, w, s);
 }
 

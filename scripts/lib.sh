@@ -19,7 +19,7 @@ as_root() {
 	if [[ $EUID -eq 0 ]]; then
 		"$@"
 	elif command -v sudo >/dev/null; then
-		sudo --preserve-env=CARGO_TARGET_DIR,CARGO_MANIFEST_DIR,PROTOCG_VENV,PROTOCG_TEST_SLOW,PROTOCG_LOG,RUST_BACKTRACE,CI -- "$@"
+		sudo --preserve-env=CARGO_TARGET_DIR,CARGO_MANIFEST_DIR,PROTOCG_VENV,PROTOCG_ENVOY,PROTOCG_TEST_SLOW,PROTOCG_LOG,RUST_BACKTRACE,CI -- "$@"
 	else
 		fail "this needs root: install sudo, or run it as root"
 	fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks. Says nothing, and needs no root, where nothing is missing.
-# usage: setup.sh [vm]: with `vm` also what virtual machines for tests need
+# usage: setup.sh [vm|bench]: with `vm` also what virtual machines for tests need, with `bench` what is measured beside protocg
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -11,6 +11,7 @@ packages=(clang libclang-dev llvm libelf-dev zlib1g-dev libssl-dev pkg-config ma
 command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
 [[ ${1:-} != vm ]] || packages+=(qemu-system-x86 cpio xz-utils kmod e2fsprogs binutils debian-archive-keyring)
+[[ ${1:-} != bench ]] || packages+=(haproxy)
 
 if command -v dpkg-query >/dev/null; then
 	missing=()
@@ -23,6 +24,8 @@ if command -v dpkg-query >/dev/null; then
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq </dev/null
 		as_root env DEBIAN_FRONTEND=noninteractive \
 			apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+		# Debian starts it as a service; the benchmark starts its own.
+		[[ " ${missing[*]} " != *' haproxy '* ]] || as_root systemctl disable --now --quiet haproxy 2>/dev/null || true
 	fi
 else
 	for tool in clang pkg-config cc ip ethtool clang-format python3 go node npm; do

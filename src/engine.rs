@@ -50,6 +50,7 @@ pub fn raw(tables: &Tables) -> abi::pg_tables {
         out: tables.outs.as_ptr(),
         key: tables.keys.as_ptr(),
         peer: tables.peers.as_ptr(),
+        rate: tables.rates.as_ptr(),
         trie_count: count(&tables.trie),
         method_count: count(&tables.methods),
         rule_count: count(&tables.rules),
@@ -64,6 +65,7 @@ pub fn raw(tables: &Tables) -> abi::pg_tables {
         out_count: count(&tables.outs),
         key_count: count(&tables.keys),
         peer_count: count(&tables.peers),
+        rate_count: count(&tables.rates),
     }
 }
 
@@ -81,6 +83,25 @@ impl<'t> Connection<'t> {
             std::alloc::handle_alloc_error(std::alloc::Layout::new::<abi::pg_conn>())
         };
         Self { host, tables: std::marker::PhantomData }
+    }
+
+    /// Takes tokens from these buckets, which other connections may share.
+    pub fn share(&mut self, buckets: &'t Buckets) {
+        // SAFETY: both are valid, and the buckets outlive the connection.
+        unsafe { abi::pg_host_share(self.host.as_ptr(), buckets.0.as_ptr()) }
+    }
+
+    /// Sets the clock, in nanoseconds.
+    pub fn set_time(&mut self, now: u64) {
+        // SAFETY: `host` is valid until drop.
+        unsafe { abi::pg_host_time(self.host.as_ptr(), now) }
+    }
+
+    /// How often something happened: `PG_N_*`.
+    #[must_use]
+    pub fn counter(&self, counter: u32) -> u64 {
+        // SAFETY: as above.
+        unsafe { abi::pg_host_counter(self.host.as_ptr(), counter) }
     }
 
     /// Judges the next bytes of the client's side. After anything but [`Outcome::Pass`] the same comes again.
@@ -138,6 +159,34 @@ impl<'t> Connection<'t> {
     pub fn streams(&self) -> u32 {
         // SAFETY: `host` is valid until drop.
         unsafe { abi::pg_host_streams(self.host.as_ptr()) }
+    }
+}
+
+/// The token buckets of a policy.
+#[derive(Debug)]
+pub struct Buckets(NonNull<abi::pg_host_buckets>);
+
+impl Buckets {
+    /// Buckets that are full.
+    ///
+    /// # Panics
+    /// If there is no memory.
+    #[must_use]
+    pub fn new(tables: &Tables) -> Self {
+        let t = raw(tables);
+        // SAFETY: only the number of limits is read.
+        let buckets = unsafe { abi::pg_host_buckets_new(&raw const t) };
+        let Some(buckets) = NonNull::new(buckets) else {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<abi::pg_bucket_set>())
+        };
+        Self(buckets)
+    }
+}
+
+impl Drop for Buckets {
+    fn drop(&mut self) {
+        // SAFETY: made by `pg_host_buckets_new` and freed once.
+        unsafe { abi::pg_host_buckets_free(self.0.as_ptr()) }
     }
 }
 

@@ -130,7 +130,7 @@ fn the_cases_of_every_policy_are_judged_in_the_kernel() {
         }
         let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         let cases = |path: &&std::path::PathBuf| path.file_stem().unwrap() == "cases";
-        let policy = files.iter().find(|path| !cases(path) && path.extension().unwrap() == "toml").unwrap();
+        let policy = files.iter().find(|path| !cases(path) && path.extension().is_some_and(|it| it == "toml")).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_protocg"));
         command.args(["test", "--kernel"]).arg(policy).arg(files.iter().find(cases).unwrap());
         let output = command.output().unwrap();

@@ -37,6 +37,8 @@ enum pg_role { PG_ROLE_SERVER, PG_ROLE_CLIENT };
 	K(DEAD, "dead", "segments dropped on connections that were denied")                              \
 	K(STASH_LOST, "stash_lost", "data on a handshake's last ACK that its connection did not take")   \
 	K(EVENTS_LOST, "events_lost", "events that found the ring buffer full")                          \
+	K(LIMITED, "limited", "RPCs denied by a limit")                                                  \
+	K(BUCKETS_FULL, "buckets_full", "RPCs whose key shared its limit's own bucket for want of one")  \
 	K(MENDED, "mended", "RPCs and messages denied without an end of their connection")               \
 	K(HELPER_FAILED, "helper_failed", "calls into the kernel that failed where none should")
 
@@ -69,8 +71,8 @@ struct pg_event {
 	u16 remote_port;
 	u8 local[16]; /* IPv4 is ::ffff:a.b.c.d */
 	u8 remote[16];
-	u32 mends; /* 1: of a denial: only the RPC ends, the connection goes on once its hole is mended */
-	u32 reserved;
+	u32 mends;    /* 1: of a denial: only the RPC ends, the connection goes on once its hole is mended */
+	u32 retry_ms; /* of a limit's denial: when the next token comes */
 };
 PG_SIZE(struct pg_event, 128);
 

@@ -9,34 +9,38 @@
 #include "limits.h"
 
 /* W(NAME, "name of the switch", default, "what is tried", "what is open where the kernel cannot close it") */
-#define PG_WAYS(W)                                                                                                    \
-	W(MPTCP, "mptcp", DENY, "a Multipath TCP socket", "streams that are spread over several connections")         \
-	W(RAW, "raw", DENY, "a raw IP socket", "segments that no TCP socket has sent or received")                    \
-	W(TRANSPORTS, "transports", DENY, "an IP socket of a transport other than TCP, UDP and ping",                 \
-	  "SCTP, DCCP, UDP-Lite, SMC and L2TP")                                                                       \
-	W(UDP, "udp", DENY, "UDP on a port of the policy", "HTTP/3 (QUIC) on the policy's ports")                     \
-	W(LISTEN, "undeclared_listen", DENY, "listening on a port that the policy does not declare",                  \
-	  "gRPC on ports that nothing looks at")                                                                      \
-	W(CONNECT, "undeclared_connect", DENY, "connecting to where the policy does not say",                         \
-	  "connections to anywhere, served in reverse too")                                                           \
-	W(PACKET, "packet", DENY, "a packet socket (AF_PACKET, AF_XDP)", "whole frames past the IP stack")            \
-	W(VSOCK, "vsock", DENY, "a vsock socket", "streams between virtual machines and their host")                  \
-	W(FAMILIES, "families", DENY, "a socket of a family that is none of UNIX, IP, netlink and ALG",               \
-	  "TIPC, SMC, RDS, KCM, Bluetooth and others")                                                                \
-	W(NETLINK, "netlink", DENY, "a netlink socket that configures packet filters or IPsec",                       \
-	  "connections that are redirected after the filter (NAT, TPROXY)")                                           \
-	W(UNIX, "unix_listen", REPORT, "listening on a UNIX socket", "gRPC over UNIX sockets")                        \
-	W(FOREIGN, "foreign_sockets", DENY, "an IP socket that was made outside the cgroup",                          \
-	  "sockets that were inherited, or passed in")                                                                \
-	W(BPF, "bpf", DENY, "a bpf() call", "programs, maps and links that change or end the enforcement")            \
-	W(AGENT, "agent", DENY, "an attack on the agent", "the agent can be traced, killed or slowed down")           \
-	W(PINS, "pins", DENY, "a change to pins or notes", "pinned enforcement can be removed")                       \
-	W(PTRACE, "ptrace", DENY, "taking over a process outside the cgroup", "processes outside can act for it")     \
-	W(ESCAPE, "cgroup_escape", DENY, "a write to a cgroup outside its own part of the tree",                      \
-	  "processes can leave the cgroup, and the policy with it")                                                   \
-	W(TUN, "tun", DENY, "opening /dev/net/tun or /dev/vhost-net", "a TCP stack of its own, over a tunnel device") \
-	W(KERNEL, "kernel", DENY,                                                                                     \
-	  "a change to the kernel, or to what it starts (modules, /dev/mem, tracefs, core_pattern)",                  \
+#define PG_WAYS(W)                                                                                                \
+	W(MPTCP, "mptcp", DENY, "a Multipath TCP socket", "streams that are spread over several connections")     \
+	W(RAW, "raw", DENY, "a raw IP socket", "segments that no TCP socket has sent or received")                \
+	W(TRANSPORTS, "transports", DENY, "an IP socket of a transport other than TCP, UDP and ping",             \
+	  "SCTP, DCCP, UDP-Lite, SMC and L2TP")                                                                   \
+	W(UDP, "udp", DENY, "UDP on a port of the policy", "HTTP/3 (QUIC) on the policy's ports")                 \
+	W(LISTEN, "undeclared_listen", DENY, "listening on a port that the policy does not declare",              \
+	  "gRPC on ports that nothing looks at")                                                                  \
+	W(CONNECT, "undeclared_connect", DENY, "connecting to where the policy does not say",                     \
+	  "connections to anywhere, served in reverse too")                                                       \
+	W(PACKET, "packet", DENY, "a packet socket (AF_PACKET, AF_XDP)", "whole frames past the IP stack")        \
+	W(VSOCK, "vsock", DENY, "a vsock socket", "streams between virtual machines and their host")              \
+	W(FAMILIES, "families", DENY, "a socket of a family that is none of UNIX, IP, netlink and ALG",           \
+	  "TIPC, SMC, RDS, KCM, Bluetooth and others")                                                            \
+	W(NETLINK, "netlink", DENY, "configuring packet filters, traffic control or IPsec",                       \
+	  "connections that are redirected behind the filter (NAT, TPROXY, tc)")                                  \
+	W(UNIX, "unix_listen", REPORT, "listening on a UNIX socket", "gRPC over UNIX sockets")                    \
+	W(FOREIGN, "foreign_sockets", DENY, "a network socket that was made outside the cgroup",                  \
+	  "sockets that were inherited, or passed in")                                                            \
+	W(BPF, "bpf", DENY, "a bpf() call", "programs, maps and links that change or end the enforcement")        \
+	W(AGENT, "agent", DENY, "an attack on the agent", "the agent can be traced, killed or slowed down")       \
+	W(PINS, "pins", DENY, "a change to pins or notes", "pinned enforcement can be removed")                   \
+	W(PTRACE, "ptrace", DENY, "taking over a process outside the cgroup", "processes outside can act for it") \
+	W(ESCAPE, "cgroup_escape", DENY, "a write to a cgroup outside its own part of the tree",                  \
+	  "processes can leave the cgroup, and the policy with it")                                               \
+	W(TUN, "tun", DENY, "a device that carries whole packets (tun, vhost-net, ppp, line disciplines)",        \
+	  "a TCP stack of its own, over a tunnel device")                                                         \
+	W(TEXT, "tls_text", DENY, "a change to the code of a TLS library that is hooked",                         \
+	  "hooks can be taken out, and TLS passes unread")                                                        \
+	W(LIBRARY, "tls_library", ALLOW, "running a TLS library that no hook covers", "TLS that no hook reads")   \
+	W(KERNEL, "kernel", DENY,                                                                                 \
+	  "a change to the kernel, or to what it starts (modules, /dev/mem, tracefs, core_pattern)",              \
 	  "a root process can change the kernel")
 
 #define PG_WAY_ENUM(name, text, default_, what, open) PG_W_##name,
@@ -70,8 +74,25 @@ struct pg_guard_agent {
 	u64 notes;     /* inode of the folder with locks and notes */
 	u32 notes_dev; /* and its device, as the kernel counts */
 	u32 tgid;      /* the agent's process; 0: none runs */
+	u32 mounts[2]; /* inodes of its mount namespace, and of the machine's first process's */
 };
-PG_SIZE(struct pg_guard_agent, 16);
+PG_SIZE(struct pg_guard_agent, 24);
+
+/*
+ * The interface to whoever hooks TLS libraries: it writes each library's file into the map guard_libraries. An overlay
+ * file system shows a file by two inodes, its own and that of the layer below: both have to be there.
+ */
+struct pg_guard_library {
+	u64 inode;
+	u32 device; /* as the kernel counts */
+	u32 reserved;
+};
+PG_SIZE(struct pg_guard_library, 16);
+
+enum pg_library_state {
+	PG_LIBRARY_HOOKED = 1, /* its code stays as it is. The key 0, 0 has this too if any file has */
+	PG_LIBRARY_PLAIN,      /* it holds TLS, whatever it is called, and is not hooked */
+};
 
 /* What was tried; what does not apply is 0. */
 struct pg_guard_what {

@@ -8,9 +8,9 @@
 
 /* L(NAME, number, "why this number", "what happens past it") */
 #define PG_LIMITS(L)                                                                                                   \
-	L(CONNECTIONS, 16384, "one state of about 4 KiB each, made when the connection is established",                \
+	L(CONNECTIONS, 16384, "one state of about 7 KiB each, made when the connection is established",                \
 	  "a further connection is reset with the cause too_large")                                                    \
-	L(STREAMS, 65536, "live RPCs over all connections, about 0.5 KiB each, made when the RPC begins",              \
+	L(STREAMS, 65536, "live RPCs over all connections, about 0.9 KiB each, made when the RPC begins",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
 	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
 	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \
@@ -37,6 +37,10 @@
 	L(RULES, 16384, "rules in one policy", "more are a compile error")                                             \
 	L(CLAUSE_TESTS, 4096, "tests of one method's rules in disjunctive normal form",                                \
 	  "conditions that expand to more are a compile error")                                                        \
+	L(ELEMENT_TESTS, 256, "tests at the end of each element of one repeated field or map",                         \
+	  "conditions on one field's elements that need more are a compile error")                                     \
+	L(MAP_KEYS, 32, "keys that are remembered while a message is read, to count a map's distinct ones",            \
+	  "sizes of maps that need more, together, are a compile error")                                               \
 	L(PEER_TESTS, 256, "address blocks and addresses that rules compare peer.ip with", "more are a compile error") \
 	L(HELD_SEGMENTS, 256, "segments of one connection that wait for a hole to fill",                               \
 	  "further ones are dropped, and TCP sends them again")                                                        \
@@ -61,10 +65,18 @@
 	  "frames that are looked through for those of denied RPCs, in one segment and what waited for "               \
 	  "it: about 130 ns each",                                                                                     \
 	  "a denial past it ends its connection")                                                                      \
+	L(BUCKETS, 65536, "token buckets of [[limit]] rules, 48 bytes each, in sets of 8: 3.2 MiB",                    \
+	  "a key whose set is full of buckets in use shares its limit's own bucket: no call passes without a token")   \
+	L(BUCKET_KEYS, 8, "metadata keys that the limits of one policy count by; a power of two",                      \
+	  "more are a compile error")                                                                                  \
+	L(METHOD_LIMITS, 32, "limits that apply to one method", "more are a compile error")                            \
+	L(RATE, 1000000, "tokens that a limit may give in its second, minute or hour", "more is a compile error")      \
+	L(BURST, 1000000, "tokens that a bucket may hold", "more is a compile error")                                  \
 	L(PATH_TEXTS, 1024, "paths that no rule names, kept for events; the least recently used goes first",           \
 	  "the event then says nothing of the method")                                                                 \
 	L(GUARD_CONNECT, 64, "entries of [guard] connect, walked at each connect", "more are a compile error")         \
 	L(GUARD_PLACES, 1024, "cgroups that one agent guards", "more are refused at the start")                        \
+	L(GUARD_LIBRARIES, 1024, "files with TLS code that one guard knows", "more are refused at the start")          \
 	L(GUARD_DEPTH, 32, "levels of the cgroup tree that the guard looks at",                                        \
 	  "a cgroup further down is refused at the start; what it holds may be deeper")                                \
 	L(TLS_PLACES, 64, "cgroups whose TLS one agent reads", "more are refused at the start")                        \

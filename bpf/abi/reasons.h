@@ -57,6 +57,8 @@ enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
 	R(PROTOBUF_VARINT, MALFORMED, "protobuf_varint", "a protobuf varint is longer than ten bytes")                \
 	R(PROTOBUF_LENGTH, MALFORMED, "protobuf_length", "a protobuf field is longer than what holds it")             \
 	R(PROTOBUF_GROUP, MALFORMED, "protobuf_group", "a protobuf group does not end where it should")               \
+	R(PROTOBUF_VALUE, MALFORMED, "protobuf_value",                                                                \
+	  "a value that a rule reads is none of its type: an enum's, a timestamp's, a duration's")                    \
 	R(PROTOBUF_MAP, MALFORMED, "protobuf_map", "a protobuf map has another wire type, which some servers ignore") \
 	R(UTF8, MALFORMED, "utf8", "a string that a rule reads is not UTF-8")                                         \
 	R(PATH_LENGTH, TOO_LARGE, "path_length", "the :path is longer than the limit")                                \

@@ -22,8 +22,9 @@
 #define PG_RSP_END 2u	  /* the server has ended or reset it */
 
 struct pg_level {
-	u32 end;  /* message offset where the sub-message or group's enclosing field ends */
-	u32 node; /* plan node; PG_LEVEL_GROUP | field number: a group that is skipped */
+	u32 end;     /* message offset where the sub-message or group's enclosing field ends */
+	u32 node;    /* plan node; PG_LEVEL_GROUP | field number: a group that is skipped */
+	u32 element; /* index of the field whose element it is, + 1; 0: it is none */
 };
 #define PG_LEVEL_GROUP 0x80000000u
 
@@ -61,6 +62,12 @@ struct pg_stream {
 			 */
 	u32 head_at;	/* where in it the frame begins */
 	u64 value;
+	u32 packed; /* message offset where the packed elements that are read end; 0: there are none */
+	u32 clause; /* 1: the tests of an element's clause so far hold */
+	u64 hash;   /* of the key of the map's entry that is read */
+	u64 secret; /* what the hashes of this stream begin with; 0: not drawn yet */
+	u64 sip[4]; /* of a string key */
+	u64 key[PG_MAX_MAP_KEYS];
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
 	struct pg_level level[PG_MAX_MESSAGE_DEPTH];
 };
@@ -132,6 +139,8 @@ struct pg_hpack {
 	u32 first; /* first character of the name or value; 0: none yet */
 	u32 last;  /* last character of the value */
 	u32 out[PG_MAX_METADATA_AUTOMATA];
+	u32 counted; /* 1: a limit counts by the value, so it is hashed */
+	u32 hash[2];
 	u32 slashes;	       /* of the path */
 	u32 segment;	       /* bytes of the path since the last slash */
 	u32 updates;	       /* table size updates at the start of this block */
@@ -157,10 +166,17 @@ struct pg_hpack {
 #define PG_B_CONTENT_TYPE 32u
 #define PG_B_NOT_GRPC 64u
 #define PG_B_PATHS 128u /* more than one :path */
+/* The value of a metadata key that limits count by. */
+struct pg_value {
+	u32 hash[2];
+	u32 count; /* how often the key came */
+};
+
 struct pg_block {
 	struct pg_bits bits; /* the header scope only */
-	u32 seen;	     /* PG_B_* */
-	u32 reason;	     /* first thing that is malformed about it; PG_R_NONE: nothing */
+	struct pg_value value[PG_MAX_BUCKET_KEYS];
+	u32 seen;   /* PG_B_* */
+	u32 reason; /* first thing that is malformed about it; PG_R_NONE: nothing */
 	u32 method;
 	u32 text;
 	u32 trailers; /* 1: the block ends a stream that is already open */
@@ -185,9 +201,10 @@ enum pg_tls_phase {
 struct pg_hole {
 	u32 seq;
 	u32 length;
-	u32 slot;   /* where the mended payload is */
-	u16 source; /* enum pg_source */
-	u16 base;   /* where in the slot it begins; a withheld segment's first bytes may be TCP's already */
+	u32 slot;  /* where the mended payload is */
+	u8 source; /* enum pg_source */
+	u8 passed; /* 1: the copy has passed; whether TCP took it is not known yet */
+	u16 base;  /* where in the slot it begins; a withheld segment's first bytes may be TCP's already */
 };
 
 /* How mending ended a stream. */
@@ -242,7 +259,10 @@ struct pg_conn {
 	u32 mends;	 /* streams that ended by mending, ever */
 	u64 tls_object;	 /* the TLS library's object for it, and its process */
 	u32 tls_process;
-	u32 tls; /* enum pg_tls_phase */
+	u32 tls;       /* enum pg_tls_phase */
+	u32 ts_recent; /* while holes are open: TCP's TS.Recent, before which it refuses a segment (RFC 7323, section 5)
+			*/
+	u32 reserved;
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
 	struct pg_bits peer;				/* header-scope bits that depend on the peer only */
@@ -251,6 +271,50 @@ struct pg_conn {
 	struct pg_block block;
 	struct pg_hpack hpack;
 	u8 path[PG_MAX_PATH_BYTES];
+};
+
+/* ---- token buckets ---- */
+
+#define PG_BUCKET_WAYS 8
+enum pg_bucket_sets { PG_BUCKET_SETS = PG_MAX_BUCKETS / PG_BUCKET_WAYS };
+
+#ifdef __BPF__
+#include <linux/bpf.h>
+#else
+struct bpf_spin_lock {
+	u32 val;
+};
+#endif
+
+/* A bucket that is full says nothing: it is as good as none, and its place is free. */
+struct pg_bucket {
+	u64 key[2];
+	u32 limit; /* index + 1 */
+	u32 reserved;
+	u64 missing; /* units (struct pg_rate) that were missing at `time` */
+	u64 time;    /* ns */
+	u64 full_at; /* ns; when it is full if nobody takes more */
+};
+PG_SIZE(struct pg_bucket, 48);
+
+/* A key's bucket is in the set that its hash names, or nowhere. */
+struct pg_bucket_set {
+	struct bpf_spin_lock lock;
+	u32 reserved;
+	struct pg_bucket way[PG_BUCKET_WAYS];
+};
+
+/* A limit's own bucket: of the whole policy, of calls without the key, and of keys that find no place. */
+struct pg_own_bucket {
+	struct bpf_spin_lock lock;
+	u32 reserved;
+	struct pg_bucket bucket;
+};
+
+/* Random numbers, so that nobody outside can choose keys that share a set, or values that share a hash. */
+struct pg_seed {
+	u64 mix[3];   /* odd */
+	u32 value[2]; /* 256 .. 2^31 - 2 */
 };
 
 /* ---- segments that wait for a hole to fill ---- */

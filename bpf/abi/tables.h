@@ -67,28 +67,51 @@ struct pg_method {
 	u32 init;	    /* row that sets the message words to what an empty message gives; 0: all bits 0 */
 	u32 flags;	    /* PG_METHOD_* */
 	u32 allow_messages; /* 1: some message test belongs to an allow rule, so the RPC is admitted provisionally */
+	u32 limit_test;	    /* first of the tests of limits */
+	u32 limit_tests;
 };
-PG_SIZE(struct pg_method, 32);
+PG_SIZE(struct pg_method, 40);
 
-enum pg_action { PG_DENY, PG_ALLOW };
+enum pg_action { PG_DENY, PG_ALLOW, PG_LIMIT };
 #define PG_RULE_AUDIT 1u
 struct pg_rule {
 	u32 action; /* enum pg_action */
 	u32 status; /* gRPC status of a denial */
 	u32 flags;  /* PG_RULE_* */
-	u32 reserved;
+	u32 limit;  /* PG_LIMIT: its index in the table of rates */
 };
 PG_SIZE(struct pg_rule, 16);
+
+/* What has a bucket of its own. */
+enum pg_per { PG_PER_POLICY, PG_PER_METHOD, PG_PER_PEER, PG_PER_VALUE };
+
+/*
+ * A token bucket fills by `rate` units a nanosecond, up to `capacity`; a token is `cost` units. All are whole numbers,
+ * so that no fraction of a token is ever lost or won: N tokens a second are a rate of N and a cost of 10^9.
+ */
+struct pg_rate {
+	u32 per;  /* enum pg_per */
+	u32 slot; /* PG_PER_VALUE: where in the header block's values the key's is */
+	u32 rate;
+	u32 reserved;
+	u64 cost;
+	u64 capacity;
+};
+PG_SIZE(struct pg_rate, 32);
 
 /*
  * One test of a clause: (bits[word] & mask) == value. A clause is a run of tests that ends with PG_TEST_LAST and
  * holds if all of them do; a rule holds if one of its clauses does. An always-true clause is one test with mask 0.
+ *
+ * The program at the end of an element (of a repeated field or a map) is a run of clauses, too: of those that hold
+ * every one applies its row, in order.
  */
 #define PG_TEST_LAST 1u
 struct pg_test {
 	u16 word;
 	u16 flags;
-	u32 rule; /* index of the rule, in file order: deny, allow and limit rules counted together */
+	u32 rule; /* index of the rule, in file order: deny, allow and limit rules counted together. In a program: the
+		     row */
 	u64 mask;
 	u64 value;
 };
@@ -132,23 +155,42 @@ enum pg_kind {
 	PG_K_BYTES,
 };
 
-/* A map that no rule reads. prost reads a map's entry whatever the tag's wire type is, so any other is refused. */
+/*
+ * Elements of a repeated field, and entries of a map, are read one after the other into the same bits: where one
+ * begins, `reset` makes these what an empty element gives; where it ends, the program moves what came of it to bits
+ * that outlive it. Numbers may be packed, whatever the descriptor says.
+ */
+#define PG_FIELD_ELEMENTS 1u /* repeated, or a map */
+#define PG_FIELD_KEY 2u	     /* the key in a map's entry, where distinct ones are counted */
+#define PG_FIELD_SIGNED 4u   /* such a key, of a signed type */
+#define PG_FIELD_DISTINCT 8u /* a map of which the distinct keys are counted */
+/* A map, read or not. prost reads a map's entry whatever the tag's wire type is, so any other is refused. */
 #define PG_FIELD_MAP 16u
+
+/* A row that is none: the value is not one of its type, and runtimes read it differently (PG_R_PROTOBUF_VALUE). */
+#define PG_ROW_REFUSED 0xffffffffu
 
 struct pg_field {
 	u32 number;
 	u32 kind;      /* enum pg_kind */
 	u32 child;     /* PG_K_MESSAGE: its node */
 	u32 reset;     /* row applied where the field begins: own value bits to 0, presence to 1, other oneof members to
-			  absent */
+			  absent. Where an element begins: its bits to those of an empty one */
 	u32 automaton; /* strings and bytes: first automaton */
 	u32 automata;  /* how many, 0..PG_MAX_FIELD_AUTOMATA */
 	u32 bound;     /* numbers: of the value; strings: of the size in code points; bytes: of the size in bytes */
 	u32 bounds;    /* how many, the closing one included; 0: nothing compares it */
 	u32 nan;       /* float, double: row for NaN; 0: none */
 	u32 flags;     /* PG_FIELD_* */
+	u32 test;      /* the program at the end of an element: first of its tests */
+	u32 tests;     /* how many, 0..PG_MAX_ELEMENT_TESTS */
+	u32 counter;   /* op with the counter's place: `value` is added there, but not past `mask`; 0: elements are not
+			  counted */
+	u32 key;       /* PG_FIELD_DISTINCT: where in pg_stream.key the keys so far are; the counter says how many */
+	u32 keys;      /* how many fit there */
+	u32 reserved;
 };
-PG_SIZE(struct pg_field, 40);
+PG_SIZE(struct pg_field, 64);
 
 /*
  * Numbers compare as unsigned keys: unsigned and bool as they are, signed with the top bit flipped, doubles by
@@ -201,7 +243,7 @@ struct pg_key {
 	u32 automaton;
 	u32 automata; /* 0..PG_MAX_METADATA_AUTOMATA */
 	u32 present;  /* row applied for every value; 0: none */
-	u32 reserved;
+	u32 counted;  /* 1 + the slot of its value in the header block, for limits; 0: none counts by it */
 };
 PG_SIZE(struct pg_key, 16);
 
@@ -214,16 +256,19 @@ struct pg_peer {
 };
 PG_SIZE(struct pg_peer, 40);
 
+#define PG_HASH_START 1u /* of a value's hash: that of an empty one */
+
 /* A header field as HPACK's tables keep it: not its text, but what the policy makes of it. */
 struct pg_entry {
 	u16 name;      /* enum pg_name */
 	u16 reason;    /* enum pg_reason: its name or value is malformed, and so is every RPC that refers to it */
 	u16 name_size; /* bytes; an entry that a table holds is below 64 KiB (RFC 7541, section 4.1) */
 	u16 value_size;
-	u32 out0; /* path: method index; else final state of the first automaton */
-	u32 out1; /* path: id of the kept text; else final state of the second automaton */
+	u32 out0;    /* path: method index; else final state of the first automaton */
+	u32 out1;    /* path: id of the kept text; else final state of the second automaton */
+	u32 hash[2]; /* of a value that a limit counts by (policy/limit.h) */
 };
-PG_SIZE(struct pg_entry, 16);
+PG_SIZE(struct pg_entry, 24);
 
 #define PG_STATIC_ENTRIES 62 /* RFC 7541, appendix A; entry 0 is unused */
 
@@ -248,6 +293,6 @@ struct pg_config {
 	struct pg_entry fixed[PG_STATIC_ENTRIES]; /* HPACK's static table under this policy */
 	u64 ports[1024];			  /* bit p: TCP port p is looked at */
 };
-PG_SIZE(struct pg_config, 64 + PG_STATIC_ENTRIES * 16 + 8192);
+PG_SIZE(struct pg_config, 64 + PG_STATIC_ENTRIES * sizeof(struct pg_entry) + 8192);
 
 #endif

@@ -39,6 +39,14 @@ struct {
 	__type(value, struct pg_guard_agent);
 } guard_agent SEC(".maps");
 
+/* Files with TLS code. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PG_MAX_GUARD_LIBRARIES);
+	__type(key, struct pg_guard_library);
+	__type(value, u32);
+} guard_libraries SEC(".maps");
+
 /* ---- inside? ---- */
 
 /* Is this cgroup one under guard, or below one? An address, since the verifier knows no pointer that was read. */
@@ -77,13 +85,68 @@ static __always_inline int pg_inside(void)
 	return pg_task_inside(pg_current());
 }
 
+static __always_inline struct pg_guard_agent *pg_agent(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&guard_agent, &zero);
+}
+
 static __always_inline int pg_is_agent(struct task_struct *task)
 {
-	u32 zero = 0, tgid = BPF_CORE_READ(task, tgid);
-	struct pg_guard_agent *agent = bpf_map_lookup_elem(&guard_agent, &zero);
+	u32 tgid = BPF_CORE_READ(task, tgid);
+	struct pg_guard_agent *agent = pg_agent();
 
 	return agent && tgid && agent->tgid == tgid;
 }
+
+/* Whether anything in this guard's map of files with TLS code is hooked. */
+static __always_inline int pg_any_hooked(void)
+{
+	struct pg_guard_library any = {};
+
+	return bpf_map_lookup_elem(&guard_libraries, &any) != 0;
+}
+
+static __always_inline u32 pg_library(struct inode *inode)
+{
+	struct pg_guard_library key = {};
+	u32 *state;
+
+	key.inode = BPF_CORE_READ(inode, i_ino);
+	key.device = BPF_CORE_READ(inode, i_sb, s_dev);
+	state = bpf_map_lookup_elem(&guard_libraries, &key);
+	return state ? *state : 0;
+}
+
+/* ---- names ---- */
+
+#define PG_WORD 24
+
+struct pg_word {
+	char text[PG_WORD];
+};
+
+/* A name of the kernel's, as far as it is looked at. */
+static __always_inline struct pg_word pg_word_at(const char *address)
+{
+	struct pg_word name = {};
+
+	bpf_probe_read_kernel_str(name.text, sizeof(name.text), address);
+	return name;
+}
+
+static __always_inline int pg_begins(const struct pg_word *name, const char *wanted, u32 length)
+{
+	u32 i;
+
+	for (i = 0; i < length; i++)
+		if (name->text[i] != wanted[i])
+			return 0;
+	return 1;
+}
+#define PG_BEGINS(name, wanted) pg_begins(name, wanted, sizeof(wanted) - 1)
+#define PG_IS_NAMED(name, wanted) pg_begins(name, wanted, sizeof(wanted)) /* with its end */
 
 /* ---- judgement ---- */
 
@@ -135,6 +198,9 @@ static __always_inline int pg_refuse(u32 way, u32 process, const struct pg_guard
 	pg_guard_say(way, it == PG_GUARD_DENY ? PG_V_DENY : PG_V_AUDIT_DENY, process, what);
 	return it == PG_GUARD_DENY;
 }
+
+/* What an LSM program answers. */
+#define PG_REFUSED(way, what) (pg_refuse(way, 1, what) ? -EPERM : 0)
 
 static __always_inline int pg_port_in(const volatile u64 *ports, u32 port)
 {

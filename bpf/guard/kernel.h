@@ -46,8 +46,21 @@ struct hlist_head {
 	struct hlist_node *first;
 };
 
+struct ns_common {
+	u32 inum;
+};
+
+struct mnt_namespace {
+	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+};
+
 struct task_struct {
 	int tgid;
+	struct nsproxy *nsproxy;
 	struct hlist_node pid_links[1];
 	struct css_set *cgroups;
 	const struct cred *cred;
@@ -87,13 +100,49 @@ struct proc_inode {
 	struct inode vfs_inode;
 };
 
+struct qstr {
+	const char *name;
+};
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+	struct inode *d_inode;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
 struct file {
 	void *private_data;
 	struct inode *f_inode;
+	struct path f_path;
+	u32 f_mode;
 };
 
 struct vfsmount {
 	struct super_block *mnt_sb;
+};
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct mount {
+	struct mount *mnt_parent;
+	struct vfsmount mnt;
+	struct list_head mnt_mounts; /* below it */
+	struct list_head mnt_share;  /* its peers */
+};
+
+struct fs_parameter {
+	const char *key;
+};
+
+struct vm_area_struct {
+	unsigned long vm_flags;
+	struct file *vm_file;
 };
 
 struct sock_common {
@@ -138,6 +187,23 @@ struct socket {
 	(1u << 0 /* ROUTE */ | 1u << 2 /* USERSOCK */ | 1u << 4 /* SOCK_DIAG */ | 1u << 7 /* SELINUX */ |  \
 	 1u << 9 /* AUDIT */ | 1u << 11 /* CONNECTOR */ | 1u << 15 /* UEVENT */ | 1u << 16 /* GENERIC */ | \
 	 1u << 21 /* CRYPTO */)
+#define NETLINK_ROUTE 0
+/* include/uapi/linux/in.h, in6.h, netfilter*.h, ip_vs.h: socket options that are no socket's own affair */
+#define SOL_IP 0
+#define SOL_IPV6 41
+#define IP_IPSEC_POLICY 16
+#define IP_XFRM_POLICY 17
+#define IPV6_IPSEC_POLICY 34
+#define IPV6_XFRM_POLICY 35
+#define PG_TABLES 64 /* IPT_, IP6T_SO_SET_REPLACE and ..._ADD_COUNTERS; those of ARP, bridges and IPVS are higher */
+/* include/uapi/linux/if_packet.h, if_ether.h, in6.h: what leads a packet elsewhere */
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define IPOPT_LSRR 131
+#define IPOPT_SSRR 137
+#define NEXTHDR_HOP 0
+#define NEXTHDR_ROUTING 43
+#define NEXTHDR_DEST 60
 /* include/uapi/linux/magic.h */
 #define CGROUP2_MAGIC 0x63677270
 #define BPF_FS_MAGIC 0xcafe4a11
@@ -152,6 +218,16 @@ struct socket {
 #define S_IFSOCK 0140000
 #define S_IFCHR 0020000
 #define PG_DEV(major, minor) ((major) << 20 | (minor))
+#define FMODE_WRITE 2
+/* include/linux/mman.h, mm.h, mount.h */
+#define PROT_WRITE 2
+#define PROT_EXEC 4
+#define VM_EXEC 4
+#define MNT_DETACH 2
+/* include/uapi/asm-generic/ioctls.h */
+#define TIOCSTI 0x5412
+#define TIOCLINUX 0x541c
+#define TIOCSETD 0x5423
 /* include/linux/ptrace.h */
 #define PTRACE_MODE_ATTACH 2
 #define PTRACE_MODE_NOAUDIT 4

@@ -180,4 +180,60 @@ SEC("cgroup_skb/ingress") int gc_ingress(struct __sk_buff *skb)
 	return !pg_refuse(way, 0, &what);
 }
 
+/* ---- what connect could not know: packets that say themselves that they go elsewhere first (source routes) ---- */
+
+static __always_inline int pg_strays_v4(struct __sk_buff *skb)
+{
+	u8 options[40] = {}, head = 0;
+	u32 length, i, skip = 0;
+
+	if (bpf_skb_load_bytes(skb, 0, &head, 1) || (head & 15) <= 5)
+		return 0;
+	length = ((head & 15) - 5) * 4;
+	if (length > sizeof(options) || bpf_skb_load_bytes(skb, 20, options, pg_length(length, sizeof(options))))
+		return 0;
+	for (i = 0; i < sizeof(options); i++) {
+		if (skip) {
+			skip--;
+			continue;
+		}
+		if (options[i] == IPOPT_LSRR || options[i] == IPOPT_SSRR)
+			return 1;
+		/* 0 ends, 1 fills; all others say their length. */
+		if (!options[i])
+			break;
+		if (options[i] != 1)
+			skip = i + 1 < sizeof(options) && options[i + 1] >= 2 ? options[i + 1] - 1 : 0;
+	}
+	return 0;
+}
+
+static __always_inline int pg_strays_v6(struct __sk_buff *skb)
+{
+	u8 next = 0, head[2];
+	u32 at = 40, i;
+
+	if (bpf_skb_load_bytes(skb, 6, &next, 1))
+		return 0;
+	for (i = 0; i < 4; i++) {
+		if (next == NEXTHDR_ROUTING)
+			return 1;
+		if ((next != NEXTHDR_HOP && next != NEXTHDR_DEST) || bpf_skb_load_bytes(skb, at, head, 2))
+			return 0;
+		next = head[0];
+		at += (head[1] + 1) * 8;
+	}
+	return 1; /* more of them than anybody needs */
+}
+
+SEC("cgroup_skb/egress") int gc_egress(struct __sk_buff *skb)
+{
+	struct pg_guard_what what = {};
+
+	if (skb->protocol == bpf_htons(ETH_P_IP) ? !pg_strays_v4(skb) : !pg_strays_v6(skb))
+		return 1;
+	what.family = skb->protocol == bpf_htons(ETH_P_IP) ? AF_INET : AF_INET6;
+	return !pg_refuse(PG_W_CONNECT, 0, &what);
+}
+
 #endif

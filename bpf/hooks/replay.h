@@ -51,6 +51,7 @@ static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
 	r.c = skb->mark ? pg_replay_begin(skb) : bpf_map_lookup_elem(&conns, &cookie);
 	if (!r.w || !r.c)
 		return pg_drop(PG_R_INTERNAL);
+	r.w->now = skb->tstamp;
 	if (r.c->phase == PG_P_BLIND)
 		return PG_PASS;
 	if (r.c->phase == PG_P_DEAD)

@@ -173,6 +173,11 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_s
 		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
 		return PG_PASS;
+	if (c->holes) {
+		c->ts_recent = tp->rx_opt.ts_recent;
+		if (pg_holes_settle(c, numbers->rcv_nxt, g))
+			return PG_DROP;
+	}
 	if (c->holes && g->length && !(g->flags & (PG_TCP_FIN | PG_TCP_URG)) && g->flags & PG_TCP_ACK &&
 	    !pg_pages_shared(skb) && pg_hole_fill(skb, c, w, g))
 		return PG_PASS;

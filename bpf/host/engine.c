@@ -26,8 +26,48 @@ void pg_host_free(struct pg_host *host)
 		next = s->next;
 		free(s);
 	}
+	if (!host->borrowed)
+		pg_host_buckets_free(host->buckets);
 	free(host->events);
 	free(host);
+}
+
+struct pg_host_buckets *pg_host_buckets_new(const struct pg_tables *tables)
+{
+	struct pg_host_buckets *all = calloc(1, sizeof(*all));
+
+	if (!all)
+		return 0;
+	all->set_count = PG_BUCKET_SETS;
+	all->own_count = tables->rate_count;
+	all->set = calloc(PG_BUCKET_SETS, sizeof(*all->set));
+	all->own = calloc(tables->rate_count ? tables->rate_count : 1, sizeof(*all->own));
+	if (all->set && all->own)
+		return all;
+	pg_host_buckets_free(all);
+	return 0;
+}
+
+void pg_host_buckets_free(struct pg_host_buckets *all)
+{
+	if (!all)
+		return;
+	free(all->set);
+	free(all->own);
+	free(all);
+}
+
+void pg_host_share(struct pg_host *host, struct pg_host_buckets *all)
+{
+	if (!host->borrowed)
+		pg_host_buckets_free(host->buckets);
+	host->buckets = all;
+	host->borrowed = 1;
+}
+
+void pg_host_time(struct pg_host *host, u64 now)
+{
+	host->now = now;
 }
 
 static void pg_host_chunk(struct pg_work *w, u32 length)

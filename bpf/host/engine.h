@@ -26,6 +26,7 @@ struct pg_tables {
 	const struct pg_out *out;
 	const struct pg_key *key;
 	const struct pg_peer *peer;
+	const struct pg_rate *rate;
 	u32 trie_count;
 	u32 method_count;
 	u32 rule_count;
@@ -40,13 +41,25 @@ struct pg_tables {
 	u32 out_count;
 	u32 key_count;
 	u32 peer_count;
+	u32 rate_count;
 };
 
 struct pg_host;
+struct pg_host_buckets;
 
 /* A new connection from a peer (IPv4 as ::ffff:a.b.c.d); 0 if there is no memory. */
 struct pg_host *pg_host_new(const struct pg_tables *tables, const u8 remote[16], u16 remote_port);
 void pg_host_free(struct pg_host *host);
+
+/* Token buckets of a policy, all full; 0 if there is no memory. */
+struct pg_host_buckets *pg_host_buckets_new(const struct pg_tables *tables);
+void pg_host_buckets_free(struct pg_host_buckets *buckets);
+
+/* The connection takes its tokens from these; by default it has its own. They must outlive it. */
+void pg_host_share(struct pg_host *host, struct pg_host_buckets *buckets);
+
+/* The time, in nanoseconds, until the next call of this; 0 at first. */
+void pg_host_time(struct pg_host *host, u64 now);
 
 /* Judges the next bytes of the client's side. Returns enum pg_outcome; after anything but 0 the same comes again. */
 int pg_host_request(struct pg_host *host, const u8 *bytes, u32 length);

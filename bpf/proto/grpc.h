@@ -27,6 +27,7 @@ static inline void pg_block_pseudo(struct pg_block *b, u32 bit)
 static inline void pg_block_metadata(struct pg_block *b, const struct pg_entry *e)
 {
 	const struct pg_key *key = pg_get_key(e->name - PG_NAME_KEY0);
+	struct pg_value *v;
 
 	if (!key)
 		return;
@@ -35,6 +36,12 @@ static inline void pg_block_metadata(struct pg_block *b, const struct pg_entry *
 		pg_row(&b->bits, pg_automaton_end(key->automaton, e->out0));
 	if (key->automata > 1)
 		pg_row(&b->bits, pg_automaton_end(key->automaton + 1, e->out1));
+	if (key->counted) {
+		v = &b->value[pg_index(key->counted - 1, PG_MAX_BUCKET_KEYS)];
+		v->hash[0] = e->hash[0];
+		v->hash[1] = e->hash[1];
+		v->count++;
+	}
 }
 
 /* A whole field of the request's header block. */
@@ -98,6 +105,10 @@ static inline void pg_block_trailer(struct pg_block *b, const struct pg_entry *e
 
 static inline void pg_block_start(struct pg_block *b, const struct pg_bits *peer, u32 trailers)
 {
+	u32 i;
+
+	for (i = 0; i < PG_MAX_BUCKET_KEYS; i++)
+		b->value[i].count = 0;
 	b->bits = *peer;
 	b->seen = 0;
 	b->reason = PG_R_NONE;

@@ -10,6 +10,7 @@
 #ifndef PG_PROTO_HPACK_H
 #define PG_PROTO_HPACK_H
 
+#include "policy/limit.h"
 #include "policy/match.h"
 #include "proto/huffman_table.h"
 
@@ -158,6 +159,14 @@ static inline void pg_name_end(struct pg_hpack *p)
 		p->entry.name = PG_NAME_BINARY;
 }
 
+/* Does a limit count by the values of this name? */
+static inline u32 pg_name_counted(u32 name)
+{
+	const struct pg_key *key = name < PG_NAME_KEY0 ? 0 : pg_get_key(name - PG_NAME_KEY0);
+
+	return key && key->counted;
+}
+
 /* The automata of a name's values: the first one, and how many. */
 static inline u32 pg_name_automata(u32 name, u32 *first)
 {
@@ -196,6 +205,9 @@ static inline void pg_value_start(struct pg_hpack *p)
 		p->prefix = 0;
 		return;
 	}
+	p->counted = pg_name_counted(p->entry.name);
+	p->hash[0] = PG_HASH_START;
+	p->hash[1] = PG_HASH_START;
 	count = pg_name_automata(p->entry.name, &first);
 	for (k = 0; k < PG_MAX_METADATA_AUTOMATA; k++)
 		p->out[k] = k < count ? pg_automaton_start(first + k) : 0;
@@ -248,6 +260,16 @@ static inline int pg_value_is_binary(const struct pg_hpack *p, u32 ch)
 	return p->entry.name == PG_NAME_BINARY && !(p->value_size ? p->first : ch);
 }
 
+static inline void pg_value_hash(struct pg_hpack *p, u8 ch)
+{
+	const struct pg_seed *seed = pg_seed_get();
+
+	if (!seed)
+		return;
+	p->hash[0] = pg_hash_byte(p->hash[0], seed->value[0], ch);
+	p->hash[1] = pg_hash_byte(p->hash[1], seed->value[1], ch);
+}
+
 static inline void pg_value_put(struct pg_conn *c, u8 ch)
 {
 	struct pg_hpack *p = &c->hpack;
@@ -272,6 +294,8 @@ static inline void pg_value_put(struct pg_conn *c, u8 ch)
 			if (a)
 				p->out[k] = pg_automaton_step(a, p->out[k], ch);
 		}
+		if (p->counted)
+			pg_value_hash(p, ch);
 	}
 	p->value_size++;
 }
@@ -292,6 +316,8 @@ static inline void pg_value_end(struct pg_conn *c)
 	} else {
 		p->entry.out0 = p->out[0];
 		p->entry.out1 = p->out[1];
+		p->entry.hash[0] = p->hash[0];
+		p->entry.hash[1] = p->hash[1];
 	}
 }
 

@@ -7,116 +7,42 @@
 #ifndef PG_PROTO_PROTOBUF_H
 #define PG_PROTO_PROTOBUF_H
 
-#include "policy/match.h"
+#include "policy/elements.h"
+#include "proto/scalar.h"
 #include "proto/utf8.h"
-
-enum pg_wire { PG_W_VARINT, PG_W_FIXED64, PG_W_BYTES, PG_W_GROUP, PG_W_GROUP_END, PG_W_FIXED32 };
 
 #define PG_VARINT_BYTES 10
 #define PG_PB_BYTES_A_CALL 16
 
 /* ---- values ---- */
 
-static inline u64 pg_key_signed(u64 value)
-{
-	return value ^ (1ull << 63);
-}
-
-static inline u64 pg_zigzag(u64 value)
-{
-	return (value >> 1) ^ (0 - (value & 1));
-}
-
-/* The bits of a double to an unsigned key in the same order; -0.0 counts as 0.0. */
-static inline u64 pg_key_double(u64 bits)
-{
-	if (bits == 1ull << 63)
-		bits = 0;
-	return bits >> 63 ? ~bits : bits | 1ull << 63;
-}
-
-#define PG_DOUBLE_INFINITY 0x7ff0000000000000ull
-
-static inline int pg_double_nan(u64 bits)
-{
-	return (bits & ~(1ull << 63)) > PG_DOUBLE_INFINITY;
-}
-
-/* A float's bits to those of the double of the same value: BPF has no floating point. */
-static inline u64 pg_widen(u32 bits)
-{
-	u64 sign = (u64)(bits >> 31) << 63;
-	u32 exponent = bits >> 23 & 0xff;
-	u64 fraction = bits & 0x7fffff;
-	u32 i, high = 0;
-
-	if (exponent == 0xff)
-		return sign | PG_DOUBLE_INFINITY | fraction << 29;
-	if (exponent)
-		return sign | (u64)(exponent + 1023 - 127) << 52 | fraction << 29;
-	if (!fraction)
-		return sign;
-	for (i = 0; i < 23; i++)
-		if (fraction >> i & 1)
-			high = i;
-	/* subnormal: fraction * 2^-149, and the highest set bit becomes the hidden one */
-	return sign | (u64)(high + 1023 - 149) << 52 | ((fraction << (52 - high)) & ((1ull << 52) - 1));
-}
-
-static inline u32 pg_kind_wire(u32 kind)
-{
-	if (kind == PG_K_MESSAGE || kind == PG_K_STRING || kind == PG_K_BYTES)
-		return PG_W_BYTES;
-	if (kind == PG_K_FIXED64 || kind == PG_K_SFIXED64 || kind == PG_K_DOUBLE)
-		return PG_W_FIXED64;
-	if (kind == PG_K_FIXED32 || kind == PG_K_SFIXED32 || kind == PG_K_FLOAT)
-		return PG_W_FIXED32;
-	return PG_W_VARINT;
-}
-
-/* The raw value of a scalar field to the key that its bounds compare (abi/tables.h). */
-static inline u64 pg_scalar_key(u32 kind, u64 raw, u32 *nan)
-{
-	switch (kind) {
-	case PG_K_BOOL:
-		return raw != 0;
-	case PG_K_INT32:
-	case PG_K_SFIXED32:
-		return pg_key_signed((u64)(s64)(s32)(u32)raw);
-	case PG_K_UINT32:
-		return (u32)raw;
-	case PG_K_SINT32:
-		return pg_key_signed((u64)(s64)(s32)(u32)pg_zigzag((u32)raw));
-	case PG_K_INT64:
-	case PG_K_SFIXED64:
-		return pg_key_signed(raw);
-	case PG_K_SINT64:
-		return pg_key_signed(pg_zigzag(raw));
-	case PG_K_FLOAT:
-		raw = pg_widen(raw);
-		*nan = pg_double_nan(raw);
-		return pg_key_double(raw);
-	case PG_K_DOUBLE:
-		*nan = pg_double_nan(raw);
-		return pg_key_double(raw);
-	}
-	return raw;
-}
-
+/* A number is whole. Where it is no element, its field is done with. */
 PG_STEP int pg_pb_scalar(struct pg_stream *s, u64 raw)
 {
 	const struct pg_field *f;
-	u32 nan = 0;
+	u32 nan = 0, row;
 	u64 key;
 
-	if (!s || !s->field)
-		return 0;
+	if (!s)
+		return PG_R_INTERNAL;
+	s->pb = PG_PB_TAG;
+	s->have = 0;
+	s->value = 0;
+	if (!s->field)
+		return PG_R_NONE;
 	f = pg_get_field(s->field - 1);
 	if (!f)
-		return 0;
+		return PG_R_INTERNAL;
+	if (!(f->flags & PG_FIELD_ELEMENTS))
+		s->field = 0;
 	key = pg_scalar_key(f->kind, raw, &nan);
-	pg_row(&s->bits, nan ? f->nan : (u32)pg_bound_row(f->bound, f->bounds, key));
-	return 0;
+	if (f->flags & PG_FIELD_KEY)
+		s->hash = f->flags & PG_FIELD_SIGNED ? pg_key_signed(key) : key;
+	row = nan ? f->nan : (u32)pg_bound_row(f->bound, f->bounds, key);
+	if (row == PG_ROW_REFUSED)
+		return PG_R_PROTOBUF_VALUE;
+	pg_row(&s->bits, row);
+	return PG_R_NONE;
 }
 
 /* ---- strings and bytes ---- */
@@ -127,6 +53,8 @@ static inline void pg_pb_string_start(struct pg_stream *s, const struct pg_field
 
 	s->points = 0;
 	s->utf8 = 0;
+	if (f->flags & PG_FIELD_KEY)
+		pg_key_start(s);
 	for (k = 0; k < PG_MAX_FIELD_AUTOMATA; k++)
 		s->automaton[k] = k < f->automata ? pg_automaton_start(f->automaton + k) : 0;
 }
@@ -162,6 +90,8 @@ PG_STEP int pg_pb_string(struct pg_stream *s, struct pg_work *w, u32 n)
 		} else {
 			s->points++;
 		}
+		if (f->flags & PG_FIELD_KEY)
+			pg_key_byte(s, byte);
 		for (k = 0; k < PG_MAX_FIELD_AUTOMATA; k++) {
 			if (k >= f->automata)
 				break;
@@ -189,6 +119,10 @@ PG_STEP int pg_pb_string_end(struct pg_stream *s)
 		return PG_R_INTERNAL;
 	if (f->kind == PG_K_STRING && s->utf8)
 		return PG_R_UTF8;
+	if (!(f->flags & PG_FIELD_ELEMENTS))
+		s->field = 0;
+	if (f->flags & PG_FIELD_KEY)
+		pg_key_end(s, s->points);
 	for (k = 0; k < PG_MAX_FIELD_AUTOMATA; k++) {
 		if (k >= f->automata)
 			break;
@@ -204,6 +138,8 @@ PG_STEP int pg_pb_string_end(struct pg_stream *s)
 /* Where what is read now has to end. */
 static inline u32 pg_pb_end(const struct pg_stream *s)
 {
+	if (s->packed)
+		return s->packed;
 	return s->depth ? s->level[pg_index(s->depth - 1, PG_MAX_MESSAGE_DEPTH)].end : s->length;
 }
 
@@ -212,7 +148,7 @@ static inline int pg_pb_in_group(const struct pg_stream *s)
 	return s->depth && s->level[pg_index(s->depth - 1, PG_MAX_MESSAGE_DEPTH)].node & PG_LEVEL_GROUP;
 }
 
-static inline u32 pg_pb_push(struct pg_stream *s, u32 end, u32 node)
+static inline u32 pg_pb_push(struct pg_stream *s, u32 end, u32 node, u32 element)
 {
 	struct pg_level *level;
 
@@ -221,6 +157,7 @@ static inline u32 pg_pb_push(struct pg_stream *s, u32 end, u32 node)
 	level = &s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)];
 	level->end = end;
 	level->node = node;
+	level->element = element;
 	s->depth++;
 	return PG_R_NONE;
 }
@@ -267,6 +204,35 @@ static inline u32 pg_pb_size(struct pg_stream *s, u64 size, u32 state)
 	return PG_R_NONE;
 }
 
+/* A value of this wire type comes now. */
+static inline u32 pg_pb_value(struct pg_stream *s, u32 wire)
+{
+	switch (wire) {
+	case PG_W_VARINT:
+		s->pb = PG_PB_VARINT;
+		return PG_R_NONE;
+	case PG_W_BYTES:
+		s->pb = PG_PB_LENGTH;
+		return PG_R_NONE;
+	case PG_W_FIXED64:
+		return pg_pb_size(s, 8, s->field ? PG_PB_FIXED : PG_PB_SKIP);
+	default:
+		return pg_pb_size(s, 4, s->field ? PG_PB_FIXED : PG_PB_SKIP);
+	}
+}
+
+static inline int pg_pb_is_packed(const struct pg_field *f, u32 wire)
+{
+	return wire == PG_W_BYTES && f->flags & PG_FIELD_ELEMENTS && pg_kind_wire(f->kind) != PG_W_BYTES;
+}
+
+/* The next packed element begins here. */
+static inline u32 pg_pb_packed(struct pg_stream *s, const struct pg_field *f)
+{
+	pg_row(&s->bits, f->reset);
+	return pg_pb_value(s, pg_kind_wire(f->kind));
+}
+
 /* A tag is whole: what its value is. */
 PG_STEP int pg_pb_tag(struct pg_stream *s, u32 plan)
 {
@@ -296,27 +262,18 @@ PG_STEP int pg_pb_tag(struct pg_stream *s, u32 plan)
 		f = s->field ? pg_get_field(s->field - 1) : 0;
 		if (f && f->flags & PG_FIELD_MAP && wire != PG_W_BYTES)
 			return PG_R_PROTOBUF_MAP;
-		if (!f || pg_kind_wire(f->kind) != wire || f->flags & PG_FIELD_MAP)
+		if (!f)
 			s->field = 0;
-		else
+		else if (pg_kind_wire(f->kind) == wire)
 			pg_row(&s->bits, f->reset);
+		else if (!pg_pb_is_packed(f, wire))
+			s->field = 0;
 	}
 	if (wire == PG_W_GROUP) {
 		s->pb = PG_PB_TAG;
-		return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number);
+		return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number, 0);
 	}
-	switch (wire) {
-	case PG_W_VARINT:
-		s->pb = PG_PB_VARINT;
-		return PG_R_NONE;
-	case PG_W_BYTES:
-		s->pb = PG_PB_LENGTH;
-		return PG_R_NONE;
-	case PG_W_FIXED64:
-		return pg_pb_size(s, 8, s->field ? PG_PB_FIXED : PG_PB_SKIP);
-	default:
-		return pg_pb_size(s, 4, s->field ? PG_PB_FIXED : PG_PB_SKIP);
-	}
+	return pg_pb_value(s, wire);
 }
 
 /* The length of a length-delimited field is known: it is skipped, read, or descended into. */
@@ -324,7 +281,7 @@ PG_STEP int pg_pb_length(struct pg_stream *s)
 {
 	const struct pg_field *f;
 	u64 size;
-	u32 reason;
+	u32 reason, element;
 
 	if (!s)
 		return PG_R_INTERNAL;
@@ -338,8 +295,23 @@ PG_STEP int pg_pb_length(struct pg_stream *s)
 		reason = pg_pb_size(s, size, PG_PB_TAG);
 		if (reason)
 			return reason;
-		return pg_pb_push(s, s->offset + (u32)size, f->child);
+		element = f->flags & PG_FIELD_ELEMENTS ? s->field : 0;
+		s->field = 0;
+		if (f->flags & PG_FIELD_DISTINCT)
+			s->hash = PG_KEY_ABSENT;
+		return pg_pb_push(s, s->offset + (u32)size, f->child, element);
 	}
+	if (pg_pb_is_packed(f, PG_W_BYTES)) {
+		reason = pg_pb_size(s, size, PG_PB_TAG);
+		if (reason || !size) {
+			s->field = 0;
+			return reason;
+		}
+		s->packed = s->offset + (u32)size;
+		return pg_pb_packed(s, f);
+	}
+	if (f->kind == PG_K_BYTES && !f->automata && !f->bounds && !(f->flags & PG_FIELD_KEY))
+		return pg_pb_size(s, size, PG_PB_SKIP);
 	pg_pb_string_start(s, f);
 	reason = pg_pb_size(s, size, PG_PB_BYTES);
 	if (reason || size)
@@ -366,15 +338,15 @@ static inline void pg_pb_start(struct pg_stream *s)
 	s->value = 0;
 	s->depth = 0;
 	s->field = 0;
+	s->packed = 0;
 }
 
 /*
  * A step through the message: `n` bytes of it are in the chunk, of which those that are looked at are in the window.
- * Sub-messages that end here are left.
  */
 PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 {
-	u32 reason = PG_R_NONE, whole = 0, used, i;
+	u32 reason = PG_R_NONE, whole = 0, used;
 	u8 byte;
 
 	if (!s || !w)
@@ -410,34 +382,67 @@ PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 			s->value |= (u64)byte << (8 * s->have & 63);
 			s->have++;
 			s->left--;
-			if (!s->left) {
-				pg_pb_scalar(s, s->value);
-				s->pb = PG_PB_TAG;
-				s->have = 0;
-				s->value = 0;
-			}
+			if (!s->left)
+				reason = pg_pb_scalar(s, s->value);
 		} else {
 			reason = pg_pb_varint_byte(s, byte, &whole);
 			if (!reason && whole) {
-				if (s->pb == PG_PB_TAG) {
+				if (s->pb == PG_PB_TAG)
 					reason = pg_pb_tag(s, plan);
-				} else if (s->pb == PG_PB_LENGTH) {
+				else if (s->pb == PG_PB_LENGTH)
 					reason = pg_pb_length(s);
-				} else {
-					pg_pb_scalar(s, s->value);
-					s->pb = PG_PB_TAG;
-					s->have = 0;
-					s->value = 0;
-				}
+				else
+					reason = pg_pb_scalar(s, s->value);
 			}
 		}
 	}
-	if (reason)
-		return reason;
-	for (i = 0; i < PG_MAX_MESSAGE_DEPTH; i++) {
-		if (!s->depth || s->pb != PG_PB_TAG || s->have || pg_pb_in_group(s) || s->offset < pg_pb_end(s))
-			break;
-		s->depth--;
+	return reason;
+}
+
+/* Has something ended here that pg_pb_close() has to do with: an element, or a sub-message? */
+static inline int pg_pb_closes(const struct pg_stream *s)
+{
+	return s->pb == PG_PB_TAG && !s->have && (s->field || s->depth);
+}
+
+/*
+ * After a value: the element that it is ends, the next packed one begins; and so end the sub-messages that end here,
+ * elements or not.
+ */
+PG_STEP int pg_pb_close(struct pg_stream *s)
+{
+	const struct pg_field *f;
+	u32 i, k, element;
+
+	if (!s)
+		return PG_R_INTERNAL;
+	for (i = 0; i <= PG_MAX_MESSAGE_DEPTH; i++) {
+		element = s->field;
+		if (!element) {
+			if (!s->depth || pg_pb_in_group(s) || s->offset < pg_pb_end(s))
+				break;
+			s->depth--;
+			element = s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)].element;
+			if (!element)
+				continue;
+		}
+		f = pg_get_field(element - 1);
+		if (!f)
+			return PG_R_INTERNAL;
+		if (f->counter)
+			pg_count_element(s, element);
+		s->clause = 1;
+		for (k = 0; k < PG_MAX_ELEMENT_TESTS; k += PG_ELEMENT_TESTS_A_CALL) {
+			if (k >= f->tests)
+				break;
+			pg_program_some(s, f->test + k, f->tests - k);
+		}
+		if (!s->field)
+			continue;
+		if (s->packed && s->offset < s->packed)
+			return pg_pb_packed(s, f);
+		s->packed = 0;
+		s->field = 0;
 	}
 	return PG_R_NONE;
 }
@@ -445,7 +450,7 @@ PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 /* May the message end here? */
 static inline u32 pg_pb_finish(const struct pg_stream *s)
 {
-	if (s->pb != PG_PB_TAG || s->have)
+	if (s->pb != PG_PB_TAG || s->have || s->packed)
 		return PG_R_PROTOBUF_LENGTH;
 	if (s->depth)
 		return pg_pb_in_group(s) ? PG_R_PROTOBUF_GROUP : PG_R_PROTOBUF_LENGTH;

@@ -84,6 +84,7 @@ struct pg_work {
 	u32 method;
 	u32 text;
 	u32 message;
+	u32 retry_ms;
 	u32 clause; /* 1: the tests of the clause so far hold */
 	u32 skip;   /* rule whose tests are passed over; PG_NO_RULE: none */
 	/* of a segment that may be mended */
@@ -102,6 +103,7 @@ struct pg_work {
 	u32 absorbed;  /* where in the chunk a frame begins that one of the copy has taken in; PG_NO_FRAME: none */
 	u32 walked;    /* frames looked at to find those of denied RPCs, in this run */
 	u32 mends;     /* 1: the denial that is being told ends its RPC only */
+	u64 now;       /* ns; 0: the clock says it */
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW];
 };

@@ -36,6 +36,16 @@ struct {
 	__type(value, struct pg_session);
 } tls_sessions SEC(".maps");
 
+/* Processes that use TLS as a BIO (BIO_f_ssl): what they read and write so passes no hooked call. The agent forgets
+ * those that have ended. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PG_MAX_TLS_SESSIONS);
+	__type(key, u32);
+	__type(value, u32);
+} tls_unread SEC(".maps");
+
 SCRATCH(blank_session, struct pg_session, BPF_MAP_TYPE_ARRAY); /* all zeros */
 
 /* ---- the engine over plaintext ---- */
@@ -190,8 +200,10 @@ static __always_inline void pg_plain_follow(struct pg_session *s, u64 user, u32 
 static __always_inline void pg_session_open(const struct pg_tls_key *key, struct pg_conn *c, u64 cookie)
 {
 	struct pg_session *blank, *s;
-	u32 zero = 0;
+	u32 zero = 0, process = key->process;
 
+	if (bpf_map_lookup_elem(&tls_unread, &process))
+		return;
 	blank = bpf_map_lookup_elem(&blank_session, &zero);
 	if (!blank || bpf_map_update_elem(&tls_sessions, key, blank, BPF_NOEXIST))
 		return;
@@ -212,6 +224,26 @@ static __always_inline void pg_session_open(const struct pg_tls_key *key, struct
 	c->tls_object = key->object;
 	c->tls_process = key->process;
 	c->tls = PG_TLS_HOOKED;
+}
+
+static long pg_session_unread(void *map, struct pg_tls_key *key, struct pg_session *s, u32 *process)
+{
+	(void)map;
+	if (key->process == *process)
+		pg_session_fail(s, PG_R_TLS_CALL);
+	return 0;
+}
+
+/* From here on nobody knows what the process reads and writes: none of its connections has a session. */
+static __always_inline void pg_process_unread(void)
+{
+	u32 process = bpf_get_current_pid_tgid() >> 32, one = 1;
+
+	if (bpf_map_lookup_elem(&tls_unread, &process))
+		return;
+	if (bpf_map_update_elem(&tls_unread, &process, &one, BPF_ANY))
+		pg_count_add(PG_N_HELPER_FAILED, 1);
+	bpf_for_each_map_elem(&tls_sessions, pg_session_unread, &process, 0);
 }
 
 /* The object is gone, or used for another connection. */

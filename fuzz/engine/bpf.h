@@ -28,10 +28,15 @@ struct __sk_buff {
 	const u8 *bytes;
 };
 
+struct tcp_options_received {
+	u32 ts_recent;
+};
+
 struct tcp_sock {
 	u32 rcv_nxt;
 	u32 rcv_wup;
 	u32 rcv_wnd;
+	struct tcp_options_received rx_opt;
 	_Bool is_mptcp;
 };
 

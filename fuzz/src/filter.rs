@@ -84,8 +84,21 @@ impl<'t> Receiver<'t> {
         self.conn().holes
     }
 
-    /// A segment comes. Returns whether it passed.
-    pub fn take(&mut self, segment: &Segment) -> bool {
+    /// Does this copy's hole wait for it?
+    pub fn waits_for(&self, copy: &Segment) -> bool {
+        let seq = self.first.wrapping_add(copy.at as u32);
+        self.conn().hole.iter().take(self.holes() as usize).any(|hole| hole.seq == seq)
+    }
+
+    /// A segment comes, and TCP takes what passes.
+    pub fn take(&mut self, segment: &Segment) {
+        if self.filter(segment) {
+            self.receive(segment);
+        }
+    }
+
+    /// A segment comes. Returns whether it passes; TCP may refuse it even then.
+    pub fn filter(&mut self, segment: &Segment) -> bool {
         let mut packet = vec![0; 40];
         packet[0] = 0x45;
         packet[9] = 6;
@@ -98,21 +111,22 @@ impl<'t> Receiver<'t> {
         // SAFETY: the packet lives for the call.
         let passed = unsafe { raw::pgf_segment(packet.as_ptr(), packet.len() as u32, received) } == 1;
         self.listen();
-        if passed {
-            // Linux (tcp_data_queue): what comes in order is taken whole, and what waits there is given up; what comes ahead of a gap
-            // does not replace what waits there
-            let in_order = segment.at <= self.received;
-            let from = segment.at.max(self.received);
-            for (place, byte) in self.come.iter_mut().skip(from).zip(segment.bytes.iter().skip(from - segment.at)) {
-                if in_order || place.is_none() {
-                    *place = Some(*byte);
-                }
-            }
-            while self.come.get(self.received).is_some_and(Option::is_some) {
-                self.received += 1;
+        passed
+    }
+
+    /// Linux (tcp_data_queue): what comes in order is taken whole, and what waits there is given up; what comes ahead of a gap does
+    /// not replace what waits there.
+    fn receive(&mut self, segment: &Segment) {
+        let in_order = segment.at <= self.received;
+        let from = segment.at.max(self.received);
+        for (place, byte) in self.come.iter_mut().skip(from).zip(segment.bytes.iter().skip(from - segment.at)) {
+            if in_order || place.is_none() {
+                *place = Some(*byte);
             }
         }
-        passed
+        while self.come.get(self.received).is_some_and(Option::is_some) {
+            self.received += 1;
+        }
     }
 
     /// What the filter says to the agent.

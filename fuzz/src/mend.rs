@@ -157,8 +157,13 @@ impl Network<'_, '_> {
                     receiver.take(&again);
                 }
                 13 if !receiver.copies.is_empty() => {
-                    let copy = receiver.copies.swap_remove(self.dice.below(receiver.copies.len()));
-                    receiver.take(&copy);
+                    // TCP may refuse it, for its timestamp
+                    let copy = receiver.copies[self.dice.below(receiver.copies.len())].clone();
+                    if self.dice.one_in(4) {
+                        receiver.filter(&copy);
+                    } else {
+                        receiver.take(&copy);
+                    }
                 }
                 14 if !receiver.copies.is_empty() => {
                     // somebody changes it on the way: it must not pass
@@ -187,7 +192,10 @@ impl Network<'_, '_> {
         for _ in 0..4 * self.segments.len() + 64 {
             let had = (receiver.received, receiver.holes(), receiver.copies.len());
             for copy in std::mem::take(&mut receiver.copies) {
-                if copy.at + copy.bytes.len() > receiver.received && !receiver.take(&copy) && !receiver.is_dead() {
+                if receiver.waits_for(&copy) {
+                    receiver.take(&copy);
+                }
+                if receiver.waits_for(&copy) {
                     receiver.copies.push(copy);
                 }
             }

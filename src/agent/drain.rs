@@ -34,6 +34,8 @@ const QUIET_MOST: Duration = Duration::from_millis(200);
 /// An answer leaves before its hole is filled, so that the server cannot answer first; but all that the client sends
 /// waits for the hole, so not for longer than this.
 const FIRST: Duration = Duration::from_millis(20);
+/// The same where the server gets a call of a method that does not exist, and is sure to answer.
+const FIRST_OF_TWO: Duration = Duration::from_millis(500);
 /// HTTP/2 servers end connections with many RST_STREAM for requests that they have not looked at yet (CVE-2023-44487;
 /// h2, of tonic and hyper, at 20): no more than this many are sent before the server has read them.
 const RESETS: u32 = abi::PG_MAX_RESETS;
@@ -213,8 +215,9 @@ impl Talk<'_> {
 
     /// The answers first, then the segment: so the server's own idea of the ended RPC never overtakes the policy's.
     async fn mend(&mut self, hole: &abi::pg_hole_event, answers: Vec<Vec<u8>>) -> bool {
+        let first = if self.is_answered_by_server() { FIRST_OF_TWO } else { FIRST };
         let pieces = reply::pieces(answers);
-        let (soon, deadline) = (Instant::now() + FIRST, Instant::now() + ANSWER);
+        let (soon, deadline) = (Instant::now() + first, Instant::now() + ANSWER);
         let (mut said, mut under_way) = (0, false);
         for piece in &pieces {
             if under_way && !self.passed(deadline).await {
@@ -240,6 +243,12 @@ impl Talk<'_> {
             }
         }
         true
+    }
+
+    /// Whether the copy may have a call of a method that does not exist.
+    fn is_answered_by_server(&self) -> bool {
+        let conn = self.core.shared.conn(self.cookie);
+        conn.is_some_and(|conn| conn.mended.iter().any(|it| it.as_ == abi::PG_MENDED_ASTRAY))
     }
 
     /// Waits, if need be, until the server has looked at the RST_STREAM frames before these.
@@ -270,24 +279,26 @@ impl Talk<'_> {
         self.resets == 0
     }
 
-    /// Sends the copy of a dropped segment, until it is in its place.
+    /// Sends the copy of a dropped segment, until TCP has it: the filter passes it as often as need be, and closes the
+    /// hole when it comes once more than that. So the second one goes at once.
     async fn fill(&self, hole: &abi::pg_hole_event) -> bool {
         let Some(payload) = self.core.shared.copy(hole) else { return false };
-        for pause in [0, 1, 5, 25, 100, 400] {
+        for pause in [0, 0, 1, 5, 25, 100, 400, 400, 400, 400] {
             if pause > 0 {
                 sleep(Duration::from_millis(pause)).await;
             }
             let open = |conn: &abi::pg_conn| {
                 conn.hole.iter().take(conn.holes as usize).any(|h| h.seq == hole.seq && h.slot == hole.slot)
             };
-            let first = match self.core.shared.conn(self.cookie) {
+            let conn = match self.core.shared.conn(self.cookie) {
                 None => return false,
                 Some(conn) if !open(&conn) => return true,
-                Some(conn) => conn.first,
+                Some(conn) => conn,
             };
             let Some(acked) = sockets::bytes_acked(self.socket) else { return false };
-            let acknowledged = first.wrapping_add(acked as u32);
-            if let Err(e) = self.core.senders.borrow_mut().send(self.socket, hole, acknowledged, &payload) {
+            let acknowledged = conn.first.wrapping_add(acked as u32);
+            let sent = self.core.senders.borrow_mut().send(self.socket, hole, acknowledged, conn.ts_recent, &payload);
+            if let Err(e) = sent {
                 tracing::debug!("cannot mend the connection of cookie {}: {e}", self.cookie);
                 return false;
             }

@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::tried::{self, Tried};
 use crate::abi;
 use crate::kernel::guard::Cover;
 use crate::names;
-use crate::policy::Policy;
+use crate::policy::{Action, Policy};
 
 /// How records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -64,36 +65,6 @@ pub struct Ready {
     pub tls: Option<&'static str>,
 }
 
-/// A way around the enforcer was tried.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Tried {
-    /// When.
-    pub time: String,
-    /// `deny`, or `report` where the policy only asks for that.
-    pub verdict: &'static str,
-    /// The policy's name.
-    pub policy: String,
-    /// The way: its switch in the policy.
-    pub cause: &'static str,
-    /// What that is.
-    pub reason_text: &'static str,
-    /// What exactly was tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-    /// The process; nothing if a packet was refused.
-    #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
-    /// Its name, as it gave it to itself.
-    #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Its user.
-    #[serde(rename = "process.user.id", skip_serializing_if = "Option::is_none")]
-    pub uid: Option<u32>,
-    /// Its cgroup.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
-}
-
 /// What was decided, by what, about what.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Decision {
@@ -127,6 +98,9 @@ pub struct Decision {
     /// What the caller is told, or would be in audit mode; nothing for an allowed call.
     #[serde(rename = "rpc.grpc.status_code", skip_serializing_if = "Option::is_none")]
     pub status: Option<u32>,
+    /// Of a limit's denial: after how many milliseconds a call may find a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u32>,
     /// The remote end.
     #[serde(rename = "network.peer.address")]
     pub peer_address: String,
@@ -203,56 +177,12 @@ pub fn kind(event: &abi::pg_event) -> Kind {
     (event.verdict, event.rule, event.reason, event.type_)
 }
 
-/// The kind of a guard's event; its way is in the place of the rule.
-pub fn kind_of_guard(event: &abi::pg_guard_event) -> Kind {
-    (event.verdict, event.way, abi::PG_R_NONE, abi::PG_EV_GUARD)
-}
-
 /// What a kind of events has in common.
 pub fn summary(policy: &Policy, (verdict, rule, reason, kind): Kind) -> (&'static str, String) {
     if kind == abi::PG_EV_GUARD {
-        return (guard_verdict(verdict), names::way(rule).map_or("unknown", |way| way.name).to_owned());
+        return (tried::verdict(verdict), names::way(rule).map_or("unknown", |way| way.name).to_owned());
     }
     (self::verdict(verdict), decided_by(policy, rule, reason))
-}
-
-fn guard_verdict(number: u32) -> &'static str {
-    if number == abi::PG_V_DENY { "deny" } else { "report" }
-}
-
-/// Puts a guard's event in words.
-pub fn tried(policy: &Policy, event: &abi::pg_guard_event, cgroup: Option<String>) -> Tried {
-    let known = event.cgroup != 0;
-    let way = names::way(event.way);
-    let name: Vec<u8> = event.name.iter().copied().take_while(|b| *b != 0).collect();
-    Tried {
-        time: time_of(event.time_ns),
-        verdict: guard_verdict(event.verdict),
-        policy: policy.name.clone(),
-        cause: way.map_or("unknown", |way| way.name),
-        reason_text: way.map_or("", |way| way.text),
-        detail: detail(event),
-        pid: known.then_some(event.pid),
-        name: known.then(|| printable(&String::from_utf8_lossy(&name))),
-        uid: known.then_some(event.uid),
-        cgroup,
-    }
-}
-
-fn detail(event: &abi::pg_guard_event) -> Option<String> {
-    let what = &event.what;
-    let endpoint = endpoint(&address(what.address).to_string(), what.port);
-    match event.way {
-        abi::PG_W_LISTEN | abi::PG_W_UDP if event.cgroup == 0 => Some(format!("a packet to port {}", what.port)),
-        abi::PG_W_LISTEN | abi::PG_W_UDP | abi::PG_W_CONNECT => Some(format!("protocol {}, {endpoint}", what.protocol)),
-        abi::PG_W_AGENT | abi::PG_W_PTRACE => Some(format!("process {}, number {}", what.target, what.number)),
-        abi::PG_W_KERNEL if what.number != 0 => Some(format!("lockdown reason {}", what.number)),
-        abi::PG_W_FOREIGN => Some(format!("protocol {}, port {}", what.protocol, what.port)),
-        _ if what.family != 0 => {
-            Some(format!("socket of family {}, type {}, protocol {}", what.family, what.kind, what.protocol))
-        }
-        _ => None,
-    }
 }
 
 /// Who decided: the rule's name, `default`, or the reason's name.
@@ -287,6 +217,12 @@ pub fn answer(policy: &Policy, event: &abi::pg_event) -> (u32, String) {
     }
 }
 
+/// After how many milliseconds a call may find a token, if a limit has denied this one.
+pub fn retry_ms(policy: &Policy, event: &abi::pg_event) -> Option<u32> {
+    let rule = policy.rules.get(event.rule as usize).filter(|_| event.reason == abi::PG_R_NONE)?;
+    (rule.action == Action::Limit && event.verdict != abi::PG_V_ALLOW).then_some(event.retry_ms)
+}
+
 /// Puts an event in words. `path` is the method's path, as far as it is known.
 pub fn decision(policy: &Policy, event: &abi::pg_event, path: Option<&str>, cgroup: &str) -> Decision {
     let rpc = event.type_ == abi::PG_EV_DECISION;
@@ -312,6 +248,7 @@ pub fn decision(policy: &Policy, event: &abi::pg_event, path: Option<&str>, cgro
         // The status of an allowed call is its server's.
         status: (rpc && event.verdict != abi::PG_V_ALLOW)
             .then(|| if event.verdict == abi::PG_V_DENY { answer(policy, event).0 } else { event.status }),
+        retry_ms: retry_ms(policy, event),
         peer_address: remote.to_string(),
         peer_port: event.remote_port,
         server_address: server.0.to_string(),
@@ -359,7 +296,7 @@ impl Record {
                     _ => "is enforced",
                 };
                 let audit = if r.audit { " (audit: nothing is denied)" } else { "" };
-                let guard = r.guard.as_deref().map(guard_lines).unwrap_or_default();
+                let guard = r.guard.as_deref().map(tried::coverage).unwrap_or_default();
                 format!(
                     "ready: policy `{}`{audit} {how} on {} after {} ms; {until}{guard}",
                     r.policy,
@@ -367,14 +304,7 @@ impl Record {
                     r.start_ms
                 )
             }
-            Self::Guard(t) => {
-                let detail = t.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
-                let who = match (t.pid, &t.name, &t.cgroup) {
-                    (Some(pid), Some(name), Some(cgroup)) => format!(" by process {pid} (`{name}`) in {cgroup}"),
-                    _ => String::new(),
-                };
-                format!("{} {:10} guard: {}: {}{detail}{who}", clock(&t.time), t.verdict, t.cause, t.reason_text)
-            }
+            Self::Guard(tried) => tried.human(),
             Self::Decision(d) => {
                 let what = match (&d.service, &d.method) {
                     (Some(service), Some(method)) => format!("/{service}/{method}"),
@@ -422,27 +352,6 @@ impl Record {
     }
 }
 
-/// What the guard closes and what it does not, one line each for every cause.
-fn guard_lines(coverage: &[Cover]) -> String {
-    let names = |covers: &[&Cover]| covers.iter().map(|cover| cover.way).collect::<Vec<_>>().join(", ");
-    let (open, closed): (Vec<_>, Vec<_>) = coverage.iter().partition(|cover| cover.why.is_some());
-    let mut lines = String::new();
-    if !closed.is_empty() {
-        lines.push_str(&format!("\nguard: covers {}", names(&closed)));
-    }
-    let mut causes: Vec<&String> = Vec::new();
-    for why in open.iter().filter_map(|cover| cover.why.as_ref()) {
-        if !causes.contains(&why) {
-            causes.push(why);
-        }
-    }
-    for why in causes {
-        let these: Vec<_> = open.iter().copied().filter(|cover| cover.why.as_ref() == Some(why)).collect();
-        lines.push_str(&format!("\nguard: does NOT cover {}: {why}", names(&these)));
-    }
-    lines
-}
-
 impl Decision {
     fn where_judged(&self) -> String {
         let process = match (self.pid, &self.name) {
@@ -461,7 +370,7 @@ impl Decision {
     }
 }
 
-fn endpoint(address: &str, port: u16) -> String {
+pub(super) fn endpoint(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
@@ -470,7 +379,7 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-fn clock(time: &str) -> &str {
+pub(super) fn clock(time: &str) -> &str {
     time.get(11..23).unwrap_or(time)
 }
 
@@ -485,7 +394,7 @@ pub fn now() -> String {
 }
 
 /// The kernel's monotonic nanoseconds, as RFC 3339.
-fn time_of(monotonic_ns: u64) -> String {
+pub(super) fn time_of(monotonic_ns: u64) -> String {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     let age = now.saturating_sub(Duration::from_nanos(monotonic_ns));
     rfc3339(SystemTime::now() - age)

@@ -37,12 +37,14 @@ pub struct Senders {
 
 impl Senders {
     /// Sends the copy of a dropped segment to the socket that it was for. It acknowledges what the client has
-    /// acknowledged by now: TCP refuses a segment that acknowledges too little (RFC 5961, section 5.2).
+    /// acknowledged by now, for TCP refuses a segment that acknowledges too little (RFC 5961, section 5.2), and has no
+    /// older timestamp than the last that TCP took (RFC 7323, section 5).
     pub fn send(
         &mut self,
         to: &OwnedFd,
         hole: &abi::pg_hole_event,
         acknowledged: u32,
+        ts_recent: u32,
         payload: &[u8],
     ) -> io::Result<()> {
         let about = &hole.about;
@@ -55,6 +57,7 @@ impl Senders {
         let mut header = header.to_vec();
         let numbers = header.get_mut(NUMBERS..NUMBERS + 8).ok_or_else(|| io::Error::other("short TCP header"))?;
         numbers.copy_from_slice(&[hole.seq.to_be_bytes(), acknowledged.to_be_bytes()].concat());
+        renew(&mut header, ts_recent);
         let packet = packet(source, destination, &header, payload)?;
         // A link-local address needs its interface, which the socket knows; a raw socket wants no port.
         let address: SockaddrStorage = getsockname(to.as_raw_fd())?;
@@ -79,6 +82,34 @@ impl Senders {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => new.insert(open_in(namespace, v6)?),
         })
+    }
+}
+
+/// Sets a timestamp that is older than TS.Recent to that (RFC 7323, section 3.2: kind 8, length 10, value, echo).
+fn renew(header: &mut [u8], ts_recent: u32) {
+    const OPTIONS: usize = 20;
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const TIMESTAMPS: u8 = 8;
+    let mut at = OPTIONS;
+    while let Some(&kind) = header.get(at) {
+        let length = match (kind, header.get(at + 1)) {
+            (END, _) => return,
+            (NOTHING, _) => 1,
+            (_, Some(&length)) if length >= 2 => usize::from(length),
+            _ => return,
+        };
+        if kind == TIMESTAMPS
+            && length == 10
+            && let Some(value) = header.get_mut(at + 2..at + 6)
+        {
+            let given = value.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+            if (given.wrapping_sub(ts_recent) as i32) < 0 {
+                value.copy_from_slice(&ts_recent.to_be_bytes());
+            }
+            return;
+        }
+        at += length;
     }
 }
 
@@ -179,6 +210,21 @@ mod tests {
         let mut sum = Sum::default();
         [source, destination, &[0, TCP], &(tcp.len() as u32).to_be_bytes(), tcp].iter().for_each(|b| sum.add(b));
         !sum.finish()
+    }
+
+    #[test]
+    fn timestamps_do_not_go_back() {
+        let options = |value: u32| [&[1, 1, 8, 10][..], &value.to_be_bytes(), &[9; 4]].concat();
+        for (given, recent, sent) in [(5, 3, 5), (5, 5, 5), (5, 8, 8), (u32::MAX, 3, 3), (3, u32::MAX, 3)] {
+            let mut header = [vec![7; 20], options(given)].concat();
+            renew(&mut header, recent);
+            assert_eq!(header, [vec![7; 20], options(sent)].concat());
+        }
+        for other in [&[][..], &[0, 8, 10, 0, 0, 0, 0], &[8], &[8, 0], &[8, 10, 0, 0], &[3, 3, 7, 1]] {
+            let mut header = [&[7; 20], other].concat();
+            renew(&mut header, 9);
+            assert_eq!(header, [&[7; 20], other].concat());
+        }
     }
 
     #[test]

@@ -11,9 +11,11 @@ pub mod limit;
 pub mod mend;
 pub mod output;
 pub mod reply;
+mod retry;
 pub mod sockets;
 pub mod sweep;
 pub mod tls;
+pub mod tried;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -217,7 +219,8 @@ fn denial(core: &Core, event: &abi::pg_event) -> Option<Denial> {
     }
     let (status, message) = events::answer(&core.policy, event);
     let (stream, delivered, response) = (event.stream, event.delivered, event.response);
-    Some(Denial { stream, delivered, response, status, message })
+    let retry_ms = events::retry_ms(&core.policy, event);
+    Some(Denial { stream, delivered, response, status, message, retry_ms })
 }
 
 /// What the caller of a request is told that no rule denies, on a connection that ends for another's denial.
@@ -225,7 +228,7 @@ fn undelivered(core: &Core, event: &abi::pg_event) -> Denial {
     const UNAVAILABLE: u32 = 14;
     let message = format!("the connection ends after a denial by policy {}", core.policy.name);
     let (stream, delivered, response) = (event.stream, event.delivered, event.response);
-    Denial { stream, delivered, response, status: UNAVAILABLE, message }
+    Denial { stream, delivered, response, status: UNAVAILABLE, message, retry_ms: None }
 }
 
 fn print(core: &Core, event: &abi::pg_event) {
@@ -245,11 +248,11 @@ fn print_with(core: &Core, event: &abi::pg_event, more: impl FnOnce(&mut events:
 }
 
 fn print_guard(core: &Core, event: &abi::pg_guard_event) {
-    if !core.limiter.borrow_mut().admit(events::kind_of_guard(event), Instant::now()) {
+    if !core.limiter.borrow_mut().admit(tried::kind(event), Instant::now()) {
         return;
     }
     let cgroup = (event.cgroup != 0).then(|| events::cgroup_name(core.cgroup_path(event.cgroup).as_deref()));
-    core.say(&Record::Guard(Box::new(events::tried(&core.policy, event, cgroup))));
+    core.say(&Record::Guard(Box::new(tried::record(&core.policy, event, cgroup))));
 }
 
 fn report_losses(core: &Core, kernel: u64, all: bool) {

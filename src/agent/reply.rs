@@ -5,6 +5,7 @@
 //! indexing (RFC 7541, section 6.2.2): they
 //! touch no table, so the server's encoder and the client's decoder stay in step.
 
+use super::retry;
 use crate::abi;
 
 const DATA_LIMIT: usize = abi::PG_REPLY_BYTES as usize;
@@ -31,6 +32,8 @@ pub struct Denial {
     pub status: u32,
     /// The gRPC message, as text.
     pub message: String,
+    /// Of a limit's denial: after how many milliseconds a call may find a token.
+    pub retry_ms: Option<u32>,
 }
 
 impl Denial {
@@ -55,6 +58,9 @@ impl Denial {
         }
         literal(&mut block, "grpc-status", &self.status.to_string());
         literal(&mut block, "grpc-message", &percent_encode(&self.message));
+        for (name, value) in self.retry_ms.iter().flat_map(|ms| retry::trailers(self.status, &self.message, *ms)) {
+            literal(&mut block, name, &value);
+        }
         Some(frame(HEADERS, END_STREAM_AND_HEADERS, self.stream, &block))
     }
 }
@@ -144,7 +150,8 @@ mod tests {
     use super::*;
 
     fn denial() -> Denial {
-        Denial { stream: 5, delivered: 3, response: 0, status: 7, message: "denied by policy search: no-A".into() }
+        let message = "denied by policy search: no-A".into();
+        Denial { stream: 5, delivered: 3, response: 0, status: 7, message, retry_ms: None }
     }
 
     /// type, flags, stream, payload
@@ -194,6 +201,15 @@ mod tests {
         let denial = Denial { response: abi::PG_RSP_HEADERS, ..denial() };
         let frames = frames(&pieces(denial.headers().into_iter().collect()));
         assert_eq!(fields(&frames[0].3)[0], pair("grpc-status", "7"));
+    }
+
+    #[test]
+    fn a_limits_denial_says_when_to_try_again() {
+        let denial = Denial { retry_ms: Some(250), status: 8, ..denial() };
+        let frames = frames(&pieces(denial.headers().into_iter().collect()));
+        let names: Vec<String> = fields(&frames[0].3).into_iter().skip(2).map(|(name, _)| name).collect();
+        assert_eq!(names, ["grpc-status", "grpc-message", "grpc-retry-pushback-ms", "grpc-status-details-bin"]);
+        assert_eq!(fields(&frames[0].3)[4], pair("grpc-retry-pushback-ms", "250"));
     }
 
     #[test]

@@ -103,7 +103,9 @@ pub fn explain(core: &Core, event: &abi::pg_event) -> Option<String> {
         return Some(format!("{who} is not hooked: nothing here keeps denied plaintext from it"));
     };
     let (hooked, others) = hooks.of_process(pid);
-    let why = if !others.is_empty() {
+    let why = if hooks.is_unread(pid) {
+        "is not read: it uses OpenSSL as a BIO (BIO_f_ssl), whose reads and writes cannot be hooked".to_owned()
+    } else if !others.is_empty() {
         format!("is not hooked: it has {}", others.join(", "))
     } else if let Some(library) = hooked.first() {
         format!(

@@ -1,12 +1,13 @@
 //! What a policy makes of a call: the engine's events and bits, from the host's build of it or from the kernel.
 
 use std::io;
+use std::time::Duration;
 
 use super::wire::{self, STREAM};
 use super::{By, Call, Outcome, Verdict};
 use crate::abi;
 use crate::agent::events;
-use crate::engine::{self, Connection};
+use crate::engine::{self, Buckets, Connection};
 use crate::kernel::KernelError;
 use crate::kernel::load::{self, Replay};
 use crate::names;
@@ -27,6 +28,22 @@ fn loud(policy: &Policy) -> Tables {
     tables
 }
 
+/// Every time that a call is made, from 1 ns on; only limits remember those before the last.
+fn moments<'c>(call: &'c Call, tables: &Tables) -> Vec<(&'c Call, u64)> {
+    let (mut out, mut now) = (Vec::new(), Duration::from_nanos(1));
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    for call in call.before.iter().chain([call]) {
+        now += call.repeated.wait;
+        let last = call.repeated.calls.saturating_sub(1);
+        out.extend((0..=last).map(|i| (call, nanos(now + call.repeated.every * i))));
+        now += call.repeated.every * last;
+    }
+    match out.last() {
+        Some(last) if tables.rates.is_empty() => vec![*last],
+        _ => out,
+    }
+}
+
 /// The engine on the host.
 pub struct Host {
     tables: Tables,
@@ -38,9 +55,20 @@ impl Host {
         Host { tables: loud(policy) }
     }
 
-    /// Judges a call.
+    /// Judges a call, after those that were made before it.
     pub fn run(&self, call: &Call) -> Run {
+        let buckets = Buckets::new(&self.tables);
+        let mut run = Run { events: Vec::new(), stages: Vec::new() };
+        for (call, now) in moments(call, &self.tables) {
+            run = self.once(call, now, &buckets);
+        }
+        run
+    }
+
+    fn once(&self, call: &Call, now: u64, buckets: &Buckets) -> Run {
         let mut connection = Connection::new(&self.tables, call.peer.0, call.peer.1);
+        connection.share(buckets);
+        connection.set_time(now);
         let mut run = Run { events: Vec::new(), stages: Vec::new() };
         for part in wire::parts(call) {
             let outcome = connection.request(&part);
@@ -56,17 +84,28 @@ impl Host {
 
 /// The engine in the kernel, through BPF_PROG_TEST_RUN.
 pub struct Kernel {
+    tables: Tables,
     replay: Replay,
 }
 
 impl Kernel {
     /// Loads the engine under a policy. Needs root.
     pub fn new(policy: &Policy) -> Result<Kernel, KernelError> {
-        load::replay(&loud(policy)).map(|replay| Kernel { replay })
+        let tables = loud(policy);
+        load::replay(&tables).map(|replay| Kernel { tables, replay })
     }
 
-    /// Judges a call.
+    /// Judges a call, after those that were made before it.
     pub fn run(&self, call: &Call) -> io::Result<Run> {
+        self.replay.refill()?;
+        let mut run = Run { events: Vec::new(), stages: Vec::new() };
+        for (call, now) in moments(call, &self.tables) {
+            run = self.once(call, now)?;
+        }
+        Ok(run)
+    }
+
+    fn once(&self, call: &Call, now: u64) -> io::Result<Run> {
         const MOST: usize = 3000;
         const LEAST: usize = 14;
         let bytes = wire::parts(call).concat();
@@ -76,7 +115,7 @@ impl Kernel {
             // what is left must not be less than the kernel takes
             let size = if rest.len() > MOST { MOST.min(rest.len() - LEAST) } else { rest.len() };
             let (chunk, after) = rest.split_at(size);
-            if !self.replay.judge_from(call.peer, chunk, fresh, 1)?.0 {
+            if !self.replay.judge_at(call.peer, now, chunk, fresh, 1)?.0 {
                 break;
             }
             (rest, fresh) = (after, false);
@@ -93,6 +132,7 @@ pub fn outcome(policy: &Policy, run: &Run) -> Outcome {
         by: By::Default,
         status: None,
         status_message: None,
+        retry_ms: None,
         at: 0,
         connection: false,
         audited: Vec::new(),
@@ -133,6 +173,7 @@ fn decided(policy: &Policy, event: &abi::pg_event, out: Outcome) -> Outcome {
         by: by(policy, event),
         status: (!connection).then(|| names::status(status)),
         status_message: (!connection).then_some(message),
+        retry_ms: events::retry_ms(policy, event),
         at: event.message,
         connection,
         ..out

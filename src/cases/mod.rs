@@ -14,10 +14,12 @@ mod near;
 pub mod read;
 pub mod report;
 mod shown;
+mod when;
 pub mod why;
 mod wire;
 
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
 pub use doc::Format;
 
@@ -34,6 +36,27 @@ pub struct Call {
     pub messages: Vec<Message>,
     /// They are marked as compressed.
     pub compressed: bool,
+    /// Calls that were made before it, each in its turn.
+    pub before: Vec<Call>,
+    /// How often it is made; the last time is the one that is judged.
+    pub repeated: Repeated,
+}
+
+/// When a call is made, and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeated {
+    /// How often.
+    pub calls: u32,
+    /// The time between two of them.
+    pub every: Duration,
+    /// The time between what came before and the first.
+    pub wait: Duration,
+}
+
+impl Default for Repeated {
+    fn default() -> Repeated {
+        Repeated { calls: 1, every: Duration::ZERO, wait: Duration::ZERO }
+    }
 }
 
 /// A request message.
@@ -128,6 +151,8 @@ pub struct Outcome {
     pub status: Option<&'static str>,
     /// The message of that status.
     pub status_message: Option<String>,
+    /// Of a limit's denial: after how many milliseconds a call may find a token.
+    pub retry_ms: Option<u32>,
     /// Where it was decided: 0 is the header block, n the n-th message.
     pub at: u32,
     /// Whether it was the connection that was decided, and not the call.

@@ -15,7 +15,8 @@ pub const BYTES: u64 = 4 << 20;
 /// Where a call comes from that does not say it.
 const PEER: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50000);
 
-const CALL: [&str; 7] = ["method", "metadata", "peer", "message", "messages", "raw", "compressed"];
+const CALL: [&str; 11] =
+    ["method", "metadata", "peer", "message", "messages", "raw", "compressed", "before", "calls", "every", "wait"];
 const EXPECTED: [&str; 7] = ["verdict", "rule", "cause", "status", "status_message", "at", "audited"];
 
 /// The cases of a file.
@@ -92,7 +93,7 @@ pub fn said(
     let key = |name: &str| Key { span: 0..0, name: name.to_owned() };
     let node = at(Value::Table(rows.into_iter().map(|(name, value)| (key(name), at(value))).collect()));
     let mut reader = Reader { text: "", study, faults: Vec::new(), warnings: Vec::new() };
-    let call = reader.table(&node, &CALL, "a call").and_then(|table| reader.call(&table, &node.span));
+    let call = reader.table(&node, &CALL, "a call").and_then(|table| reader.call(&table, &node.span, None));
     let call = call.map(|call| Call { metadata: metadata.to_vec(), ..call });
     // there is no text to point at
     reader.faults.iter_mut().for_each(|fault| fault.span = None);
@@ -135,7 +136,7 @@ impl Reader<'_> {
     }
 
     /// A table with no keys but these.
-    fn table<'n>(&mut self, node: &'n Node, keys: &[&str], what: &str) -> Option<Table<'n>> {
+    pub(super) fn table<'n>(&mut self, node: &'n Node, keys: &[&str], what: &str) -> Option<Table<'n>> {
         let Value::Table(rows) = &node.value else {
             return self.wrong(node, &format!("{what} is a table, not {}", node.kind()), "");
         };
@@ -203,7 +204,7 @@ impl Reader<'_> {
         if !has_cases {
             let keys: Vec<&str> = ["name"].into_iter().chain(CALL).chain(EXPECTED).collect();
             let table = self.table(&root, &keys, "a call")?;
-            return self.call(&table, &root.span);
+            return self.call(&table, &root.span, None);
         }
         let cases = self.listed(&root)?;
         let named = |node: &Node| match &node.value {
@@ -240,7 +241,7 @@ impl Reader<'_> {
         if text.as_ref().is_some_and(|text| text.trim().is_empty() || text.chars().any(char::is_control)) {
             self.wrong::<()>(name, "this is not a name", "a name is a text of one line");
         }
-        let call = self.call(&table, &node.span);
+        let call = self.call(&table, &node.span, None);
         let expected = self.expected(&table, node);
         let line = self.text.get(..name.span.start).unwrap_or_default().matches('\n').count() + 1;
         Some(Case { name: text?, line, call: call?, expected: expected? })
@@ -257,9 +258,13 @@ impl Reader<'_> {
         found
     }
 
-    fn call(&mut self, table: &Table<'_>, span: &Range<usize>) -> Option<Call> {
+    /// A call; `method` is the node of its method if it says none.
+    pub(super) fn call(&mut self, table: &Table<'_>, span: &Range<usize>, method: Option<&Node>) -> Option<Call> {
         let place = Node { span: span.clone(), value: Value::Null };
-        let method = self.need(table, &place, "a call", "method")?;
+        let method = match table.get("method").or(method) {
+            Some(method) => method,
+            None => self.need(table, &place, "a call", "method")?,
+        };
         let path = self.string(method, "`method`")?.to_owned();
         let metadata = table.get("metadata").map_or_else(|| Some(Vec::new()), |node| self.metadata(node));
         let peer = table.get("peer").map_or(Some(PEER), |node| self.peer(node));
@@ -269,12 +274,15 @@ impl Reader<'_> {
             Some((node, _)) => self.wrong(node, "`compressed` is true or false", "")?,
         };
         let messages = self.messages(table, method, &path);
+        let (repeated, before) = (self.repeated(table), self.before(table));
         let (ip, port) = peer?;
         let ip = match ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        Some(Call { method: path, metadata: metadata?, peer: (ip, port), messages: messages?, compressed })
+        let (metadata, messages, peer) = (metadata?, messages?, (ip, port));
+        let (before, repeated) = (before?, repeated?);
+        Some(Call { method: path, metadata, peer, messages, compressed, before, repeated })
     }
 
     fn metadata(&mut self, node: &Node) -> Option<Vec<(String, String)>> {

@@ -89,8 +89,12 @@ impl fmt::Display for Outcome {
             (false, at) => write!(f, ", on message {at}")?,
         }
         match (&self.status, &self.status_message) {
-            (Some(status), Some(message)) => write!(f, "\n{status}: {message}"),
-            _ => Ok(()),
+            (Some(status), Some(message)) => write!(f, "\n{status}: {message}")?,
+            _ => return Ok(()),
+        }
+        match self.retry_ms {
+            Some(ms) => write!(f, "\nthe next token comes in {ms} ms"),
+            None => Ok(()),
         }
     }
 }

@@ -56,7 +56,13 @@ struct Line {
 impl Why<'_> {
     fn call(&mut self) {
         let call = self.call;
-        let _ = writeln!(self.out, "{} from {}", shown::cut(&call.method), read::address(call.peer));
+        for before in &call.before {
+            let times = before.repeated.calls;
+            let plural = if times == 1 { "" } else { "s" };
+            let _ = writeln!(self.out, "after {times} call{plural} of {}", shown::cut(&before.method));
+        }
+        let nth = if call.repeated.calls > 1 { format!(", call {}", call.repeated.calls) } else { String::new() };
+        let _ = writeln!(self.out, "{} from {}{nth}", shown::cut(&call.method), read::address(call.peer));
         for (key, value) in &call.metadata {
             let _ = writeln!(self.out, "  metadata   {key}: {}", shown::cut(value));
         }
@@ -73,6 +79,7 @@ impl Why<'_> {
         let tables = &self.study.policy.tables;
         let Some(entry) = tables.methods.get(method) else { return Ok(()) };
         let on_headers = self.rules(entry.header_test..entry.header_test + entry.header_tests);
+        let limits = self.rules(entry.limit_test..entry.limit_test + entry.limit_tests);
         let on_messages = self.rules(entry.message_test..entry.message_test + entry.message_tests);
         self.out.push_str("\nwhen its headers end\n");
         if on_headers.is_empty() {
@@ -80,6 +87,7 @@ impl Why<'_> {
         }
         if let Some(stage) = run.stages.first() {
             self.stage(&on_headers, method, &stage.bits, None)?;
+            self.stage(&limits, method, &stage.bits, None)?;
         }
         let before = run.stages.iter();
         let after = run.stages.iter().skip(1);
@@ -102,7 +110,7 @@ impl Why<'_> {
             let decoded = descriptor.and_then(|it| DynamicMessage::decode(it, message.bytes.as_slice()).ok());
             self.stage(&on_messages, method, &after.bits, decoded.as_ref())?;
         }
-        self.end(&on_headers, &on_messages);
+        self.end(&[on_headers, limits, on_messages].concat());
         Ok(())
     }
 
@@ -135,8 +143,15 @@ impl Why<'_> {
                 (Action::Deny, false) => "deny",
                 (Action::Deny, true) => "deny (audit)",
                 (Action::Allow, _) => "allow",
+                (Action::Limit, false) => "limit",
+                (Action::Limit, true) => "limit (audit)",
             };
-            let what = if holds { "holds" } else { "does not hold" };
+            let what = match (holds, info.action) {
+                (true, Action::Limit) => "applies",
+                (false, Action::Limit) => "does not apply",
+                (true, _) => "holds",
+                (false, _) => "does not hold",
+            };
             let decides = if holds && self.outcome.by == By::Rule(info.name.clone()) { ", and decides" } else { "" };
             let _ = writeln!(
                 self.out,
@@ -145,7 +160,23 @@ impl Why<'_> {
                 self.origin,
                 study.line(*rule)
             );
+            if let Some(rate) = &info.rate {
+                let tokens = match (holds, decides.is_empty()) {
+                    (true, false) => ": no token is left",
+                    (true, true) if self.outcome.verdict == Verdict::Allow => ": a token is taken",
+                    _ => "",
+                };
+                let _ = writeln!(self.out, "    {rate}{tokens}");
+            }
             match study.trace(*rule, method)? {
+                None if info.cost.per_message => {
+                    let _ = writeln!(
+                        self.out,
+                        "    a constraint of the protos; it holds if {}",
+                        info.compiled.replace('\n', "\n    or ")
+                    );
+                }
+                None if info.rate.is_some() => {}
                 None => self.out.push_str("    it has no condition\n"),
                 Some(trace) => {
                     let mut tables = study.policy.tables.clone();
@@ -226,7 +257,7 @@ impl Why<'_> {
         }
     }
 
-    fn end(&mut self, on_headers: &[(usize, Range<u32>)], on_messages: &[(usize, Range<u32>)]) {
+    fn end(&mut self, all: &[(usize, Range<u32>)]) {
         let policy = &self.study.policy;
         if self.outcome.by == By::Default {
             let what = match self.outcome.verdict {
@@ -235,7 +266,7 @@ impl Why<'_> {
             };
             let _ = writeln!(self.out, "\nno rule decides: the policy's default is {what}");
         }
-        let covers = |rule: usize| on_headers.iter().chain(on_messages).any(|(other, _)| *other == rule);
+        let covers = |rule: usize| all.iter().any(|(other, _)| *other == rule);
         let others = policy.rules.iter().enumerate().filter(|(i, _)| !covers(*i));
         let others: Vec<&str> = others.map(|(_, rule)| rule.name.as_str()).collect();
         if !others.is_empty() {

@@ -111,8 +111,9 @@ mod tests {
         let metadata = vec![("x-a".to_owned(), "1".to_owned()), ("x-long".to_owned(), long.clone())];
         let message = |size: usize| Message { bytes: vec![7; size], text: String::new() };
         let messages = vec![message(0), message(20_000)];
-        let call =
-            Call { method: "/a.B/C".into(), metadata, peer: (Ipv6Addr::LOCALHOST, 1), messages, compressed: false };
+        let peer = (Ipv6Addr::LOCALHOST, 1);
+        let (before, repeated) = Default::default();
+        let call = Call { method: "/a.B/C".into(), metadata, peer, messages, compressed: false, before, repeated };
         let mut bytes = parts(&call).concat();
         let mut rest = bytes.split_off(PREFACE.len());
         let (mut block, mut data, mut ends) = (Vec::<u8>::new(), Vec::<u8>::new(), 0);

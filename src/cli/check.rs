@@ -82,6 +82,9 @@ pub fn report(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
         "predicates   {} on headers, {} on a message at most",
         costs.header_predicates, costs.message_predicates
     )?;
+    if costs.element_tests > 0 {
+        writeln!(out, "elements     {} at the end of each at most", count(costs.element_tests as usize, "test"))?;
+    }
     writeln!(out, "automata     {}, {} states, {} bytes", costs.automata, costs.states, costs.automaton_bytes)?;
     writeln!(out, "tables       {} bytes", costs.table_bytes)
 }
@@ -92,7 +95,10 @@ fn write_rule(rule: &RuleInfo, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\n{} {}: decided {decided}{audit}", action(rule.action), rule.name)?;
     writeln!(out, "  methods    {}", rule.methods.join(", "))?;
     writeln!(out, "  when       {}", rule.compiled.replace('\n', "\n          "))?;
-    if rule.action == Action::Deny {
+    if let Some(rate) = &rule.rate {
+        writeln!(out, "  rate       {rate}")?;
+    }
+    if rule.action != Action::Allow {
         let status = crate::names::status(rule.status);
         writeln!(out, "  answer     {status}: {}", rule.message)?;
     }
@@ -112,5 +118,6 @@ fn action(action: Action) -> &'static str {
     match action {
         Action::Deny => "deny",
         Action::Allow => "allow",
+        Action::Limit => "limit",
     }
 }

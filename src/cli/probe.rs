@@ -16,7 +16,11 @@ struct Report {
     limits: Vec<LimitRow>,
     memory: Vec<MemoryRow>,
     guard: Vec<Cover>,
+    /// Instructions that the verifier looked at, by program of the guard.
+    guard_verified: Vec<(&'static str, u32)>,
     tls: Rung,
+    /// The same of the hooks in TLS libraries.
+    tls_verified: Vec<(String, u32)>,
     enforcer: Enforcer,
 }
 
@@ -29,11 +33,19 @@ struct Rung {
     why: Option<String>,
 }
 
-fn tls() -> Rung {
+fn tls() -> (Rung, Vec<(String, u32)>) {
     let chosen = kernel::tls::choose(Tls::default());
-    let rung = chosen.as_ref().map_or(abi::PG_RUNG_NONE, |rung| *rung);
+    let loaded = chosen.and_then(|rung| match kernel::tls::verified(rung) {
+        Ok(verified) => Ok((rung, verified)),
+        Err(e) => Err(e.to_string()),
+    });
+    let rung = loaded.as_ref().map_or(abi::PG_RUNG_NONE, |(rung, _)| *rung);
     let (name, what) = names::rung(rung).unwrap_or_default();
-    Rung { name, what, why: chosen.err() }
+    let (verified, why) = match loaded {
+        Ok((_, verified)) => (verified, None),
+        Err(why) => (Vec::new(), Some(why)),
+    };
+    (Rung { name, what, why }, verified)
 }
 
 /// What the state of one thing takes in the kernel, the map's own overhead (about 64 bytes an entry) not counted.
@@ -70,14 +82,18 @@ struct LimitRow {
 /// Probes and prints. A kernel that cannot enforce ends it with the status for that.
 pub fn probe(json: bool) -> Result<Exit, Failure> {
     kernel::require_privileges().map_err(|e| Failure::new(Exit::Permission, e))?;
+    let (guard, guard_verified) = probe::guard();
+    let (tls, tls_verified) = tls();
     let report = Report {
         features: probe::features(),
         limits: names::limits()
             .map(|l| LimitRow { name: l.name.to_lowercase(), number: l.number, why: l.why, edge: l.edge })
             .collect(),
         memory: memory(),
-        guard: probe::guard(),
-        tls: tls(),
+        guard,
+        guard_verified,
+        tls,
+        tls_verified,
         enforcer: probe::enforcer(),
     };
     let enough =
@@ -128,7 +144,10 @@ impl Report {
         }
         out.push_str("\nenforcer\n");
         if self.enforcer.loads {
-            for (program, instructions) in &self.enforcer.verified {
+            let own = self.enforcer.verified.iter().chain(&self.guard_verified).map(|(name, count)| (*name, *count));
+            for (program, instructions) in
+                own.chain(self.tls_verified.iter().map(|(name, count)| (name.as_str(), *count)))
+            {
                 out.push_str(&format!("  {program:12}{instructions:>9} instructions verified\n"));
             }
         } else {

@@ -42,7 +42,7 @@ pub fn run(args: RunArgs, started: Instant) -> Result<ExitCode, Failure> {
     policy.tables.config.events_allowed = args.events_allowed.into();
     kernel::require_privileges().map_err(|e| Failure::new(Exit::Permission, e))?;
     // Before any thread is made: all of them leave these signals to the descriptor.
-    let lacking = tls_rung(&mut policy);
+    let lacking = tls_rung(&mut policy)?;
     let signals = signals().map_err(|e| failed("catch signals", e))?;
     let files = raise_files();
 
@@ -106,6 +106,11 @@ async fn serve(
     started: Instant,
 ) -> Result<ExitCode, Failure> {
     let Enforcer { shared, attachments, origin, pinned, guard, tls } = enforcer;
+    let (hooks, lacking) = match tls {
+        Ok(hooks) => (hooks, lacking),
+        Err(why) => (None, Some(refused_tls(&why))),
+    };
+    let rung = hooks.as_ref().map_or(abi::PG_RUNG_NONE, |_| policy.tables.config.tls);
     let with_command = !args.command.is_empty();
     // A command's output is its own; JSON is asked for.
     let target = if with_command && args.events == Format::Human { Target::Stderr } else { Target::Stdout };
@@ -122,7 +127,7 @@ async fn serve(
         audit: policy.tables.config.audit != 0,
         start_ms: 0,
         guard: guard.as_ref().map(|guard| guard.coverage.clone()),
-        tls: policy.tls.map(|_| names::rung(policy.tables.config.tls).map_or("none", |(name, _)| name)),
+        tls: policy.tls.map(|_| names::rung(rung).map_or("none", |(name, _)| name)),
     };
     let midstream = policy.tables.config.cause.get(abi::PG_CAUSE_MIDSTREAM as usize).copied();
     let cut_older = origin != Origin::Adopted && !ready.audit && midstream == Some(abi::PG_SWITCH_DENY as u8);
@@ -133,7 +138,7 @@ async fn serve(
     if let Some(text) = lacking {
         core.warn("tls", text);
     }
-    if let Some(hooks) = tls {
+    if let Some(hooks) = hooks {
         agent::tls::begin(&core, hooks);
     }
 
@@ -211,11 +216,23 @@ async fn next_signal(signals: &AsyncFd<SignalFd>) -> siginfo {
 }
 
 /// Says what is to be done to calls with denied plaintext, if the policy wants TLS to be read; or why that cannot be.
-fn tls_rung(policy: &mut Policy) -> Option<String> {
-    let wanted = policy.tls?;
-    let rung = kernel::tls::choose(wanted);
-    policy.tables.config.tls = *rung.as_ref().unwrap_or(&abi::PG_RUNG_NONE);
-    rung.err().map(|why| format!("TLS is not read, and so refused on policy ports: {why}"))
+fn tls_rung(policy: &mut Policy) -> Result<Option<String>, Failure> {
+    let Some(wanted) = policy.tls else { return Ok(None) };
+    match kernel::tls::choose(wanted) {
+        Ok(rung) => {
+            policy.tables.config.tls = rung;
+            Ok(None)
+        }
+        Err(why) if wanted.required => {
+            let help = "without `required` in its [tls] section the policy starts, and TLS on policy ports is refused";
+            Err(Failure::new(Exit::Kernel, miette!(help = help, "TLS cannot be read: {why}")))
+        }
+        Err(why) => Ok(Some(refused_tls(&why))),
+    }
+}
+
+fn refused_tls(why: &str) -> String {
+    format!("TLS is not read, and so refused on policy ports: {why}")
 }
 
 fn signals() -> nix::Result<SignalFd> {

@@ -56,8 +56,8 @@ pub struct Enforcer {
     pub pinned: bool,
     /// What closes the ways around, if the policy asks for it.
     pub guard: Option<Guarded>,
-    /// What reads TLS, if the policy asks for it.
-    pub tls: Option<Hooks>,
+    /// What reads TLS, if the policy asks for it; or why nothing does.
+    pub tls: Result<Option<Hooks>, String>,
 }
 
 /// Enforces `policy` on each of `cgroups`. `whole_guard`: only if every way around that the policy does not allow is
@@ -101,10 +101,15 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bo
         }
         guarded = Some(started);
     }
-    let mut hooks = None;
+    let mut hooks = Ok(None);
     if policy.tables.config.tls != 0 {
         let cgroups: Vec<_> = places.iter().map(|(cgroup, ..)| cgroup).collect();
-        hooks = Some(tls::start(policy, &loaded, &cgroups)?);
+        // Without hooks nothing marks a connection's TLS as read: all of its data is refused, as the policy wants it.
+        hooks = match tls::start(policy, &loaded, &cgroups) {
+            Err(e) if policy.tls.is_some_and(|tls| tls.required) => return Err(e),
+            Err(e) => Err(e.to_string()),
+            Ok(hooks) => Ok(Some(hooks)),
+        };
     }
     let mut attachments = Vec::new();
     let mut begun = Vec::new();
@@ -210,7 +215,7 @@ fn adopt(places: Vec<Place>, policy: &Policy, whole_guard: bool) -> Result<Enfor
         guard.maps.set_agent(true)?;
     }
     let shared = shared.ok_or_else(|| KernelError::failed("adopt pins", io::Error::other("there are none")))?;
-    Ok(Enforcer { shared, attachments, origin: Origin::Adopted, pinned: true, guard, tls: None })
+    Ok(Enforcer { shared, attachments, origin: Origin::Adopted, pinned: true, guard, tls: Ok(None) })
 }
 
 fn attach(cgroup: &Cgroup, loaded: &Loaded) -> Result<Vec<(Hook, OwnedFd)>, KernelError> {

@@ -26,7 +26,7 @@ use crate::skel::GuardSkelBuilder;
 use crate::{abi, names};
 
 /// Programs on the cgroup: socket programs, which every supported kernel has.
-const ON_CGROUP: [(&str, libbpf_sys::bpf_attach_type); 8] = [
+const ON_CGROUP: [(&str, libbpf_sys::bpf_attach_type); 9] = [
     ("gc_create", libbpf_sys::BPF_CGROUP_INET_SOCK_CREATE),
     ("gc_bind4", libbpf_sys::BPF_CGROUP_INET4_BIND),
     ("gc_bind6", libbpf_sys::BPF_CGROUP_INET6_BIND),
@@ -35,7 +35,11 @@ const ON_CGROUP: [(&str, libbpf_sys::bpf_attach_type); 8] = [
     ("gc_sendmsg4", libbpf_sys::BPF_CGROUP_UDP4_SENDMSG),
     ("gc_sendmsg6", libbpf_sys::BPF_CGROUP_UDP6_SENDMSG),
     ("gc_ingress", libbpf_sys::BPF_CGROUP_INET_INGRESS),
+    ("gc_egress", libbpf_sys::BPF_CGROUP_INET_EGRESS),
 ];
+
+/// Where a kernel has no such hook, it asks the one for all programs.
+const IOCTL32: &str = "gl_ioctl32";
 
 /// The programs that together close a way.
 const fn closers(way: u32) -> &'static [&'static str] {
@@ -45,19 +49,31 @@ const fn closers(way: u32) -> &'static [&'static str] {
             &["gc_bind4", "gc_bind6", "gc_connect4", "gc_connect6", "gc_sendmsg4", "gc_sendmsg6", "gc_ingress"]
         }
         abi::PG_W_LISTEN => &["gc_bind4", "gc_bind6", "gc_ingress"],
-        abi::PG_W_CONNECT => &["gc_connect4", "gc_connect6", "gc_sendmsg4", "gc_sendmsg6"],
-        abi::PG_W_PACKET | abi::PG_W_VSOCK | abi::PG_W_FAMILIES | abi::PG_W_NETLINK => &["gl_create"],
+        abi::PG_W_CONNECT => &["gc_connect4", "gc_connect6", "gc_sendmsg4", "gc_sendmsg6", "gc_egress"],
+        abi::PG_W_PACKET | abi::PG_W_VSOCK | abi::PG_W_FAMILIES => &["gl_create"],
+        abi::PG_W_NETLINK => &["gl_create", "gl_option", "gl_send"],
         abi::PG_W_UNIX => &["gl_listen"],
         abi::PG_W_FOREIGN => &["gl_bind", "gl_listen", "gl_connect", "gl_accept", "gl_receive"],
         abi::PG_W_BPF => &["gl_bpf"],
-        abi::PG_W_AGENT => {
-            &["gl_ptrace", "gl_kill", "gl_sigio", "gl_rlimit", "gl_scheduler", "gl_nice", "gl_ioprio", "gl_permission"]
-        }
-        abi::PG_W_PINS => &["gl_permission", "gl_umount"],
+        abi::PG_W_AGENT => &[
+            "gl_ptrace",
+            "gl_kill",
+            "gl_sigio",
+            "gl_rlimit",
+            "gl_scheduler",
+            "gl_nice",
+            "gl_ioprio",
+            "gl_permission",
+            "gl_ioctl",
+            IOCTL32,
+        ],
+        abi::PG_W_PINS => &["gl_permission", "gl_umount", "gl_open", "gl_truncate", "gl_rename"],
         abi::PG_W_PTRACE => &["gl_ptrace"],
         abi::PG_W_ESCAPE => &["gl_permission"],
-        abi::PG_W_TUN => &["gl_open"],
-        abi::PG_W_KERNEL => &["gl_locked", "gl_read", "gl_load", "gl_permission"],
+        abi::PG_W_TUN => &["gl_open", "gl_ioctl", IOCTL32],
+        abi::PG_W_TEXT => &["gl_permission", "gl_open", "gl_map", "gl_protect", "gl_ptrace", "gl_traceme"],
+        abi::PG_W_LIBRARY => &["gl_map", "gl_protect"],
+        abi::PG_W_KERNEL => &["gl_locked", "gl_read", "gl_load", "gl_permission", "gl_mount"],
         _ => &[],
     }
 }
@@ -114,11 +130,24 @@ pub struct Guarded {
     pub maps: Maps,
 }
 
+/// Names of the maps that are pinned.
+pub const MAPS: [&str; 4] = ["guard_places", "guard_agent", "guard_libraries", "guard_rodata"];
+
+/// A file with TLS code in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Library {
+    /// Its TLS is read by hooks, so its code stays as it is.
+    Hooked,
+    /// No hook covers it.
+    Plain,
+}
+
 /// The guard's own maps.
 #[derive(Debug)]
 pub struct Maps {
     places: MapHandle,
     agent: MapHandle,
+    libraries: MapHandle,
     /// Read-only data: the policy's numbers are in it.
     pub rodata: MapHandle,
 }
@@ -126,12 +155,18 @@ pub struct Maps {
 impl Maps {
     /// From pins.
     pub fn from(mut map: impl FnMut(&str) -> Option<MapHandle>) -> Option<Self> {
-        Some(Self { places: map("guard_places")?, agent: map("guard_agent")?, rodata: map("guard_rodata")? })
+        Some(Self {
+            places: map("guard_places")?,
+            agent: map("guard_agent")?,
+            libraries: map("guard_libraries")?,
+            rodata: map("guard_rodata")?,
+        })
     }
 
     /// Each map with the name that it is pinned under.
-    pub fn named(&self) -> [(&'static str, &MapHandle); 3] {
-        [("guard_places", &self.places), ("guard_agent", &self.agent), ("guard_rodata", &self.rodata)]
+    pub fn named(&self) -> [(&'static str, &MapHandle); 4] {
+        let [places, agent, libraries, rodata] = MAPS;
+        [(places, &self.places), (agent, &self.agent), (libraries, &self.libraries), (rodata, &self.rodata)]
     }
 
     /// Guards a cgroup, as far as LSM programs do.
@@ -146,19 +181,47 @@ impl Maps {
         let _ = self.places.delete(&cgroup.to_ne_bytes());
     }
 
+    /// Says what a file is, by the numbers that stat() gives. Whoever hooks TLS libraries says so here, for each of a
+    /// file's inodes where an overlay file system has several.
+    pub fn mark(&self, device: u64, inode: u64, library: Library) -> Result<(), KernelError> {
+        let state = match library {
+            Library::Hooked => abi::PG_LIBRARY_HOOKED,
+            Library::Plain => abi::PG_LIBRARY_PLAIN,
+        };
+        let file = abi::pg_guard_library { inode, device: kernel_device(device), reserved: 0 };
+        let any = (library == Library::Hooked).then(abi::pg_guard_library::default);
+        for key in [file].into_iter().chain(any) {
+            self.libraries
+                .update(bytes_of(std::slice::from_ref(&key)), &state.to_ne_bytes(), MapFlags::ANY)
+                .map_err(|e| KernelError::failed("tell the guard of a TLS library", io_error(&e)))?;
+        }
+        Ok(())
+    }
+
     /// Says who the agent is: this process, or nobody.
     pub fn set_agent(&self, here: bool) -> Result<(), KernelError> {
         let notes = fs::metadata(RUN_DIR).ok();
-        let device = notes.as_ref().map_or(0, MetadataExt::dev);
         let agent = abi::pg_guard_agent {
             notes: notes.as_ref().map_or(0, MetadataExt::ino),
-            notes_dev: libc::major(device) << 20 | libc::minor(device),
+            notes_dev: kernel_device(notes.as_ref().map_or(0, MetadataExt::dev)),
             tgid: if here { std::process::id() } else { 0 },
+            mounts: [mounts("self"), mounts("1")],
         };
         self.agent
             .update(&0_u32.to_ne_bytes(), bytes_of(std::slice::from_ref(&agent)), MapFlags::ANY)
             .map_err(|e| KernelError::failed("tell the guard who the agent is", io_error(&e)))
     }
+}
+
+/// A process's mount namespace, by its inode.
+fn mounts(process: &str) -> u32 {
+    let namespace = fs::metadata(format!("/proc/{process}/ns/mnt"));
+    namespace.ok().and_then(|m| u32::try_from(m.ino()).ok()).unwrap_or_default()
+}
+
+/// A device's number as the kernel counts within itself.
+fn kernel_device(device: u64) -> u32 {
+    libc::major(device) << 20 | libc::minor(device)
 }
 
 /// Programs that the kernel has accepted. They run nowhere yet.
@@ -173,6 +236,9 @@ pub struct Loaded {
 pub fn load(guard: &Guard, engine: Option<&Shared>) -> Result<Loaded, KernelError> {
     let mut refused = Refused::new();
     let mut wanted = needed(guard);
+    if wanted.contains(IOCTL32) && !sys::has_lsm_hook(c"file_ioctl_compat") {
+        wanted.remove(IOCTL32);
+    }
     if let Err(why) = lsm_runs() {
         let (lsm, others): (BTreeSet<_>, _) = wanted.into_iter().partition(|name| is_lsm(name));
         refused.extend(lsm.into_iter().map(|name| (name.to_owned(), why.clone())));
@@ -237,6 +303,7 @@ fn load_these(
     let maps = Maps {
         places: keep(&skel.maps.guard_places)?,
         agent: keep(&skel.maps.guard_agent)?,
+        libraries: keep(&skel.maps.guard_libraries)?,
         rodata: keep(&skel.maps.rodata)?,
     };
     let mut programs = Programs::new();
@@ -373,6 +440,6 @@ mod tests {
         assert!(coverage(&ways, &Vec::new()).iter().all(|cover| cover.why.is_none()));
         let open = coverage(&ways, &vec![("gl_permission".to_owned(), "why".to_owned())]);
         let open: Vec<_> = open.iter().filter(|cover| cover.why.is_some()).map(|cover| cover.way).collect();
-        assert_eq!(open, ["agent", "pins", "cgroup_escape", "kernel"]);
+        assert_eq!(open, ["agent", "pins", "cgroup_escape", "tls_text", "kernel"]);
     }
 }

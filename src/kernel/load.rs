@@ -1,6 +1,7 @@
 //! Compiled tables to loaded programs.
 
 use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
@@ -90,6 +91,7 @@ const REPLAY_COOKIE: u64 = 1;
 #[derive(Debug)]
 pub struct Replay {
     program: OwnedFd,
+    buckets: Vec<MapHandle>,
     /// The maps.
     pub shared: Shared,
 }
@@ -103,13 +105,35 @@ impl Replay {
 
     /// The same for a client elsewhere (IPv4 as `::ffff:a.b.c.d`).
     pub fn judge_from(&self, peer: (Ipv6Addr, u16), bytes: &[u8], fresh: bool, repeat: u32) -> io::Result<(bool, u32)> {
+        self.judge_at(peer, 0, bytes, fresh, repeat)
+    }
+
+    /// The same at a time, in nanoseconds; 0 is now.
+    pub fn judge_at(
+        &self,
+        peer: (Ipv6Addr, u16),
+        time: u64,
+        bytes: &[u8],
+        fresh: bool,
+        repeat: u32,
+    ) -> io::Result<(bool, u32)> {
         let mut control = [0; 5];
         for (word, octets) in control.iter_mut().zip(peer.0.octets().chunks_exact(4)) {
             *word = u32::from_ne_bytes(octets.try_into().map_err(io::Error::other)?);
         }
         control[4] = u32::from(peer.1);
-        super::sys::test_run(self.program.as_fd(), bytes, u32::from(fresh), control, repeat)
+        super::sys::test_run(self.program.as_fd(), bytes, u32::from(fresh), control, time, repeat)
             .map(|(value, ns)| (value == 1, ns))
+    }
+
+    /// Makes all token buckets full.
+    pub fn refill(&self) -> io::Result<()> {
+        self.buckets.iter().try_for_each(|map| {
+            let full = vec![0; map.value_size() as usize];
+            (0..map.max_entries())
+                .try_for_each(|i| map.update(&i.to_ne_bytes(), &full, MapFlags::ANY))
+                .map_err(|e| io_error(&e))
+        })
     }
 
     /// The events since the last time that this was called.
@@ -140,24 +164,30 @@ impl Replay {
 
 /// Loads the programs that enforce, under these tables.
 pub fn load(tables: &Tables) -> Result<Loaded, KernelError> {
-    let (programs, shared, tables) = load_programs(tables, false)?;
-    Ok(Loaded { programs, shared, tables })
+    let (programs, shared, maps) = load_programs(tables, false)?;
+    Ok(Loaded { programs, shared, tables: maps.tables })
 }
 
 /// Loads the program for BPF_PROG_TEST_RUN, under these tables.
 pub fn replay(tables: &Tables) -> Result<Replay, KernelError> {
-    let (programs, shared, _) = load_programs(tables, true)?;
+    let (programs, shared, maps) = load_programs(tables, true)?;
     match programs.into_iter().next() {
-        Some((_, program)) => Ok(Replay { program, shared }),
+        Some((_, program)) => Ok(Replay { program, buckets: maps.buckets, shared }),
         None => Err(KernelError::failed("keep a program", io::Error::other("there is none"))),
     }
 }
 
 type Programs = Vec<(Hook, OwnedFd)>;
 
-type Named = Vec<(String, MapHandle)>;
+/// Maps that others than the programs need.
+struct Maps {
+    /// What the engine reads and nobody writes, by name.
+    tables: Vec<(String, MapHandle)>,
+    /// Nothing without limits.
+    buckets: Vec<MapHandle>,
+}
 
-fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Named), KernelError> {
+fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Maps), KernelError> {
     if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(KernelError::NoBtf);
     }
@@ -182,6 +212,7 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Nam
             $do(&mut $maps.t_out, &tables.outs)?;
             $do(&mut $maps.t_key, &tables.keys)?;
             $do(&mut $maps.t_peer, &tables.peers)?;
+            $do(&mut $maps.t_rate, &tables.rates)?;
         };
     }
 
@@ -193,6 +224,12 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Nam
             return Err(KernelError::failed("set the policy's numbers", io::Error::other("its size differs")));
         }
         into.copy_from_slice(from);
+    }
+
+    let sets = if tables.rates.is_empty() { 1 } else { abi::PG_BUCKET_SETS };
+    let own = u32::try_from(tables.rates.len()).unwrap_or(u32::MAX).max(1);
+    for (map, count) in [(&mut open.maps.buckets, sets), (&mut open.maps.own_buckets, own)] {
+        map.set_max_entries(count).map_err(|e| fail("size the buckets", &e))?;
     }
 
     for program in [&mut open.progs.pg_sockops, &mut open.progs.pg_egress, &mut open.progs.pg_ingress] {
@@ -209,6 +246,11 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Nam
     ] {
         free_slots(queue, first..first + slots)?;
     }
+    let seed = seed();
+    skel.maps
+        .seed
+        .update(&0_u32.to_ne_bytes(), bytes_of(std::slice::from_ref(&seed)), MapFlags::ANY)
+        .map_err(|e| fail("set the seed", &e))?;
 
     let handle = |map: &libbpf_rs::MapMut<'_>| MapHandle::try_from(map).map_err(|e| fail("keep a map", &e));
     let keep = |fd: &libbpf_rs::ProgramMut<'_>| {
@@ -234,16 +276,20 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Nam
             (Hook::Ingress, keep(&skel.progs.pg_ingress)?),
         ]
     };
-    let mut named = Named::new();
+    let buckets = if tables.rates.is_empty() {
+        Vec::new()
+    } else {
+        vec![handle(&skel.maps.buckets)?, handle(&skel.maps.own_buckets)?]
+    };
+    let mut named = Vec::new();
     for map in skel.object().maps() {
         let name = map_name(map.name());
-        if name.starts_with("t_") {
-            let kept = MapHandle::try_from(&map).map_err(|e| fail("keep a map", &e))?;
-            named.push((name, kept));
+        if name.starts_with("t_") || name == "seed" {
+            named.push((name, MapHandle::try_from(&map).map_err(|e| fail("keep a map", &e))?));
         }
     }
     log::take();
-    Ok((programs, shared, named))
+    Ok((programs, shared, Maps { tables: named, buckets }))
 }
 
 /// Why the programs do not load, in words where the kernel lacks something that can be named.
@@ -315,6 +361,16 @@ fn borders(mark: &[u8]) -> [u8; abi::PG_REPLY_MARK as usize] {
         }
     }
     out
+}
+
+/// Numbers that nobody outside knows.
+fn seed() -> abi::pg_seed {
+    const LEAST: u64 = 256;
+    const MOST: u64 = (1 << 31) - 2;
+    // each state is a key of its own that the standard library draws at random
+    let random = || RandomState::new().build_hasher().finish();
+    let value = || u32::try_from(LEAST + random() % (MOST - LEAST)).unwrap_or(u32::MAX >> 1);
+    abi::pg_seed { mix: [random() | 1, random() | 1, random() | 1], value: [value(), value()] }
 }
 
 /// All slots are free at first.

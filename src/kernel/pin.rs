@@ -206,7 +206,7 @@ pub fn guard(cgroup: &Cgroup, guarded: Option<&Guarded>, on_cgroup: &[(String, O
         let _ = fs::remove_file(dir.join(guard_link(name)));
     }
     if guarded.is_none() {
-        for name in ["guard_places", "guard_agent", "guard_rodata"] {
+        for name in super::guard::MAPS {
             let _ = fs::remove_file(dir.join(format!("map_{name}")));
         }
     }

@@ -153,12 +153,12 @@ pub fn enforcer() -> Enforcer {
     }
 }
 
-/// What of a guard that allows nothing this kernel lets run.
-pub fn guard() -> Vec<guard::Cover> {
+/// What of a guard that allows nothing this kernel lets run, and what its verification took.
+pub fn guard() -> (Vec<guard::Cover>, Vec<(&'static str, u32)>) {
     let asked = Guard::all();
     match guard::load(&asked, None) {
-        Ok(loaded) => guard::coverage(&asked.ways, loaded.refused()),
-        Err(e) => guard::coverage(&asked.ways, &guard::all_refused(&e.to_string())),
+        Ok(loaded) => (guard::coverage(&asked.ways, loaded.refused()), loaded.verified()),
+        Err(e) => (guard::coverage(&asked.ways, &guard::all_refused(&e.to_string())), Vec::new()),
     }
 }
 
@@ -180,6 +180,7 @@ pub fn empty_tables() -> Tables {
         outs: vec![Default::default()],
         keys: vec![Default::default()],
         peers: vec![Default::default()],
+        rates: Vec::new(),
     }
 }
 

@@ -120,6 +120,12 @@ pub fn program_name(id: u32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Whether this kernel has a hook for LSM programs of that name.
+pub fn has_lsm_hook(name: &std::ffi::CStr) -> bool {
+    // SAFETY: the name ends with a zero byte; what is read of the kernel's types is freed before the call returns.
+    unsafe { libbpf_sys::libbpf_find_vmlinux_btf_id(name.as_ptr(), libbpf_sys::BPF_LSM_MAC) > 0 }
+}
+
 /// How many instructions the verifier looked at when it loaded the program; kernels from 5.16 say so.
 pub fn verified_instructions(program: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = libbpf_sys::bpf_prog_info::default();
@@ -136,6 +142,7 @@ pub fn test_run(
     bytes: &[u8],
     mark: u32,
     control: [u32; 5],
+    time: u64,
     repeat: u32,
 ) -> io::Result<(u32, u32)> {
     let mut frame = vec![0_u8; 12];
@@ -145,6 +152,10 @@ pub fn test_run(
     let mut context = [0_u32; 48];
     context[2] = mark;
     context[12..17].copy_from_slice(&control);
+    // its time is 64 bits at byte 152, in the machine's order
+    for (half, bytes) in context[38..40].iter_mut().zip(time.to_ne_bytes().chunks_exact(4)) {
+        *half = u32::from_ne_bytes(bytes.try_into().map_err(io::Error::other)?);
+    }
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as u64,
         data_in: frame.as_ptr().cast(),

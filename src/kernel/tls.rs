@@ -5,28 +5,29 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, MapCore, MapFlags, ProgramMut, UprobeOpts};
 use procfs::process::{MMPermissions, MMapPath, Process};
 
-use super::load::{Loaded, bytes_of, bytes_of_mut, read};
-use super::{KernelError, guard, io_error, log, may_take_sockets, probe};
+use super::load::{Loaded, read};
+use super::{KernelError, guard, io_error, may_take_sockets, probe};
 use crate::abi;
 use crate::cgroup::Cgroup;
 use crate::policy::{Direction, Policy, Tls};
-use crate::skel::{TlsSkel, TlsSkelBuilder};
+use crate::skel::TlsSkel;
 
 mod elf;
+mod object;
+
+pub use object::verified;
 
 use elf::Symbols;
 
 /// The program at a function's entry, and whether the function's return is hooked too.
-const OPENSSL: [(&str, Entry, bool); 18] = [
+const OPENSSL: [(&str, Entry, bool); 22] = [
     ("SSL_read", Entry::Read, true),
     ("SSL_read_ex", Entry::ReadEx, true),
     ("SSL_peek", Entry::Peek, true),
@@ -45,6 +46,10 @@ const OPENSSL: [(&str, Entry, bool); 18] = [
     ("SSL_free", Entry::Forget, false),
     ("SSL_clear", Entry::Forget, false),
     ("SSL_dup", Entry::Other, false),
+    ("BIO_f_ssl", Entry::Bio, false),
+    ("BIO_new_ssl", Entry::Bio, false),
+    ("BIO_new_ssl_connect", Entry::Bio, false),
+    ("BIO_new_buffer_ssl_connect", Entry::Bio, false),
 ];
 /// A file with these is a TLS library.
 const NEEDED: [&str; 5] = ["SSL_read", "SSL_write", "SSL_do_handshake", "SSL_free", FAILURE];
@@ -65,6 +70,7 @@ enum Entry {
     Write,
     WriteEx,
     Other,
+    Bio,
     Forget,
 }
 
@@ -114,45 +120,18 @@ impl std::fmt::Debug for Hooks {
 
 /// Loads the hooks, and hooks the libraries of all processes that are in the cgroups now.
 pub fn start(policy: &Policy, engine: &Loaded, cgroups: &[&Cgroup]) -> Result<Hooks, KernelError> {
-    log::capture();
-    let refused = |e: &libbpf_rs::Error| match log::refusal(&log::take()) {
-        Some((program, reason)) => KernelError::Refused { program, reason },
-        None => KernelError::failed("load the hooks for TLS", io_error(e)),
-    };
     let places = u32::try_from(cgroups.len()).unwrap_or(u32::MAX);
     if places > abi::PG_MAX_TLS_PLACES {
         let why = io::Error::other("there are more cgroups than the limit TLS_PLACES");
         return Err(KernelError::failed("read the TLS of all cgroups", why));
     }
-    // Once an agent: the hooks last as long as it does.
-    let object = Box::leak(Box::new(MaybeUninit::uninit()));
-    let mut open = TlsSkelBuilder::default().open(object).map_err(|e| refused(&e))?;
-    if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-        // In plaintext a TLS record is none.
-        let config = abi::pg_config { tls: abi::PG_RUNG_NONE, ..policy.tables.config };
-        bytes_of_mut(&mut rodata.config).copy_from_slice(bytes_of(std::slice::from_ref(&config)));
-        let own = abi::pg_tls_config {
-            places,
-            rung: policy.tables.config.tls,
-            server: u32::from(policy.direction == Direction::Ingress),
-            reserved: 0,
-        };
-        bytes_of_mut(&mut rodata.tls_config).copy_from_slice(bytes_of(std::slice::from_ref(&own)));
-    }
-    let shared = engine.shared.named();
-    for mut map in open.open_object_mut().maps_mut() {
-        let name = map.name().to_string_lossy().into_owned();
-        let engines = engine.tables.iter().find(|(it, _)| *it == name).map(|(_, map)| map);
-        let engines =
-            engines.or_else(|| shared.iter().find(|(it, _)| *it == name && *it != "rodata").map(|(_, map)| *map));
-        match engines {
-            Some(engines) => map.reuse_fd(engines.as_fd()).map_err(|e| refused(&e))?,
-            None if NOT_HERE.contains(&name.as_str()) => map.set_autocreate(false).map_err(|e| refused(&e))?,
-            None => {}
-        }
-    }
-    let skel = open.load().map_err(|e| refused(&e))?;
-    log::take();
+    let config = abi::pg_tls_config {
+        places,
+        rung: policy.tables.config.tls,
+        server: u32::from(policy.direction == Direction::Ingress),
+        reserved: 0,
+    };
+    let skel = object::load(&policy.tables, config, engine)?;
     for (index, cgroup) in (0_u32..).zip(cgroups) {
         let fd = cgroup.as_fd().as_raw_fd().to_ne_bytes();
         let result = skel.maps.tls_places.update(&index.to_ne_bytes(), &fd, MapFlags::ANY);
@@ -173,26 +152,6 @@ pub fn start(policy: &Policy, engine: &Loaded, cgroups: &[&Cgroup]) -> Result<Ho
     hooks.look(&processes);
     Ok(hooks)
 }
-
-/// The engine's maps that only packets need.
-const NOT_HERE: [&str; 16] = [
-    "held",
-    "held_small",
-    "held_large",
-    "free_small",
-    "free_large",
-    "mend_small",
-    "mend_large",
-    "shares",
-    "strangers",
-    "work_scratch",
-    "response_scratch",
-    "event_scratch",
-    "hole_scratch",
-    "stash",
-    "blank_conn",
-    "blank_held",
-];
 
 impl Hooks {
     /// Looks at the processes for libraries that are not hooked yet. Returns those that were hooked.
@@ -277,6 +236,7 @@ impl Hooks {
                 Entry::Write => &progs.pt_write,
                 Entry::WriteEx => &progs.pt_write_ex,
                 Entry::Other => &progs.pt_other,
+                Entry::Bio => &progs.pt_bio,
                 Entry::Forget => &progs.pt_forget,
             };
             // The return first: no call is seen to begin whose end is not.
@@ -334,6 +294,11 @@ impl Hooks {
         let _ = self.skel.maps.tls_holds.delete(&thread.to_ne_bytes());
     }
 
+    /// Whether a process uses TLS in a way that no hook can follow.
+    pub fn is_unread(&self, pid: u32) -> bool {
+        self.skel.maps.tls_unread.lookup(&pid.to_ne_bytes(), MapFlags::ANY).is_ok_and(|found| found.is_some())
+    }
+
     /// Forgets sessions whose connection is gone, once that was seen twice: processes that end free no objects.
     pub fn sweep(&mut self, is_live: impl Fn(u64) -> bool) {
         let map = &self.skel.maps.tls_sessions;
@@ -351,19 +316,13 @@ impl Hooks {
             }
         }
         self.stale = stale;
-    }
-
-    /// The verifier's count of instructions for each program, where the kernel says it.
-    pub fn verified(&self) -> Vec<(&'static str, u32)> {
-        let progs = &self.skel.progs;
-        let named = [
-            ("pt_received", &progs.pt_received),
-            ("pt_read", &progs.pt_read),
-            ("pt_write", &progs.pt_write),
-            ("pt_return", &progs.pt_return),
-        ];
-        let count = |program: &ProgramMut<'_>| super::sys::verified_instructions(program.as_fd()).ok();
-        named.into_iter().filter_map(|(name, program)| Some((name, count(program)?))).collect()
+        let unread = &self.skel.maps.tls_unread;
+        for key in unread.keys() {
+            let pid = key.first_chunk().copied().map(u32::from_ne_bytes);
+            if pid.is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                let _ = unread.delete(&key);
+            }
+        }
     }
 }
 

@@ -79,6 +79,7 @@ pub fn holds(test: &Text, value: &[u8]) -> bool {
             .and_then(|hir| regex_automata::meta::Builder::new().build_from_hir(&hir).ok())
             .is_some_and(|regex| regex.is_match(value)),
         Text::Size(ranges) => ranges.contains(value.iter().filter(|byte| !(0x80..0xc0).contains(*byte)).count() as u64),
+        Text::Bytes(ranges) => ranges.contains(value.len() as u64),
     }
 }
 
@@ -87,7 +88,7 @@ pub fn build(tests: &[Text], speaks: Speaks, most: usize) -> Result<Vec<Automato
     let is_literal = |test: &Text| match test {
         Text::In(_) | Text::Prefix(_) => true,
         Text::Contains(_) | Text::Suffix(_) => speaks == Speaks::OnTheWay,
-        Text::Matches(_) | Text::Size(_) => false,
+        Text::Matches(_) | Text::Size(_) | Text::Bytes(_) => false,
     };
     let (literals, patterns): (Vec<usize>, Vec<usize>) =
         (0..tests.len()).partition(|i| tests.get(*i).is_some_and(is_literal));
@@ -328,7 +329,7 @@ fn literal_machine(tests: &[(usize, &Text)], speaks: Speaks) -> Machine {
     let literals = |test: &Text| match test {
         Text::In(set) => set.clone(),
         Text::Prefix(text) | Text::Suffix(text) | Text::Contains(text) => vec![text.clone()],
-        Text::Matches(_) | Text::Size(_) => Vec::new(),
+        Text::Matches(_) | Text::Size(_) | Text::Bytes(_) => Vec::new(),
     };
     let mut classes = [0u8; 256];
     let mut used: Vec<u8> = tests.iter().flat_map(|(_, test)| literals(test)).flatten().collect();
@@ -460,23 +461,27 @@ fn pattern_hir(test: &Text, speaks: Speaks) -> Result<Hir, String> {
         Text::Suffix(text) => whole(vec![any(), literal(text)]),
         Text::Prefix(text) => whole(vec![literal(text), any()]),
         Text::In(set) => whole(vec![Hir::alternation(set.iter().map(literal).collect())]),
-        Text::Size(ranges) => whole(vec![repeat(bytes_class(&[(0x80, 0xbf)]), 0, None), sizes(ranges)?]),
+        Text::Size(ranges) => {
+            // characters, counted by the bytes that begin them
+            let rest = || repeat(bytes_class(&[(0x80, 0xbf)]), 0, None);
+            let character = || Hir::concat(vec![bytes_class(&[(0, 0x7f), (0xc0, 0xff)]), rest()]);
+            whole(vec![rest(), sizes(ranges, character)?])
+        }
+        Text::Bytes(ranges) => whole(vec![sizes(ranges, || bytes_class(&[(0, 255)]))?]),
     })
 }
 
-/// Characters, counted by the bytes that begin them.
-fn sizes(ranges: &Ranges) -> Result<Hir, String> {
+/// So many times.
+fn sizes(ranges: &Ranges, what: impl Fn() -> Hir) -> Result<Hir, String> {
     const LONGEST: u64 = 4096;
-    let character =
-        || Hir::concat(vec![bytes_class(&[(0, 0x7f), (0xc0, 0xff)]), repeat(bytes_class(&[(0x80, 0xbf)]), 0, None)]);
     let mut parts = Vec::new();
     for (low, high) in ranges.iter() {
         let most = (high != u64::MAX).then_some(high);
         if low > LONGEST || most.is_some_and(|most| most > LONGEST) {
-            return Err(format!("sizes of metadata values are compared up to {LONGEST}"));
+            return Err(format!("sizes of metadata values, and of strings in bytes, are compared up to {LONGEST}"));
         }
         parts.push(repeat(
-            character(),
+            what(),
             number(usize::try_from(low).unwrap_or(0)),
             most.and_then(|most| u32::try_from(most).ok()),
         ));

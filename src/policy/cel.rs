@@ -1,27 +1,55 @@
-//! Stage 3, conditions to formulas: parses `when`, and types it against a request message.
+//! Stage 3, conditions to formulas: types a parsed `when` against a request message.
 
-use std::ops::Range;
+use std::cell::RefCell;
 
-use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators as op};
-use cel::parser::Parser;
+use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators as op};
 use prost_reflect::{DescriptorPool, MessageDescriptor};
-use toml::Spanned;
 
+use super::condition::Condition;
+use super::elements::Var;
 use super::err::Fault;
 use super::operand::{self, Operand, Value};
 use super::predicate::{Formula, Ranges, Test, Text};
 use super::re2;
 use super::resolve::Block;
 
+/// A place in a request: field numbers, and their names as they are shown; a map's keys and values have none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct At {
+    /// 0: below `request`; else below the variable of the so many-th macro around.
+    pub scope: usize,
+    pub path: Vec<u32>,
+    pub labels: Vec<String>,
+}
+
 /// What a condition asks of one input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Leaf {
-    /// A field of the request; `path` are field numbers, `name` is as in CEL.
+    /// A field; `name` is as in CEL.
     Field {
-        path: Vec<u32>,
+        at: At,
         name: String,
         kind: &'static str,
         test: Test,
+    },
+    /// Some element of a repeated field, or some entry of a map; `var` stands for it, or (`keys`) for its key.
+    Exists {
+        at: At,
+        var: String,
+        keys: bool,
+        body: Box<Formula<Leaf>>,
+    },
+    /// The last entry with this key.
+    Entry {
+        at: At,
+        key: Test,
+        body: Box<Formula<Leaf>>,
+    },
+    /// How many elements there are, or distinct keys.
+    Count {
+        at: At,
+        distinct: bool,
+        ranges: Ranges,
     },
     /// Whether the key is there.
     Present {
@@ -41,219 +69,18 @@ pub enum Leaf {
 /// A leaf or a formula of them.
 pub type Typed = Result<Formula<Leaf>, Fault>;
 
-/// A parsed `when`.
-pub struct Condition {
-    expr: IdedExpr,
-    info: SourceInfo,
-    places: Places,
-}
-
-/// Where the characters of a `when` stand in the policy.
-struct Places {
-    /// The whole string, quotes included.
-    whole: Range<usize>,
-    /// Where its content begins, if it stands there as it is (no escapes).
-    content: Option<usize>,
-    text: String,
-}
-
-impl Places {
-    fn new(when: &Spanned<String>, policy: &str) -> Places {
-        let raw = policy.get(when.span()).unwrap_or_default();
-        let quotes = if raw.starts_with("'''") || raw.starts_with("\"\"\"") { 3 } else { 1 };
-        let newline = match raw.get(quotes..) {
-            Some(rest) if quotes == 3 && rest.starts_with("\r\n") => 2,
-            Some(rest) if quotes == 3 && rest.starts_with('\n') => 1,
-            _ => 0,
-        };
-        let start = quotes + newline;
-        let same = raw.get(start..raw.len().saturating_sub(quotes)) == Some(when.get_ref());
-        let content = same.then_some(when.span().start + start);
-        Places { whole: when.span(), content, text: when.get_ref().clone() }
-    }
-
-    /// Bytes `start..end` of the condition as bytes of the policy.
-    fn span(&self, start: usize, end: usize) -> Range<usize> {
-        let Some(content) = self.content else { return self.whole.clone() };
-        let boundary = |at: usize| (at..=self.text.len()).find(|at| self.text.is_char_boundary(*at));
-        let start = boundary(start).unwrap_or(self.text.len());
-        let end = boundary(end.max(start + 1)).unwrap_or(self.text.len());
-        content + start..content + end
-    }
-
-    /// A line and column (from 1) as a span.
-    fn position(&self, line: isize, column: isize) -> Range<usize> {
-        let (Ok(line), Ok(column)) = (usize::try_from(line), usize::try_from(column)) else {
-            return self.whole.clone();
-        };
-        if line == 0 {
-            return self.whole.clone();
-        }
-        let before: usize = self.text.split_inclusive('\n').take(line - 1).map(str::len).sum();
-        let rest = self.text.get(before..).unwrap_or_default();
-        let within = rest.char_indices().nth(column.saturating_sub(1)).map_or(rest.len(), |(byte, _)| byte);
-        self.span(before + within, before + within + 1)
-    }
-}
-
-impl Condition {
-    /// Parses a `when` of the policy's text.
-    pub fn parse(when: &Spanned<String>, policy: &str) -> Result<Condition, Vec<Fault>> {
-        let places = Places::new(when, policy);
-        if when.get_ref().trim().is_empty() {
-            return Err(vec![
-                Fault::at(places.whole, "`when` is empty").help("leave it out for a rule without condition"),
-            ]);
-        }
-        if longest_stretch(when.get_ref()) > STRETCH {
-            let message =
-                format!("a part of the condition has more than {STRETCH} words and signs without `&&`, `||` or `,`");
-            return Err(vec![Fault::at(places.whole, message).help("split the rule: rules of one kind are OR-ed")]);
-        }
-        match Parser::new().enable_ident_escape_syntax(true).parse_with_source_info(when.get_ref()) {
-            Ok((expr, info)) => Ok(Condition { expr, info, places }),
-            Err(errors) => {
-                let fault = |error: &cel::ParseError| {
-                    let message = error.source.as_ref().map_or_else(|| error.msg.clone(), ToString::to_string);
-                    let message = message.trim_start_matches("Syntax error: ").to_owned();
-                    Fault::at(places.position(error.pos.0, error.pos.1), format!("this is not CEL: {message}"))
-                };
-                Err(errors.errors.iter().take(1).map(fault).collect())
-            }
-        }
-    }
-
-    /// Whether a variable is read.
-    pub fn reads(&self, variable: &str) -> bool {
-        reads(&self.expr, variable)
-    }
-
-    /// The whole condition's place.
-    pub fn span(&self) -> Range<usize> {
-        self.places.whole.clone()
-    }
-
-    /// The parsed condition.
-    pub fn root(&self) -> &IdedExpr {
-        &self.expr
-    }
-
-    /// A sub-expression as it was written, and its place in the policy.
-    pub fn written(&self, expr: &IdedExpr) -> (&str, Range<usize>) {
-        let (start, end) = self.with_parentheses(self.extent(expr));
-        (self.places.text.get(start..end).unwrap_or(&self.places.text), self.places.span(start, end))
-    }
-
-    /// Widens an extent by the parentheses around its first or last part: they are no part of the syntax tree.
-    fn with_parentheses(&self, (mut start, mut end): (usize, usize)) -> (usize, usize) {
-        loop {
-            let Some(text) = self.places.text.get(start..end) else { return (start, end) };
-            let (before, after) = (self.places.text.get(..start), self.places.text.get(end..));
-            let (opened, closed) = (text.matches('(').count(), text.matches(')').count());
-            let wider = if closed > opened {
-                before.and_then(|text| text.trim_end().strip_suffix('(')).map(|text| (text.len(), end))
-            } else if opened > closed {
-                after
-                    .and_then(|text| text.trim_start().strip_prefix(')'))
-                    .map(|rest| (start, self.places.text.len() - rest.len()))
-            } else {
-                None
-            };
-            match wider {
-                Some(wider) => (start, end) = wider,
-                None => return (start, end),
-            }
-        }
-    }
-
-    /// Types the condition; `request` is the message that `request` is.
-    pub fn formula(&self, request: Option<&MessageDescriptor>, pool: &DescriptorPool) -> Typed {
-        Typer { condition: self, request, pool }.formula(&self.expr)
-    }
-
-    fn extent(&self, expr: &IdedExpr) -> (usize, usize) {
-        let (start, stop) = self.info.offset_for(expr.id).map_or((0, 0), |(a, b)| (a as usize, b as usize + 1));
-        match &expr.expr {
-            Expr::Select(select) if !select.test => (self.extent(&select.operand).0, stop + select.field.len()),
-            Expr::Select(select) => (start.saturating_sub(3), self.extent(&select.operand).1 + select.field.len() + 2),
-            Expr::Call(call) => {
-                let parts = call.target.iter().map(|target| &**target).chain(&call.args).map(|part| self.extent(part));
-                let (mut low, mut high) = parts.fold((start, stop), |(low, high), (a, b)| (low.min(a), high.max(b)));
-                let name = call.func_name.len();
-                let operator = call.func_name.contains(['_', '@']);
-                if !operator {
-                    high += 1; // the closing parenthesis
-                    if call.target.is_none() {
-                        low = low.saturating_sub(name);
-                    }
-                } else if call.func_name == op::INDEX {
-                    high += 1;
-                }
-                (low, high)
-            }
-            Expr::List(list) => list.elements.last().map_or((start, stop), |last| (start, self.extent(last).1 + 1)),
-            _ => (start, stop),
-        }
-    }
-
-    /// A fault at a sub-expression.
-    pub fn fault(&self, expr: &IdedExpr, message: impl Into<String>) -> Fault {
-        let (start, end) = self.extent(expr);
-        Fault::at(self.places.span(start, end), message)
-    }
-}
-
-/// The most words and signs between `&&`, `||` and `,`: the parser's stack grows with them. It bounds the depth of
-/// nested expressions itself.
-const STRETCH: usize = 256;
-
-fn longest_stretch(text: &str) -> usize {
-    let (mut longest, mut length, mut in_word) = (0, 0, false);
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        let word = c.is_alphanumeric() || c == '_';
-        match c {
-            '&' | '|' | ',' => length = 0,
-            '"' | '\'' => {
-                length += 1;
-                while let Some(inner) = chars.next() {
-                    match inner {
-                        '\\' => drop(chars.next()),
-                        end if end == c => break,
-                        _ => {}
-                    }
-                }
-            }
-            c if c.is_whitespace() || (word && in_word) => {}
-            _ => length += 1,
-        }
-        in_word = word;
-        longest = longest.max(length);
-    }
-    longest
-}
-
-fn reads(expr: &IdedExpr, variable: &str) -> bool {
-    match &expr.expr {
-        Expr::Ident(name) => name.trim_start_matches('.') == variable,
-        Expr::Select(select) => reads(&select.operand, variable),
-        Expr::Call(call) => call.target.iter().map(|target| &**target).chain(&call.args).any(|it| reads(it, variable)),
-        Expr::List(list) => list.elements.iter().any(|it| reads(it, variable)),
-        Expr::Comprehension(it) => {
-            [&it.iter_range, &it.loop_cond, &it.loop_step, &it.result].into_iter().any(|it| reads(it, variable))
-        }
-        _ => false,
-    }
-}
-
 /// Types one condition against one request message.
 pub struct Typer<'a> {
     pub condition: &'a Condition,
     pub request: Option<&'a MessageDescriptor>,
     pub pool: &'a DescriptorPool,
+    /// What the request is called: `request`, or in a constraint `this`.
+    pub root: &'a str,
+    /// The variables of the macros around, the innermost last.
+    pub vars: RefCell<Vec<Var>>,
 }
 
-const SUBSET: &str = "conditions are made of comparisons, `in`, string functions, `has`, `cidr(...).containsIP(peer.ip)`, and && || ! ?:";
+const SUBSET: &str = "conditions are made of comparisons, `in`, string functions, `has`, `exists`, `all`, `cidr(...).containsIP(peer.ip)`, and && || ! ?:";
 
 impl Typer<'_> {
     pub fn fault(&self, expr: &IdedExpr, message: impl Into<String>) -> Fault {
@@ -264,9 +91,9 @@ impl Typer<'_> {
     pub fn formula(&self, expr: &IdedExpr) -> Typed {
         match &expr.expr {
             Expr::Literal(LiteralValue::Boolean(value)) => Ok(Formula::Const(*value.inner())),
-            Expr::Call(call) => self.call(expr, call),
+            Expr::Call(call) if call.func_name != op::INDEX => self.call(expr, call),
             Expr::Select(select) if select.test => self.has(expr, select),
-            Expr::Comprehension(_) => Err(operand::not_yet(self, expr, "macros over repeated fields and maps")),
+            Expr::Comprehension(it) => self.comprehension(expr, it),
             _ => match self.operand(expr)? {
                 Operand::Field(field) => field.flag().ok_or_else(|| {
                     self.fault(expr, format!("`{}` is a {}, not a condition", field.name, field.type_name()))
@@ -317,6 +144,7 @@ impl Typer<'_> {
         let plain = IdedExpr { id: expr.id, expr: Expr::Select(SelectExpr { test: false, ..select.clone() }) };
         match self.operand(&plain)? {
             Operand::Field(field) => Ok(field.has()),
+            Operand::List(list) => self.count(expr, &list, &Ranges::of(1, u64::MAX)),
             other => Err(self
                 .fault(expr, format!("`has` does not apply to {}", other.name()))
                 .help("`has(request.field)`, or `\"key\" in metadata`")),
@@ -343,6 +171,9 @@ impl Typer<'_> {
             if operator != op::EQUALS && operator != op::NOT_EQUALS {
                 return Err(self.fault(expr, "booleans have no order"));
             }
+            if is_operand(other) {
+                break; // below: `== false` of a key that is not there is false, too
+            }
             let formula = self.formula(other).map_err(|fault| match fault.help {
                 Some(_) => fault,
                 None => fault.help("a boolean literal is compared with booleans only"),
@@ -360,7 +191,14 @@ impl Typer<'_> {
         }
     }
 
-    fn compare_value(&self, expr: &IdedExpr, operator: &str, left: &Operand, value: &Value, place: &IdedExpr) -> Typed {
+    pub fn compare_value(
+        &self,
+        expr: &IdedExpr,
+        operator: &str,
+        left: &Operand,
+        value: &Value,
+        place: &IdedExpr,
+    ) -> Typed {
         let (equal, ordered) = (operator == op::EQUALS, operator != op::EQUALS && operator != op::NOT_EQUALS);
         let text = |text: Result<Vec<u8>, String>| {
             let text = text.map_err(|message| self.fault(place, message))?;
@@ -370,6 +208,9 @@ impl Typer<'_> {
             Ok(Text::In(vec![text]))
         };
         match left {
+            Operand::Field(field) if field.time().is_some() => {
+                field.compare_time(operator, value).map_err(|message| self.fault(place, message))
+            }
             Operand::Field(field) if field.is_text() => {
                 Ok(field.leaf(Test::Text(text(field.text(value))?)).equals(equal))
             }
@@ -379,7 +220,7 @@ impl Typer<'_> {
             }
             Operand::Size(of) => {
                 let (ranges, negated) = operand::size(operator, value).map_err(|message| self.fault(place, message))?;
-                Ok(of.size_leaf(&ranges).equals(!negated))
+                Ok(self.size(expr, of, &ranges)?.equals(!negated))
             }
             Operand::Metadata(key) => {
                 let text = text(operand::metadata_text(value))?;
@@ -397,16 +238,24 @@ impl Typer<'_> {
         }
     }
 
+    fn size(&self, expr: &IdedExpr, of: &Operand, ranges: &Ranges) -> Typed {
+        match of {
+            Operand::List(list) => self.count(expr, list, ranges),
+            other => Ok(other.size_leaf(ranges)),
+        }
+    }
+
     fn member(&self, expr: &IdedExpr, value: &IdedExpr, set: &IdedExpr) -> Typed {
         let Expr::List(list) = &set.expr else {
             return match (self.operand(value)?, self.operand(set)?) {
                 (Operand::Literal(Value::Text(key)), Operand::MetadataMap) => {
                     Ok(Formula::Leaf(Leaf::Present { key: self.key(value, &key)? }))
                 }
+                (_, Operand::List(list)) => self.in_elements(expr, value, &list),
                 (_, Operand::MetadataMap) => Err(self.fault(value, "a metadata key is a string literal")),
                 _ => Err(self
                     .fault(set, "`in` takes a list of literals")
-                    .help("write `x in [1, 2]`, or `\"key\" in metadata`")),
+                    .help("write `x in [1, 2]`, `\"key\" in metadata`, or `1 in request.numbers`")),
             };
         };
         if list.elements.is_empty() {
@@ -417,12 +266,16 @@ impl Typer<'_> {
             return Err(self.fault(expr, "this compares literals with each other"));
         }
         let (mut texts, mut keys, mut blocks, mut shown) = (Vec::new(), Ranges::none(), Vec::new(), Vec::new());
+        let mut times = Vec::new();
         for element in &list.elements {
             let Operand::Literal(value) = self.operand(element)? else {
                 return Err(self.fault(element, "a list after `in` holds literals only"));
             };
             let fault = |message: String| self.fault(element, message);
             match &left {
+                Operand::Field(field) if field.time().is_some() => {
+                    times.push(field.compare_time(op::EQUALS, &value).map_err(fault)?);
+                }
                 Operand::Field(field) if field.is_text() => texts.push(field.text(&value).map_err(fault)?),
                 Operand::Field(field) => keys = keys.union(&field.compare(op::EQUALS, &value).map_err(fault)?.0),
                 Operand::Size(_) => keys = keys.union(&operand::size(op::EQUALS, &value).map_err(fault)?.0),
@@ -441,9 +294,10 @@ impl Typer<'_> {
         texts.sort();
         texts.dedup();
         Ok(match left {
+            Operand::Field(field) if field.time().is_some() => Formula::Or(times),
             Operand::Field(field) if field.is_text() => field.leaf(Test::Text(Text::In(texts))),
             Operand::Field(field) => field.number_leaf(&keys),
-            Operand::Size(of) => of.size_leaf(&keys),
+            Operand::Size(of) => self.size(expr, &of, &keys)?,
             Operand::PeerPort => operand::port_leaf(&keys),
             Operand::Metadata(key) => Formula::Leaf(Leaf::Metadata { key, text: Text::In(texts) }),
             _ => operand::peer(&blocks, &shown.join(", ")),
@@ -490,9 +344,9 @@ impl Typer<'_> {
             re2::Shape::Text(text) => left.text_leaf(text),
             re2::Shape::Counted { size, never } => match left {
                 Operand::Field(field) => {
-                    let size = field.leaf(Test::Size(size));
-                    let never = never.map(|text| field.leaf(Test::Text(text)).negate());
-                    Formula::And(std::iter::once(size).chain(never).collect())
+                    let size = field.raw(Test::Size(size));
+                    let never = never.map(|text| field.raw(Test::Text(text)).negate());
+                    field.wrap(Formula::And(std::iter::once(size).chain(never).collect()))
                 }
                 _ => left.text_leaf(Text::Matches(pattern.clone())),
             },
@@ -511,5 +365,15 @@ impl Typer<'_> {
             Operand::PeerIp => Ok(operand::peer(&[block], &shown)),
             other => Err(self.fault(arg, format!("`containsIP` is not for {}", other.name())).help(form)),
         }
+    }
+}
+
+/// Whether it is a value, and not made of conditions.
+fn is_operand(expr: &IdedExpr) -> bool {
+    match &expr.expr {
+        Expr::Ident(_) => true,
+        Expr::Select(select) => !select.test,
+        Expr::Call(call) => call.func_name == op::INDEX,
+        _ => false,
     }
 }

@@ -1,20 +1,29 @@
 //! Stage 4, formulas to clauses: which bits there are, and a rule as a disjunction of conjunctions of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::LazyLock;
 
 use super::Action;
 use super::automata;
 use super::cel::Leaf;
-use super::predicate::{self, Formula, Number, Ranges, Test, Text};
+use super::predicate::{Formula, Number, Ranges, Test, Text};
 use super::resolve::Block;
+use super::show::Names;
 use crate::abi;
 
 /// One predicate result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Bit {
-    /// A test of a field of the request.
+    /// A test of a field: of the request, or of the element that the clause speaks of.
     Field { path: Vec<u32>, test: Test },
+    /// Some element of the repeated field (some entry of the map) satisfies one of the clauses.
+    Exists { path: Vec<u32>, clauses: Vec<Clause> },
+    /// The last entry of the map with this key satisfies one of the clauses.
+    Entry { path: Vec<u32>, key: Test, clauses: Vec<Clause> },
+    /// How many elements there are, or distinct keys.
+    Count { path: Vec<u32>, distinct: bool, ranges: Ranges },
+    /// Not a predicate: where the elements are counted.
+    Counter { path: Vec<u32> },
     /// The metadata key came.
     Present { key: String },
     /// Some value of the key satisfies the test, or (`negated`) some value does not.
@@ -28,19 +37,23 @@ pub enum Bit {
 impl Bit {
     /// Whether it belongs to the message scope.
     pub fn in_message(&self) -> bool {
-        matches!(self, Bit::Field { .. })
+        matches!(
+            self,
+            Bit::Field { .. } | Bit::Exists { .. } | Bit::Entry { .. } | Bit::Count { .. } | Bit::Counter { .. }
+        )
+    }
+
+    /// Calls `each` with the bit and all that it is made of.
+    pub fn walk<'a>(&'a self, each: &mut dyn FnMut(&'a Bit)) {
+        each(self);
+        if let Bit::Exists { clauses, .. } | Bit::Entry { clauses, .. } = self {
+            clauses.iter().flat_map(BTreeMap::keys).for_each(|bit| bit.walk(each));
+        }
     }
 }
 
 /// Bits that are set, and bits that are not.
 pub type Clause = BTreeMap<Bit, bool>;
-
-/// How a bit is written in CEL.
-#[derive(Debug, Clone, Default)]
-pub struct Names {
-    fields: HashMap<Vec<u32>, String>,
-    peers: HashMap<Vec<Block>, String>,
-}
 
 /// A rule's condition as the kernel evaluates it: it holds if one of the clauses does.
 #[derive(Debug, Clone)]
@@ -82,6 +95,17 @@ impl Decision {
         self.clauses.iter().flat_map(BTreeMap::keys)
     }
 
+    /// Every bit that is looked at, those of elements too.
+    pub fn all_bits(&self) -> BTreeSet<&Bit> {
+        let mut out = BTreeSet::new();
+        self.bits().for_each(|bit| {
+            bit.walk(&mut |bit| {
+                out.insert(bit);
+            });
+        });
+        out
+    }
+
     /// The metadata keys whose absence lets the rule hold.
     pub fn held_by_absence(&self) -> Vec<String> {
         let mut keys: Vec<String> = Vec::new();
@@ -98,10 +122,24 @@ impl Decision {
 
 /// The bits of a leaf, or of its negation, as clauses. Metadata leaves depend on what a rule does with them: in deny
 /// a leaf holds if some value satisfies it, in allow only if the key is there and no value fails.
-fn leaf(leaf: &Leaf, action: Action, positive: bool) -> Vec<Clause> {
+fn leaf(leaf: &Leaf, action: Action, positive: bool) -> Result<Vec<Clause>, Useless> {
     let one = |bit, value| Clause::from([(bit, value)]);
-    match leaf {
-        Leaf::Field { path, test, .. } => vec![one(Bit::Field { path: path.clone(), test: test.clone() }, positive)],
+    Ok(match leaf {
+        Leaf::Field { at, test, .. } => vec![one(Bit::Field { path: at.path.clone(), test: test.clone() }, positive)],
+        Leaf::Exists { at, body, .. } => match inner(body, action)? {
+            None => constant(false, positive),
+            Some(clauses) => vec![one(Bit::Exists { path: at.path.clone(), clauses }, positive)],
+        },
+        Leaf::Entry { at, key, body } => match inner(body, action)? {
+            None => constant(false, positive),
+            Some(clauses) => {
+                vec![one(Bit::Entry { path: at.path.clone(), key: key.clone(), clauses }, positive)]
+            }
+        },
+        Leaf::Count { at, distinct, ranges } => {
+            let bit = Bit::Count { path: at.path.clone(), distinct: *distinct, ranges: ranges.clone() };
+            vec![one(bit, positive)]
+        }
         Leaf::Present { key } => vec![one(Bit::Present { key: key.clone() }, positive)],
         Leaf::Peer { blocks, .. } => vec![one(Bit::Peer { blocks: blocks.clone() }, positive)],
         Leaf::Port(ranges) => vec![one(Bit::Port(ranges.clone()), positive)],
@@ -109,19 +147,37 @@ fn leaf(leaf: &Leaf, action: Action, positive: bool) -> Vec<Clause> {
             let some = |negated| Bit::Some { key: key.clone(), text: text.clone(), negated };
             let present = || Bit::Present { key: key.clone() };
             match (action, positive) {
-                (Action::Deny, true) => vec![one(some(false), true)],
-                (Action::Deny, false) => vec![one(some(true), true), one(present(), false)],
+                (Action::Deny | Action::Limit, true) => vec![one(some(false), true)],
+                (Action::Deny | Action::Limit, false) => vec![one(some(true), true), one(present(), false)],
                 (Action::Allow, holds) => vec![Clause::from([(present(), true), (some(holds), false)])],
             }
         }
+    })
+}
+
+fn constant(value: bool, positive: bool) -> Vec<Clause> {
+    if value == positive { vec![Clause::new()] } else { Vec::new() }
+}
+
+/// What must hold of one element; none if nothing can. What always holds is one empty clause.
+fn inner(body: &Formula<Leaf>, action: Action) -> Result<Option<Vec<Clause>>, Useless> {
+    let mut clauses = satisfiable(clauses(body, action, true)?);
+    if clauses.is_empty() {
+        return Ok(None);
     }
+    if clauses.iter().any(Clause::is_empty) || is_tautology(&clauses) {
+        return Ok(Some(vec![Clause::new()]));
+    }
+    clauses = absorb(clauses);
+    clauses.sort();
+    Ok(Some(clauses))
 }
 
 /// A formula, or (not `positive`) its negation, as a disjunction of conjunctions.
 pub fn clauses(formula: &Formula<Leaf>, action: Action, positive: bool) -> Result<Vec<Clause>, Useless> {
     match formula {
-        Formula::Const(value) => Ok(if *value == positive { vec![Clause::new()] } else { Vec::new() }),
-        Formula::Leaf(it) => Ok(leaf(it, action, positive)),
+        Formula::Const(value) => Ok(constant(*value, positive)),
+        Formula::Leaf(it) => leaf(it, action, positive),
         Formula::Not(inner) => clauses(inner, action, !positive),
         Formula::And(parts) | Formula::Or(parts) => {
             let all = matches!(formula, Formula::And(_)) == positive;
@@ -210,6 +266,8 @@ fn satisfiable(clauses: Vec<Clause>) -> Vec<Clause> {
 
 const SIZE: Number = Number::Unsigned { bits: 64 };
 const PORT: Number = Number::Unsigned { bits: 16 };
+/// Sizes that are not 0.
+static SOME: LazyLock<Ranges> = LazyLock::new(|| Ranges::of(1, u64::MAX));
 
 /// What one field, or the peer's port, must be.
 #[derive(Default)]
@@ -225,6 +283,7 @@ fn contradicts(clause: &Clause) -> bool {
         return false;
     }
     let mut fields: HashMap<&[u32], Demands> = HashMap::new();
+    let mut counts: HashMap<&[u32], Demands> = HashMap::new();
     let mut port = Demands::default();
     for (bit, &value) in clause {
         match bit {
@@ -245,10 +304,18 @@ fn contradicts(clause: &Clause) -> bool {
                     return true;
                 }
             }
+            Bit::Count { path, ranges, .. } => counts.entry(path).or_default().sizes.push((ranges, SIZE, value)),
+            Bit::Exists { path, .. } if value => {
+                counts.entry(path).or_default().sizes.push((&SOME, SIZE, true));
+            }
+            Bit::Exists { path, clauses } if clauses.iter().any(Clause::is_empty) => {
+                counts.entry(path).or_default().sizes.push((&SOME, SIZE, false));
+            }
+            Bit::Exists { .. } | Bit::Entry { .. } | Bit::Counter { .. } => {}
             Bit::Present { .. } | Bit::Peer { .. } => {}
         }
     }
-    port.impossible() || fields.values().any(Demands::impossible)
+    counts.values().any(Demands::impossible) || port.impossible() || fields.values().any(Demands::impossible)
 }
 
 impl Demands<'_> {
@@ -272,78 +339,5 @@ impl Demands<'_> {
             !set.iter()
                 .any(|candidate| self.texts.iter().all(|(text, value)| automata::holds(text, candidate) == *value))
         })
-    }
-}
-
-impl Names {
-    fn collect(&mut self, formula: &Formula<Leaf>) {
-        match formula {
-            Formula::Const(_) => {}
-            Formula::Not(inner) => self.collect(inner),
-            Formula::And(parts) | Formula::Or(parts) => parts.iter().for_each(|part| self.collect(part)),
-            Formula::Leaf(Leaf::Field { path, name, .. }) => {
-                self.fields.insert(path.clone(), name.clone());
-            }
-            Formula::Leaf(Leaf::Peer { blocks, text }) => {
-                self.peers.insert(blocks.clone(), text.clone());
-            }
-            Formula::Leaf(_) => {}
-        }
-    }
-
-    fn write(&self, f: &mut fmt::Formatter<'_>, bit: &Bit) -> fmt::Result {
-        match bit {
-            Bit::Field { path, test } => {
-                let name = self.fields.get(path).map_or("request", String::as_str);
-                match test {
-                    Test::Has => write!(f, "has({name})"),
-                    Test::Number(_, Number::Bool) => f.write_str(name),
-                    Test::Number(ranges, number) => predicate::show_ranges(f, name, ranges, *number),
-                    Test::Size(ranges) => predicate::show_ranges(f, &format!("size({name})"), ranges, SIZE),
-                    Test::Text(text) => predicate::show_text(f, name, text),
-                }
-            }
-            Bit::Present { key } => write!(f, "{key:?} in metadata"),
-            Bit::Some { key, text, negated } => {
-                f.write_str(if *negated { "some !(" } else { "some (" })?;
-                predicate::show_text(f, &format!("metadata[{key:?}]"), text)?;
-                f.write_str(")")
-            }
-            Bit::Peer { blocks } => match self.peers.get(blocks) {
-                Some(text) => write!(f, "peer.ip in [{text}]"),
-                None => f.write_str("peer.ip in [...]"),
-            },
-            Bit::Port(ranges) => predicate::show_ranges(f, "peer.port", ranges, PORT),
-        }
-    }
-}
-
-impl fmt::Display for Decision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        struct Shown<'a>(&'a Names, &'a Bit);
-        impl fmt::Display for Shown<'_> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.write(f, self.1)
-            }
-        }
-        for (i, clause) in self.clauses.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n|| ")?;
-            }
-            if clause.is_empty() {
-                f.write_str("true")?;
-            }
-            for (j, (bit, value)) in clause.iter().enumerate() {
-                if j > 0 {
-                    f.write_str(" && ")?;
-                }
-                let shown = Shown(&self.names, bit).to_string();
-                match value {
-                    true => f.write_str(&shown)?,
-                    false => write!(f, "!({shown})")?,
-                }
-            }
-        }
-        Ok(())
     }
 }

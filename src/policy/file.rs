@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::err::Fault;
 use super::guard::{self, Guard, RawGuard};
+use super::limit::{self, Limit, RawLimit};
 use super::{Action, Direction, Mode, PortSet, Tls};
 use crate::abi;
 
@@ -27,8 +28,18 @@ pub struct File {
     pub allowed_causes: Vec<u32>,
     pub guard: Option<Guard>,
     pub tls: Option<Tls>,
-    /// In file order, deny and allow together.
+    /// In file order, of all kinds together; behind them those that `[validate]` becomes.
     pub rules: Vec<Rule>,
+    pub validate: Option<Validate>,
+}
+
+/// `[validate]`, as it was written.
+#[derive(Debug)]
+pub struct Validate {
+    pub span: Range<usize>,
+    pub methods: Vec<Spanned<String>>,
+    /// Full names of fields that are left to the application.
+    pub skip: Vec<Spanned<String>>,
 }
 
 /// A rule as it was written.
@@ -41,6 +52,8 @@ pub struct Rule {
     pub status: u32,
     pub message: String,
     pub audit: bool,
+    /// Of limits.
+    pub limit: Option<Limit>,
 }
 
 #[derive(Deserialize)]
@@ -62,8 +75,9 @@ struct RawFile {
     deny: Vec<RawRule>,
     #[serde(default)]
     allow: Vec<RawRule>,
-    limit: Option<Spanned<toml::Value>>,
-    validate: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    limit: Vec<RawLimit>,
+    validate: Option<Spanned<RawValidate>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -87,6 +101,14 @@ struct RawRule {
     status: Option<Spanned<String>>,
     message: Option<Spanned<String>>,
     mode: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawValidate {
+    methods: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    skip: Vec<Spanned<String>>,
 }
 
 pub(super) enum RawPort {
@@ -169,15 +191,10 @@ impl Checker<'_> {
                 "a name has 1 to 32 characters out of a-z, 0-9 and -",
             );
         }
-        for (what, value) in [("[[limit]]", &raw.limit), ("[validate]", &raw.validate)] {
-            if let Some(value) = value {
-                self.fault(value.span(), format!("`{what}` is not supported yet"), "remove it");
-            }
-        }
         let actions = [("deny", Action::Deny), ("allow", Action::Allow)];
         let directions = [("ingress", Direction::Ingress), ("egress", Direction::Egress)];
         let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
-        let rules = self.rules(&name, raw.deny, raw.allow);
+        let rules = self.rules(&name, raw.deny, raw.allow, raw.limit);
         if raw.ports.get_ref().is_empty() {
             self.fault(raw.ports.span(), "`ports` is empty", "name the TCP ports with gRPC, like [50051]");
         }
@@ -196,6 +213,7 @@ impl Checker<'_> {
             tls: raw.tls,
             default: self.choice(&raw.default, &actions),
             allowed_causes: self.switches(&raw.uninspectable),
+            validate: raw.validate.map(|it| self.validate(it)),
             proto: raw.proto,
             include: raw.include,
             rules,
@@ -234,6 +252,22 @@ impl Checker<'_> {
             }
         }
         allowed
+    }
+
+    fn validate(&mut self, raw: Spanned<RawValidate>) -> Validate {
+        let (span, raw) = raw.into_inner_spanned();
+        Validate { methods: self.methods(raw.methods, &span), skip: raw.skip, span }
+    }
+
+    /// The patterns of a rule that stands at `place`: all methods, if none are named.
+    fn methods(&mut self, raw: Option<Spanned<Vec<Spanned<String>>>>, place: &Range<usize>) -> Vec<Spanned<String>> {
+        let Some((span, methods)) = raw.map(Spanned::into_inner_spanned) else {
+            return vec![Spanned::new(place.clone(), "*".to_owned())];
+        };
+        if methods.is_empty() {
+            self.fault(span, "`methods` is empty: the rule would never apply", "leave it out for all methods");
+        }
+        methods
     }
 
     fn ports(&mut self, raw: &[Spanned<RawPort>]) -> PortSet {
@@ -278,21 +312,27 @@ impl Checker<'_> {
         }
     }
 
-    fn rules(&mut self, policy: &str, deny: Vec<RawRule>, allow: Vec<RawRule>) -> Vec<Rule> {
-        let mut raw: Vec<(Action, RawRule)> = deny.into_iter().map(|rule| (Action::Deny, rule)).collect();
-        raw.extend(allow.into_iter().map(|rule| (Action::Allow, rule)));
-        raw.sort_by_key(|(_, rule)| rule.name.span().start);
-        if let Some((_, rule)) = raw.get(abi::PG_MAX_RULES as usize) {
+    fn rules(&mut self, policy: &str, deny: Vec<RawRule>, allow: Vec<RawRule>, limits: Vec<RawLimit>) -> Vec<Rule> {
+        type Raw = (Action, RawRule, Option<Limit>);
+        let mut raw: Vec<Raw> = deny.into_iter().map(|rule| (Action::Deny, rule, None)).collect();
+        raw.extend(allow.into_iter().map(|rule| (Action::Allow, rule, None)));
+        for limit in limits {
+            let tokens = limit.limit().map_err(|faults| self.faults.extend(faults)).ok();
+            let RawLimit { name, methods, when, message, mode, .. } = limit;
+            raw.push((Action::Limit, RawRule { name, methods, when, status: None, message, mode }, tokens));
+        }
+        raw.sort_by_key(|(_, rule, _)| rule.name.span().start);
+        if let Some((_, rule, _)) = raw.get(abi::PG_MAX_RULES as usize) {
             self.fault(rule.name.span(), format!("there are more than {} rules (limit RULES)", abi::PG_MAX_RULES), "");
         }
         let mut names = HashSet::new();
         let mut rules = Vec::with_capacity(raw.len());
-        for (action, raw) in raw {
+        for (action, raw, limit) in raw {
             if !names.insert(raw.name.get_ref().clone()) {
                 let message = format!("there is another rule named `{}`", raw.name.get_ref());
                 self.fault(raw.name.span(), message, "events name rules, so each needs its own name");
             }
-            rules.push(self.rule(policy, action, raw));
+            rules.push(Rule { limit, ..self.rule(policy, action, raw) });
         }
         rules
     }
@@ -319,21 +359,19 @@ impl Checker<'_> {
                 self.fault(text.span(), "this is not a message for callers", help);
             }
         }
-        let methods = raw.methods.map(Spanned::into_inner_spanned);
-        if let Some((span, methods)) = &methods
-            && methods.is_empty()
-        {
-            self.fault(span.clone(), "`methods` is empty: the rule would never apply", "leave it out for all methods");
-        }
         Rule {
             action,
-            status: raw.status.map_or(PERMISSION_DENIED, |text| self.status(&text)),
+            status: match raw.status {
+                Some(text) => self.status(&text),
+                None if action == Action::Limit => limit::STATUS,
+                None => PERMISSION_DENIED,
+            },
             message,
             audit: raw.mode.is_some_and(|text| self.choice(&text, &[("enforce", false), ("audit", true)])),
-            methods: methods
-                .map_or_else(|| vec![Spanned::new(raw.name.span(), "*".to_owned())], |(_, methods)| methods),
+            methods: self.methods(raw.methods, &raw.name.span()),
             when: raw.when,
             name: raw.name,
+            limit: None,
         }
     }
 

@@ -76,6 +76,8 @@ pub(super) struct RawGuard {
     ptrace: Option<Spanned<String>>,
     cgroup_escape: Option<Spanned<String>>,
     tun: Option<Spanned<String>>,
+    tls_text: Option<Spanned<String>>,
+    tls_library: Option<Spanned<String>>,
     kernel: Option<Spanned<String>>,
 }
 
@@ -105,6 +107,8 @@ impl RawGuard {
             (abi::PG_W_PTRACE, &self.ptrace),
             (abi::PG_W_ESCAPE, &self.cgroup_escape),
             (abi::PG_W_TUN, &self.tun),
+            (abi::PG_W_TEXT, &self.tls_text),
+            (abi::PG_W_LIBRARY, &self.tls_library),
             (abi::PG_W_KERNEL, &self.kernel),
         ]
     }

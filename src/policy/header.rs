@@ -106,15 +106,18 @@ const NAMES: [(&str, u32); 12] = [
 const CONTENT_TYPE: &str = "(?is)^application/grpc([+;].*)?$";
 
 /// Adds all that does not depend on the method.
-pub fn add(tables: &mut Assembly, bits: &BTreeSet<&Bit>) -> Result<Header, Refusal> {
+pub fn add(tables: &mut Assembly, bits: &BTreeSet<&Bit>, counted: &[&str]) -> Result<Header, Refusal> {
     let mut groups: BTreeMap<Option<&str>, Vec<Bit>> = BTreeMap::new();
     for bit in bits {
         let group = match bit {
             Bit::Present { key } | Bit::Some { key, .. } => Some(key.as_str()),
             Bit::Peer { .. } | Bit::Port(_) => None,
-            Bit::Field { .. } => continue,
+            _ => continue,
         };
         groups.entry(group).or_default().push((*bit).clone());
+    }
+    for key in counted {
+        groups.entry(Some(key)).or_default();
     }
     let keys: Vec<&str> = groups.keys().filter_map(|key| *key).collect();
     if keys.len() > abi::PG_MAX_METADATA_KEYS as usize {
@@ -130,7 +133,9 @@ pub fn add(tables: &mut Assembly, bits: &BTreeSet<&Bit>) -> Result<Header, Refus
     let mut out = Vec::new();
     let mut starts: BTreeMap<&str, Vec<Automaton>> = BTreeMap::new();
     for key in &keys {
-        let (entry, automata) = add_key(tables, key, groups.get(&Some(*key)).map_or(&[][..], Vec::as_slice), &layout)?;
+        let (mut entry, automata) =
+            add_key(tables, key, groups.get(&Some(*key)).map_or(&[][..], Vec::as_slice), &layout)?;
+        entry.counted = counted.iter().zip(1..).find(|(other, _)| *other == key).map_or(0, |(_, slot)| slot);
         out.push(entry);
         starts.insert(key, automata);
     }
@@ -151,7 +156,7 @@ pub fn add(tables: &mut Assembly, bits: &BTreeSet<&Bit>) -> Result<Header, Refus
             _ => None,
         })
         .collect();
-    let port = tables.bounds.add(&ports, &mut tables.rows);
+    let port = tables.bounds.add(&ports, None, &mut tables.rows);
     let name_root = tables.tries.add(&names);
     Ok(Header { layout, keys: out, peers, port, name_root, fixed })
 }
@@ -246,6 +251,8 @@ fn fixed(names: &BTreeMap<Vec<u8>, Ends>, automata: &BTreeMap<&str, Vec<Automato
         entry.name = u16::try_from(id).unwrap_or(0);
         entry.name_size = u16::try_from(name.len()).unwrap_or(0);
         entry.value_size = u16::try_from(value.len()).unwrap_or(0);
+        // of the keys that a limit may count by, all have an empty value there
+        entry.hash = [abi::PG_HASH_START; 2];
         if name == ":path" {
             entry.reason = u16::try_from(abi::PG_R_PATH).unwrap_or(1);
         }

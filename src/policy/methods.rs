@@ -8,6 +8,8 @@ use super::decide::Bit;
 use super::err::Warning;
 use super::file::File;
 use super::header::{self, Header};
+use super::limit::{self, Limit};
+use super::needs::Needs;
 use super::plan::{self, Size};
 use super::resolve::{Pattern, Protos};
 use super::rule::{Decides, Rule};
@@ -82,6 +84,7 @@ struct OnMessage {
 struct Builder<'a> {
     file: &'a File,
     rules: &'a [Rule],
+    protos: &'a Protos,
     tables: Assembly,
     header: Header,
     known_header: HashMap<Vec<usize>, (u32, u32)>,
@@ -99,11 +102,14 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
     let mut tables = Assembly::default();
     let decisions: Vec<_> = rules.iter().flat_map(Rule::decisions).collect();
     let bits: BTreeSet<&Bit> = decisions.iter().flat_map(|it| it.bits()).filter(|bit| !bit.in_message()).collect();
-    let header = header::add(&mut tables, &bits)?;
+    let limits: Vec<&Limit> = file.rules.iter().filter_map(|rule| rule.limit.as_ref()).collect();
+    let counted: Vec<&str> = limit::keys(&limits)?;
+    let header = header::add(&mut tables, &bits, &counted)?;
     let cover = Cover::new(rules);
     let mut builder = Builder {
         file,
         rules,
+        protos,
         tables,
         header,
         known_header: HashMap::new(),
@@ -137,14 +143,16 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
     let Builder { mut tables, header, message_predicates, layouts, .. } = builder;
     let path_root = tables.tries.add(&paths);
     let config = config(file, &header, path_root);
+    let mut limit = 0..;
     let entries = file.rules.iter().map(|rule| abi::pg_rule {
         action: rule.action.abi(),
         status: rule.status,
         flags: if rule.audit { abi::PG_RULE_AUDIT } else { 0 },
-        reserved: 0,
+        limit: rule.limit.as_ref().and_then(|_| limit.next()).unwrap_or(0),
     });
+    let rows = limits.iter().map(|limit| limit.row(&counted)).collect();
     let sizes = std::mem::take(&mut tables.sizes);
-    let tables = tables.finish(config, methods, entries.collect(), header.keys, header.peers);
+    let tables = tables.finish(config, methods, entries.collect(), header.keys, header.peers, rows);
     let layouts = Layouts { header: header.layout, message: layouts };
     Ok(Built { tables, methods: infos, sizes, header_predicates: bits.len(), message_predicates, layouts })
 }
@@ -162,11 +170,23 @@ impl Builder<'_> {
 
     fn method(&mut self, covering: &[usize], described: Option<&MethodDescriptor>) -> Result<abi::pg_method, Refusal> {
         let on_header = self.ordered(covering, false);
-        let on_message = self.ordered(covering, true);
+        let mut on_message = self.ordered(covering, true);
+        if let Some(request) = described.map(MethodDescriptor::input) {
+            // a constraint is of one message
+            on_message.retain(|i| self.rules.get(*i).is_some_and(|rule| rule.on(request.full_name()).is_some()));
+        }
         let allows = |i: &usize| self.rules.get(*i).is_some_and(|rule| rule.action == Action::Allow);
         let mut method =
             abi::pg_method { allow_messages: u32::from(on_message.iter().any(allows)), ..Default::default() };
         (method.header_test, method.header_tests) = self.header_tests(on_header);
+        let limits =
+            covering.iter().copied().filter(|i| self.rules.get(*i).is_some_and(|it| it.action == Action::Limit));
+        let limits: Vec<usize> = limits.collect();
+        if limits.len() > abi::PG_MAX_METHOD_LIMITS as usize {
+            let most = abi::PG_MAX_METHOD_LIMITS;
+            return Err(Refusal::whole(format!("more than {most} limits apply to one method (limit METHOD_LIMITS)")));
+        }
+        (method.limit_test, method.limit_tests) = self.header_tests(limits);
         if described.is_some_and(|m| !m.is_client_streaming()) {
             method.flags |= abi::PG_METHOD_UNARY;
         }
@@ -185,7 +205,7 @@ impl Builder<'_> {
         if self.is_refused(covering) {
             method.flags |= abi::PG_METHOD_REFUSED;
         }
-        if method.header_tests + method.message_tests > abi::PG_MAX_CLAUSE_TESTS {
+        if method.header_tests + method.message_tests + method.limit_tests > abi::PG_MAX_CLAUSE_TESTS {
             let most = abi::PG_MAX_CLAUSE_TESTS;
             return Err(Refusal::whole(format!(
                 "the rules of one method need more than {most} tests (limit CLAUSE_TESTS): name methods in their rules"
@@ -232,18 +252,13 @@ impl Builder<'_> {
         let decisions: Vec<_> = key.1.iter().filter_map(|i| Some((*i, self.rules.get(*i)?.on(&key.0)?))).collect();
         let bits: BTreeSet<&Bit> =
             decisions.iter().flat_map(|(_, it)| it.bits()).filter(|bit| bit.in_message()).collect();
-        let mut groups: BTreeMap<&[u32], Vec<Bit>> = BTreeMap::new();
-        for bit in &bits {
-            if let Bit::Field { path, .. } = bit {
-                groups.entry(path).or_default().push((*bit).clone());
-            }
-        }
-        let layout = Layout::new(groups.into_values().collect(), MESSAGE_WORD).ok_or_else(|| {
+        let bits: Vec<&Bit> = bits.into_iter().collect();
+        let needs = Needs::new(&bits);
+        self.message_predicates = self.message_predicates.max(needs.predicates());
+        let layout = Layout::of(needs.groups(), MESSAGE_WORD).ok_or_else(|| {
             Refusal::whole(format!("rules test `{}` more than 1024 times (limit SCOPE_WORDS)", request.full_name()))
         })?;
-        self.message_predicates = self.message_predicates.max(bits.len());
-        let bits: Vec<&Bit> = bits.into_iter().collect();
-        let (plan, init) = plan::add(&mut self.tables, request, &bits, &layout)?;
+        let (plan, init) = plan::add(&mut self.tables, request, &self.protos.closed, &needs, &layout)?;
         let first = index(self.tables.tests.len());
         for (i, decision) in decisions {
             self.tables.rule_tests(i, &decision.clauses, &self.header.layout, &layout);

@@ -1,27 +1,38 @@
 //! The policy compiler: TOML and protos in, the kernel's tables out.
 //!
-//! A pipeline, a file each: `file` (text; `guard` is a section of it), `resolve` (protos, methods, addresses), `cel` and `operand` (typed
-//! formulas), `decide` (clauses over bits), then the tables: `automata`, `trie`, `scope` (bits and rows), `plan` (fields
-//! of a request), `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
+//! A pipeline, a file each: `file` (text; `guard` is a section of it), `resolve` and `editions` (protos, methods, addresses), `condition` (CEL), `cel`,
+//! `operand`, `field`, `elements` and `wellknown` (typed formulas), `decide` (clauses over bits; `show` writes them), then the
+//! tables: `automata`, `trie`, `scope` (bits and rows), `needs`, `plan` and `program` (fields and elements of a request),
+//! `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
 
 mod automata;
 mod cel;
+mod condition;
 mod decide;
+mod editions;
+mod elements;
 mod err;
+mod field;
 mod file;
 mod guard;
 mod header;
+mod limit;
 mod methods;
+mod needs;
 mod operand;
 mod plan;
 mod predicate;
+mod program;
 mod re2;
 mod resolve;
 mod rule;
 mod scope;
+mod show;
 mod tables;
 pub mod trace;
 mod trie;
+mod validate;
+mod wellknown;
 
 use std::io::Read;
 use std::path::Path;
@@ -62,6 +73,8 @@ pub enum Action {
     Deny,
     /// Let it pass.
     Allow,
+    /// Let it pass while there are tokens.
+    Limit,
 }
 
 /// TCP ports, as ranges that ascend.
@@ -95,11 +108,13 @@ pub struct Tls {
     pub pause: bool,
     /// The process may be killed.
     pub kill: bool,
+    /// Where none of that can be done protocg does not start; else it starts, and TLS on policy ports is refused.
+    pub required: bool,
 }
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { pause: true, kill: false }
+        Self { pause: true, kill: false, required: false }
     }
 }
 
@@ -145,6 +160,8 @@ pub struct RuleInfo {
     pub message: String,
     /// It denies nothing, and makes its events.
     pub audit: bool,
+    /// Of a limit: its rate, in words.
+    pub rate: Option<String>,
     /// The patterns that it names.
     pub methods: Vec<String>,
     /// Its condition as it was written.
@@ -177,6 +194,8 @@ pub struct Costs {
     pub header_predicates: usize,
     /// The most predicates on one method's request.
     pub message_predicates: usize,
+    /// The most tests at the end of one repeated field's elements.
+    pub element_tests: u32,
     /// Automata, and their states.
     pub automata: usize,
     /// States of all automata.
@@ -241,14 +260,18 @@ pub fn study_text(text: &str, origin: &Path) -> Result<Study, Errors> {
     if text.len() as u64 > POLICY_BYTES {
         return Err(refuse(vec![Fault::whole(format!("the policy is longer than {POLICY_BYTES} bytes"))]));
     }
-    let file = file::parse(text).map_err(refuse)?;
+    let mut file = file::parse(text).map_err(refuse)?;
     let base = match origin.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let protos = resolve::protos(&file, base).map_err(refuse)?;
     let mut warnings = Vec::new();
-    let rules = rule::all(&file, text, &protos, &mut warnings).map_err(refuse)?;
+    let mut rules = rule::all(&file, text, &protos, &mut warnings).map_err(refuse)?;
+    for (raw, rule) in validate::rules(&file, &protos).map_err(refuse)? {
+        file.rules.push(raw);
+        rules.push(rule);
+    }
     let built = methods::build(&file, &rules, &protos, &mut warnings)
         .map_err(|refusal| refuse(vec![rule::blame(&rules, refusal)]))?;
     let infos = file.rules.iter().zip(&rules).map(|(raw, rule)| RuleInfo {
@@ -257,6 +280,7 @@ pub fn study_text(text: &str, origin: &Path) -> Result<Study, Errors> {
         status: raw.status,
         message: raw.message.clone(),
         audit: raw.audit,
+        rate: raw.limit.as_ref().map(ToString::to_string),
         methods: raw.methods.iter().map(|pattern| pattern.get_ref().clone()).collect(),
         when: raw.when.as_ref().map(|when| when.get_ref().clone()),
         compiled: rule.shown(),
@@ -266,6 +290,7 @@ pub fn study_text(text: &str, origin: &Path) -> Result<Study, Errors> {
     let costs = Costs {
         header_predicates: built.header_predicates,
         message_predicates: built.message_predicates,
+        element_tests: tables.fields.iter().map(|field| field.tests).max().unwrap_or(0),
         automata: tables.automata.len(),
         states: tables.automata.iter().map(|automaton| automaton.states as usize).sum(),
         automaton_bytes: tables.trans.len() * 4 + size_of_val(tables.classes.as_slice()),
@@ -293,6 +318,7 @@ impl Action {
         match self {
             Action::Deny => abi::PG_DENY,
             Action::Allow => abi::PG_ALLOW,
+            Action::Limit => abi::PG_LIMIT,
         }
     }
 }

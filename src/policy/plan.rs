@@ -6,10 +6,15 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use super::automata::{self, Speaks};
 use super::decide::Bit;
-use super::operand;
+use super::editions::Closed;
+use super::elements::{KEY, VALUE};
+use super::field;
+use super::needs::Needs;
 use super::predicate::{Number, Ranges, Test, Text};
+use super::program::Elements;
 use super::scope::{Layout, Place, Writes};
 use super::tables::{Assembly, Refusal};
+use super::wellknown;
 use crate::abi;
 
 /// A message at one place of a request.
@@ -22,12 +27,17 @@ struct Node {
 struct Field {
     descriptor: FieldDescriptor,
     tests: Vec<(Test, Place)>,
+    /// What is said of it as a whole, if it is repeated or a map.
+    elements: Elements,
+    /// It is the key of a map whose distinct keys are counted.
+    is_key: bool,
     child: Node,
 }
 
 impl Field {
     fn new(descriptor: FieldDescriptor) -> Field {
-        Field { descriptor, tests: Vec::new(), child: Node::default() }
+        let (tests, elements, child) = (Vec::new(), Elements::default(), Node::default());
+        Field { descriptor, tests, elements, is_key: false, child }
     }
 }
 
@@ -38,45 +48,82 @@ pub struct Size {
     pub bytes: usize,
 }
 
+/// What the nodes of one request are made with.
+struct Making<'a> {
+    tables: &'a mut Assembly,
+    request: &'a MessageDescriptor,
+    closed: &'a Closed,
+    layout: &'a Layout,
+    path: Vec<u32>,
+    /// Keys that are remembered so far.
+    keys: u32,
+    /// It is inside a map whose distinct keys are counted: the engine has one key in hand.
+    in_counted: bool,
+}
+
 /// Adds the plan of a request: its root node, and the row of an empty message.
 pub fn add(
     tables: &mut Assembly,
     request: &MessageDescriptor,
-    bits: &[&Bit],
+    closed: &Closed,
+    needs: &Needs<'_>,
     layout: &Layout,
 ) -> Result<(u32, u32), Refusal> {
     let mut root = Node::default();
-    for bit in bits {
-        let Bit::Field { path, test } = bit else { continue };
+    for bit in needs.bits() {
+        let (Bit::Field { path, .. }
+        | Bit::Exists { path, .. }
+        | Bit::Entry { path, .. }
+        | Bit::Count { path, .. }
+        | Bit::Counter { path }) = bit
+        else {
+            continue;
+        };
         let Some(place) = layout.place(bit) else { continue };
-        root.insert(request, path, test, place)?;
+        root.insert(request, path, bit, place)?;
     }
-    root.complete(request)?;
+    root.complete(request, closed)?;
     let mut init = Writes::default();
     layout.words().for_each(|word| init.clear(word));
     root.absent(&mut init);
     let init = if init.sets() { tables.rows.row(&init) } else { 0 };
-    let root = root.emit(tables, request, &mut Vec::new())?;
+    let mut making = Making { tables, request, closed, layout, path: Vec::new(), keys: 0, in_counted: false };
+    let root = root.emit(&mut making)?;
     Ok((root, init))
 }
 
+/// The values that a field may have, if runtimes differ in what they make of others.
+fn allowed(field: &FieldDescriptor, closed: &Closed) -> Option<Ranges> {
+    match field.kind() {
+        Kind::Enum(it) if closed.is_closed(field, &it) => {
+            let key = |number: i32| Number::signed_key(i64::from(number));
+            let one = |number| Ranges::of(key(number), key(number));
+            Some(it.values().fold(Ranges::none(), |all, value| all.union(&one(value.number()))))
+        }
+        Kind::Int32 if field.number() == wellknown::NANOS => wellknown::nanos(field.parent_message().full_name()),
+        _ => None,
+    }
+}
+
 impl Node {
-    fn insert(&mut self, message: &MessageDescriptor, path: &[u32], test: &Test, place: Place) -> Result<(), Refusal> {
+    fn insert(&mut self, message: &MessageDescriptor, path: &[u32], bit: &Bit, place: Place) -> Result<(), Refusal> {
         let gone = || Refusal::whole("a field that was resolved is gone");
         let (first, rest) = path.split_first().ok_or_else(gone)?;
         let descriptor = message.get_field(*first).ok_or_else(gone)?;
         let kind = descriptor.kind();
         let field = self.fields.entry(*first).or_insert_with(|| Field::new(descriptor));
-        match (rest, kind) {
-            ([], _) => field.tests.push((test.clone(), place)),
-            (rest, Kind::Message(message)) => field.child.insert(&message, rest, test, place)?,
+        match (rest, kind, bit) {
+            ([], _, Bit::Field { test, .. }) => field.tests.push((test.clone(), place)),
+            ([], _, bit) => field.elements.add(bit, place),
+            (rest, Kind::Message(message), bit) => field.child.insert(&message, rest, bit, place)?,
             _ => return Err(gone()),
         }
         Ok(())
     }
 
-    /// Adds the other members of each oneof: they clear what is read. And maps: see PG_FIELD_MAP.
-    fn complete(&mut self, message: &MessageDescriptor) -> Result<(), Refusal> {
+    /// Adds fields that no rule names: the other members of each oneof, which clear what is read; maps (PG_FIELD_MAP);
+    /// and those whose values may have to be refused.
+    fn complete(&mut self, message: &MessageDescriptor, closed: &Closed) -> Result<(), Refusal> {
         let oneofs: Vec<_> = self.fields.values().filter_map(|field| field.descriptor.containing_oneof()).collect();
         for member in oneofs.iter().flat_map(|oneof| oneof.fields()) {
             if member.is_group() {
@@ -89,43 +136,42 @@ impl Node {
         for map in message.fields().filter(FieldDescriptor::is_map) {
             self.fields.entry(map.number()).or_insert_with(|| Field::new(map));
         }
-        self.fields.values_mut().try_for_each(Field::complete)
+        if wellknown::nanos(message.full_name()).is_some()
+            && let Some(nanos) = message.get_field(wellknown::NANOS)
+        {
+            self.fields.entry(wellknown::NANOS).or_insert_with(|| Field::new(nanos));
+        }
+        self.fields.values_mut().try_for_each(|field| field.complete(closed))
     }
 
     fn absent(&self, writes: &mut Writes) {
         self.fields.values().for_each(|field| field.absent(writes));
     }
 
-    fn emit(&self, tables: &mut Assembly, request: &MessageDescriptor, path: &mut Vec<u32>) -> Result<u32, Refusal> {
+    fn emit(&self, making: &mut Making<'_>) -> Result<u32, Refusal> {
         let mut fields = Vec::with_capacity(self.fields.len());
         for (number, field) in &self.fields {
-            path.push(*number);
-            fields.push(self.emit_field(field, tables, request, path)?);
-            path.pop();
+            making.path.push(*number);
+            fields.push(self.emit_field(field, making)?);
+            making.path.pop();
         }
-        Ok(tables.node(fields))
+        Ok(making.tables.node(fields))
     }
 
-    fn emit_field(
-        &self,
-        field: &Field,
-        tables: &mut Assembly,
-        request: &MessageDescriptor,
-        path: &mut Vec<u32>,
-    ) -> Result<abi::pg_field, Refusal> {
-        let reset = tables.rows.row(&self.reset(field));
+    fn emit_field(&self, field: &Field, making: &mut Making<'_>) -> Result<abi::pg_field, Refusal> {
+        let reset = making.tables.rows.row(&self.reset(field));
         let mut out =
             abi::pg_field { number: field.descriptor.number(), kind: field.kind(), reset, ..Default::default() };
-        if field.descriptor.is_map() {
-            out.flags |= abi::PG_FIELD_MAP;
-        }
+        field.emit_elements(&mut out, making)?;
         if !field.child.fields.is_empty() {
-            out.child = field.child.emit(tables, request, path)?;
+            let outside = making.in_counted;
+            making.in_counted |= field.elements.distinct;
+            out.child = field.child.emit(making)?;
+            making.in_counted = outside;
         }
         let is_bool = field.descriptor.kind() == Kind::Bool;
         let keys: Vec<(Ranges, Place)> = field
-            .tests
-            .iter()
+            .value_tests()
             .filter_map(|(test, place)| match test {
                 Test::Number(ranges, _) if is_bool && ranges.contains(1) => {
                     Some((ranges.union(&Ranges::of(1, u64::MAX)), *place))
@@ -134,10 +180,10 @@ impl Node {
                 Test::Has | Test::Text(_) => None,
             })
             .collect();
-        (out.bound, out.bounds) = tables.bounds.add(&keys, &mut tables.rows);
+        let allowed = allowed(&field.descriptor, making.closed);
+        (out.bound, out.bounds) = making.tables.bounds.add(&keys, allowed.as_ref(), &mut making.tables.rows);
         let texts: Vec<(Text, Place)> = field
-            .tests
-            .iter()
+            .value_tests()
             .filter_map(|(test, place)| match test {
                 Test::Text(text) => Some((text.clone(), *place)),
                 _ => None,
@@ -145,25 +191,27 @@ impl Node {
             .collect();
         if !texts.is_empty() {
             let tests: Vec<Text> = texts.iter().map(|(text, _)| text.clone()).collect();
-            let built = tables.automata(&tests, Speaks::OnTheWay, abi::PG_MAX_FIELD_AUTOMATA).map_err(|error| {
+            let most = abi::PG_MAX_FIELD_AUTOMATA;
+            let built = making.tables.automata(&tests, Speaks::OnTheWay, most).map_err(|error| {
                 let bit = error
                     .test
                     .and_then(|i| tests.get(i))
-                    .map(|text| Bit::Field { path: path.clone(), test: Test::Text(text.clone()) });
+                    .map(|text| Bit::Field { path: making.path.clone(), test: Test::Text(text.clone()) });
                 Refusal { message: format!("`{}`: {}", field.descriptor.full_name(), error.message), bit }
             })?;
-            tables.note(request.full_name(), path, &built);
+            making.tables.note(making.request.full_name(), &making.path, &built);
             let row = |tables: &mut Assembly, chosen: &[usize]| {
                 let mut writes = Writes::default();
                 chosen.iter().filter_map(|i| texts.get(*i)).for_each(|(_, place)| writes.set(*place));
                 tables.rows.row(&writes)
             };
-            (out.automaton, out.automata) = tables.field_automata(&built, row);
+            (out.automaton, out.automata) = making.tables.field_automata(&built, row);
         }
         Ok(out)
     }
 
     /// What happens where a field begins: it is set, nothing of its value is known, and its oneof's others are not.
+    /// Where an element begins: it is there, and empty.
     fn reset(&self, field: &Field) -> Writes {
         let mut writes = Writes::default();
         if let Some(oneof) = field.descriptor.containing_oneof() {
@@ -176,20 +224,50 @@ impl Node {
         for (test, place) in &field.tests {
             writes.assign(*place, *test == Test::Has);
         }
+        if field.is_repeated() {
+            field.elements.any.iter().for_each(|place| writes.set(*place));
+            field.child.absent(&mut writes);
+        }
         writes
     }
 }
 
 impl Field {
-    fn complete(&mut self) -> Result<(), Refusal> {
-        match self.descriptor.kind() {
-            Kind::Message(message) if !self.child.fields.is_empty() => self.child.complete(&message),
-            _ => Ok(()),
-        }
+    fn is_repeated(&self) -> bool {
+        self.descriptor.is_list() || self.descriptor.is_map()
     }
 
-    /// What its bits are where it is not set: its default's.
+    /// Whether a rule reads it, or something below.
+    fn is_read(&self) -> bool {
+        !self.tests.is_empty() || !self.elements.is_empty() || !self.child.fields.is_empty()
+    }
+
+    /// The tests of each value.
+    fn value_tests(&self) -> impl Iterator<Item = &(Test, Place)> {
+        self.tests.iter().chain(&self.elements.at_once)
+    }
+
+    fn complete(&mut self, closed: &Closed) -> Result<(), Refusal> {
+        let Kind::Message(message) = self.descriptor.kind() else { return Ok(()) };
+        if self.descriptor.is_map() && self.is_read() {
+            let value = message.map_entry_value_field();
+            if allowed(&value, closed).is_some() {
+                self.child.fields.entry(VALUE).or_insert_with(|| Field::new(value));
+            }
+            if self.elements.distinct {
+                let key = || Field::new(message.map_entry_key_field());
+                self.child.fields.entry(KEY).or_insert_with(key).is_key = true;
+            }
+        }
+        if self.child.fields.is_empty() { Ok(()) } else { self.child.complete(&message, closed) }
+    }
+
+    /// What its bits are where it is not set: its default's, or those of no elements.
     fn absent(&self, writes: &mut Writes) {
+        if self.is_repeated() {
+            self.elements.absent(writes);
+            return;
+        }
         let default = self.descriptor.default_value();
         for (test, place) in &self.tests {
             writes.assign(*place, holds(test, &default, &self.descriptor.kind()));
@@ -197,9 +275,51 @@ impl Field {
         self.child.absent(writes);
     }
 
+    fn emit_elements(&self, out: &mut abi::pg_field, making: &mut Making<'_>) -> Result<(), Refusal> {
+        if self.is_key {
+            let signed = matches!(field::number(&self.descriptor.kind()), Some(Number::Signed { .. }));
+            out.flags |= abi::PG_FIELD_KEY | if signed { abi::PG_FIELD_SIGNED } else { 0 };
+        }
+        if self.descriptor.is_map() {
+            out.flags |= abi::PG_FIELD_MAP;
+        }
+        if !self.is_repeated() || !self.is_read() {
+            return Ok(());
+        }
+        out.flags |= abi::PG_FIELD_ELEMENTS;
+        let steps = self.elements.steps(making.layout, making.tables);
+        (out.test, out.tests) = making.tables.program(&steps);
+        if out.tests > abi::PG_MAX_ELEMENT_TESTS {
+            let (name, most) = (self.descriptor.full_name(), abi::PG_MAX_ELEMENT_TESTS);
+            let message =
+                format!("rules need {} tests at the end of each `{name}`, of {most} (limit ELEMENT_TESTS)", out.tests);
+            return Err(Refusal { message, bit: self.elements.example.clone() });
+        }
+        let Some(counter) = self.elements.counter else { return Ok(()) };
+        out.counter = making.tables.rows.counter(counter);
+        if !self.elements.distinct {
+            return Ok(());
+        }
+        out.flags |= abi::PG_FIELD_DISTINCT;
+        out.keys = self.elements.most() - 1;
+        (out.key, making.keys) = (making.keys, making.keys + out.keys);
+        let name = self.descriptor.full_name();
+        let refuse = |message: String| Err(Refusal { message, bit: self.elements.example.clone() });
+        if making.keys > abi::PG_MAX_MAP_KEYS {
+            let (needed, most) = (making.keys, abi::PG_MAX_MAP_KEYS);
+            return refuse(format!(
+                "with `size({name})` rules have {needed} keys of one message remembered, of {most} (limit MAP_KEYS)"
+            ));
+        }
+        if making.in_counted {
+            return refuse(format!("`size({name})`: the map is a value in a map whose size is compared, too"));
+        }
+        Ok(())
+    }
+
     /// The kind; what is only skipped over is bytes, so that nothing of it is looked at.
     fn kind(&self) -> u32 {
-        let skipped = self.tests.is_empty();
+        let skipped = self.value_tests().next().is_none() && !self.is_key;
         match self.descriptor.kind() {
             Kind::Message(_) if self.child.fields.is_empty() => abi::PG_K_BYTES,
             Kind::Message(_) => abi::PG_K_MESSAGE,
@@ -237,8 +357,8 @@ fn holds(test: &Test, value: &Value, kind: &Kind) -> bool {
 }
 
 /// A number's key; NaN has none.
-fn key(value: &Value, kind: &Kind) -> Option<u64> {
-    operand::number(kind)?;
+pub fn key(value: &Value, kind: &Kind) -> Option<u64> {
+    field::number(kind)?;
     match value {
         Value::Bool(value) => Some(u64::from(*value)),
         Value::I32(value) | Value::EnumNumber(value) => Some(Number::signed_key(i64::from(*value))),

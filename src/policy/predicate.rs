@@ -172,6 +172,8 @@ pub enum Text {
     Matches(String),
     /// A metadata value's characters, counted.
     Size(Ranges),
+    /// A string's bytes, counted.
+    Bytes(Ranges),
 }
 
 /// A test of a field's value.
@@ -213,12 +215,16 @@ pub fn show_ranges(f: &mut fmt::Formatter<'_>, name: &str, ranges: &Ranges, numb
     }
 }
 
-/// Writes a text test as CEL that says the same of `name`.
-pub fn show_text(f: &mut fmt::Formatter<'_>, name: &str, text: &Text) -> fmt::Result {
-    let quote = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+/// A text as a CEL literal.
+pub fn quote(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
         Ok(text) => format!("{text:?}"),
         Err(_) => format!("b\"{}\"", bytes.escape_ascii()),
-    };
+    }
+}
+
+/// Writes a text test as CEL that says the same of `name`.
+pub fn show_text(f: &mut fmt::Formatter<'_>, name: &str, text: &Text) -> fmt::Result {
     match text {
         Text::In(set) => match set.as_slice() {
             [one] => write!(f, "{name} == {}", quote(one)),
@@ -229,6 +235,7 @@ pub fn show_text(f: &mut fmt::Formatter<'_>, name: &str, text: &Text) -> fmt::Re
         Text::Contains(text) => write!(f, "{name}.contains({})", quote(text)),
         Text::Matches(pattern) => write!(f, "{name}.matches({pattern:?})"),
         Text::Size(ranges) => show_ranges(f, &format!("size({name})"), ranges, Number::Unsigned { bits: 64 }),
+        Text::Bytes(ranges) => show_ranges(f, &format!("size(bytes({name}))"), ranges, Number::Unsigned { bits: 64 }),
     }
 }
 

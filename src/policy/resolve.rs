@@ -9,8 +9,10 @@ use prost_reflect::prost_types::FileDescriptorSet;
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 use toml::Spanned;
 
+use super::editions::{self, Closed};
 use super::err::Fault;
 use super::file::File;
+use super::validate;
 
 /// The longest proto source or descriptor set that is read.
 const PROTO_BYTES: u64 = 64 << 20;
@@ -19,9 +21,12 @@ const PROTO_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Protos {
     pub pool: DescriptorPool,
+    pub closed: Closed,
     /// Every method, by path, sorted: `/pkg.Service/Method`.
     pub methods: Vec<(String, MethodDescriptor)>,
     by_path: HashMap<String, usize>,
+    /// A file with constraints that were not read: options do not survive that editions are said in other words.
+    pub unread: Option<String>,
 }
 
 impl Protos {
@@ -46,13 +51,13 @@ impl Protos {
 pub fn protos(file: &File, base: &Path) -> Result<Protos, Vec<Fault>> {
     let mut faults = Vec::new();
     let (sets, sources): (Vec<_>, Vec<_>) = file.proto.iter().partition(|path| is_set(path.get_ref()));
-    let mut pool = DescriptorPool::new();
+    let (mut pool, mut closed, mut unread) = (DescriptorPool::new(), Closed::default(), None);
     match compile_sources(&sources, file, base) {
         Ok(compiled) => pool = compiled,
         Err(fault) => faults.push(fault),
     }
     for path in sets {
-        if let Err(fault) = add_set(&mut pool, path, base) {
+        if let Err(fault) = add_set(&mut pool, &mut closed, &mut unread, path, base) {
             faults.push(fault);
         }
     }
@@ -68,7 +73,7 @@ pub fn protos(file: &File, base: &Path) -> Result<Protos, Vec<Fault>> {
         .collect();
     methods.sort_by(|(a, _), (b, _)| a.cmp(b));
     let by_path = methods.iter().enumerate().map(|(i, (path, _))| (path.clone(), i)).collect();
-    Ok(Protos { pool, methods, by_path })
+    Ok(Protos { pool, closed, methods, by_path, unread })
 }
 
 fn is_set(path: &str) -> bool {
@@ -120,17 +125,34 @@ fn compile_sources(sources: &[&Spanned<String>], file: &File, base: &Path) -> Re
             let message = format!("`{}` is neither in the policy's folder nor in an import root", source.get_ref());
             return Err(Fault::at(source.span(), message));
         };
-        compiler.open_file(path).map_err(|error| whole(error, source))?;
+        compiler.open_file(path).map_err(|error| {
+            let fault = whole(error, source);
+            match is_edition(&base.join(source.get_ref())) {
+                true => fault.help("of editions descriptor sets are read: compile it with protoc or buf to a .binpb"),
+                false => fault,
+            }
+        })?;
     }
     Ok(compiler.descriptor_pool())
 }
 
-fn add_set(pool: &mut DescriptorPool, place: &Spanned<String>, base: &Path) -> Result<(), Fault> {
+/// Whether a source says that it is of an edition.
+fn is_edition(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with("edition")))
+}
+
+fn add_set(
+    pool: &mut DescriptorPool,
+    closed: &mut Closed,
+    unread: &mut Option<String>,
+    place: &Spanned<String>,
+    base: &Path,
+) -> Result<(), Fault> {
     let path = base.join(place.get_ref());
     check_file(&path, place)?;
     let bytes = std::fs::read(&path)
         .map_err(|error| Fault::at(place.span(), format!("cannot read `{}`: {error}", path.display())))?;
-    let set = FileDescriptorSet::decode(bytes.as_slice()).map_err(|error| {
+    let mut set = FileDescriptorSet::decode(bytes.as_slice()).map_err(|error| {
         Fault::at(place.span(), format!("`{}` is not a FileDescriptorSet: {error}", path.display()))
             .help("make one with `protoc --include_imports --descriptor_set_out` or `buf build -o policy.binpb`")
     })?;
@@ -144,8 +166,17 @@ fn add_set(pool: &mut DescriptorPool, place: &Spanned<String>, base: &Path) -> R
                 .help("compile it with its imports: `protoc --include_imports`, or `buf build`"));
         }
     }
-    pool.add_file_descriptor_set(set)
-        .map_err(|error| Fault::at(place.span(), format!("cannot use `{}`: {error:?}", path.display())))
+    let of_editions = set.file.iter().any(|file| file.syntax() == "editions");
+    editions::lower(&mut set, &bytes, closed)
+        .map_err(|error| Fault::at(place.span(), format!("cannot use `{}`: {error}", path.display())))?;
+    let added = if of_editions {
+        let constrained = set.file.iter().find(|file| file.dependency.iter().any(|import| import == validate::FILE));
+        *unread = unread.take().or(constrained.map(|file| file.name().to_owned()));
+        pool.add_file_descriptor_set(set)
+    } else {
+        pool.decode_file_descriptor_set(bytes.as_slice())
+    };
+    added.map_err(|error| Fault::at(place.span(), format!("cannot use `{}`: {error:?}", path.display())))
 }
 
 /// What a rule says of methods.

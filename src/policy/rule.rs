@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use prost_reflect::MessageDescriptor;
+use toml::Spanned;
 
-use super::cel::{Condition, Leaf};
+use super::cel::Leaf;
+use super::condition::Condition;
 use super::decide::{Bit, Decision, Useless};
 use super::err::{Fault, Warning};
 use super::file::{self, File};
@@ -34,6 +36,11 @@ pub enum Decides {
 }
 
 impl Rule {
+    /// A deny rule that stands nowhere but in the protos.
+    pub fn deny(patterns: Vec<Pattern>, decides: Decides, span: Range<usize>) -> Rule {
+        Rule { action: Action::Deny, patterns, decides, span }
+    }
+
     /// Every decision of the rule.
     pub fn decisions(&self) -> Vec<&Decision> {
         match &self.decides {
@@ -68,9 +75,7 @@ impl Rule {
     /// What it costs; `sizes` are the automata of each input.
     pub fn cost(&self, sizes: &HashMap<Input, Size>) -> RuleCost {
         let Some(decision) = self.decisions().first().copied() else { return RuleCost::default() };
-        let mut bits: Vec<&Bit> = decision.bits().collect();
-        bits.sort();
-        bits.dedup();
+        let bits = decision.all_bits();
         let message = match &self.decides {
             Decides::PerMessage(decisions) => decisions.keys().next().cloned().unwrap_or_default(),
             Decides::OnHeader(_) => String::new(),
@@ -80,7 +85,7 @@ impl Rule {
             let input = match bit {
                 Bit::Field { path, .. } => Input::Field(message.clone(), path.clone()),
                 Bit::Some { key, .. } => Input::Key(key.clone()),
-                Bit::Present { .. } | Bit::Peer { .. } | Bit::Port(_) => continue,
+                _ => continue,
             };
             if !inputs.contains(&input) {
                 inputs.push(input);
@@ -123,13 +128,19 @@ pub fn blame(rules: &[Rule], refusal: Refusal) -> Fault {
             _ => None,
         };
         let reads = |rule: &&Rule| {
-            rule.decisions().iter().any(|decision| decision.bits().any(|it| it == bit || Some(it) == opposite.as_ref()))
+            rule.decisions()
+                .iter()
+                .any(|decision| decision.all_bits().into_iter().any(|it| it == bit || Some(it) == opposite.as_ref()))
         };
         rules.iter().find(reads)
     });
     match about {
-        Some(rule) => Fault::at(rule.span.clone(), refusal.message)
-            .help("write the pattern with fewer or smaller repetitions, or with startsWith, endsWith or contains"),
+        Some(rule) => Fault::at(rule.span.clone(), refusal.message).help(match refusal.bit {
+            Some(Bit::Field { .. } | Bit::Some { .. }) => {
+                "write the pattern with fewer or smaller repetitions, or with startsWith, endsWith or contains"
+            }
+            _ => "compare less, or with smaller numbers, in the rules of one method",
+        }),
         None => Fault::whole(refusal.message),
     }
 }
@@ -159,6 +170,10 @@ fn one(raw: &file::Rule, text: &str, protos: &Protos, warnings: &mut Vec<Warning
         let decides = Decides::OnHeader(Decision::always());
         return Ok(Rule { action: raw.action, patterns, decides, span });
     };
+    if raw.action == Action::Limit && ["request", "response"].into_iter().any(|it| condition.reads(it)) {
+        let fault = Fault::at(span, "a call takes its tokens when its header block ends, before there is a message");
+        return Err(vec![fault.help("a limit's condition reads metadata and the peer")]);
+    }
     let decides = if condition.reads("request") {
         Decides::PerMessage(per_message(raw, &patterns, &condition, protos)?)
     } else {
@@ -194,21 +209,23 @@ fn decide(formula: &Formula<Leaf>, action: Action, condition: &Condition) -> Res
 }
 
 /// The requests of the methods that a rule covers, each message once; the first is the one that errors speak of.
-fn requests(raw: &file::Rule, patterns: &[Pattern], protos: &Protos) -> Result<Vec<MessageDescriptor>, Vec<Fault>> {
+pub fn requests(
+    methods: &[Spanned<String>],
+    patterns: &[Pattern],
+    protos: &Protos,
+    why: &str,
+) -> Result<Vec<MessageDescriptor>, Vec<Fault>> {
     let (mut out, mut faults): (BTreeMap<String, MessageDescriptor>, Vec<Fault>) = Default::default();
-    for (pattern, written) in patterns.iter().zip(&raw.methods) {
+    for (pattern, written) in patterns.iter().zip(methods) {
         let covered: Vec<MessageDescriptor> = match pattern {
             Pattern::Exact(path) => protos.request(path).into_iter().collect(),
             Pattern::Prefix(prefix) => protos.under(prefix).map(|(_, method)| method.input()).collect(),
         };
         if covered.is_empty() {
             let message = match pattern {
-                Pattern::Exact(path) => format!("no proto describes `{path}`, and the condition reads its request"),
+                Pattern::Exact(path) => format!("no proto describes `{path}`, and {why}"),
                 Pattern::Prefix(_) => {
-                    format!(
-                        "no proto describes a method under `{}`, and the condition reads `request`",
-                        written.get_ref()
-                    )
+                    format!("no proto describes a method under `{}`, and {why}", written.get_ref())
                 }
             };
             faults.push(Fault::at(written.span(), message).help("add its file to `proto`"));
@@ -224,7 +241,7 @@ fn per_message(
     condition: &Condition,
     protos: &Protos,
 ) -> Result<BTreeMap<String, Decision>, Vec<Fault>> {
-    let requests = requests(raw, patterns, protos)?;
+    let requests = requests(&raw.methods, patterns, protos, "the condition reads its request")?;
     let many = requests.len() > 1;
     let mut out = BTreeMap::new();
     let mut first: Option<(String, BTreeMap<String, &'static str>)> = None;
@@ -258,6 +275,7 @@ fn field_types(formula: &Formula<Leaf>, out: &mut BTreeMap<String, &'static str>
         Formula::Leaf(Leaf::Field { name, kind, .. }) => {
             out.insert(name.clone(), kind);
         }
+        Formula::Leaf(Leaf::Exists { body, .. } | Leaf::Entry { body, .. }) => field_types(body, out),
         Formula::Const(_) | Formula::Leaf(_) => {}
         Formula::Not(inner) => field_types(inner, out),
         Formula::And(parts) | Formula::Or(parts) => parts.iter().for_each(|part| field_types(part, out)),

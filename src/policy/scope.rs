@@ -25,29 +25,48 @@ pub struct Layout {
 impl Layout {
     /// Lays out groups of bits; those of one group share a word if it has 64 or fewer. None if they don't fit.
     pub fn new(groups: Vec<Vec<Bit>>, first: u32) -> Option<Layout> {
+        let wide = |group: Vec<Bit>| group.into_iter().map(|bit| (bit, 1)).collect();
+        Layout::of(groups.into_iter().map(wide).collect(), first)
+    }
+
+    /// The same of results that have more than one bit each: counters.
+    pub fn of(groups: Vec<Vec<(Bit, u32)>>, first: u32) -> Option<Layout> {
         let mut layout = Layout { first, ..Layout::default() };
         for group in groups {
-            for chunk in group.chunks(64) {
-                let size = u32::try_from(chunk.len()).ok()?;
-                let word = match layout.taken.iter().position(|taken| taken + size <= 64) {
-                    Some(word) => word,
-                    None => {
-                        layout.taken.push(0);
-                        layout.taken.len() - 1
-                    }
-                };
-                if word >= abi::PG_MAX_SCOPE_WORDS as usize {
-                    return None;
+            let mut chunk: Vec<(Bit, u32)> = Vec::new();
+            let mut size = 0;
+            for (bit, width) in group {
+                if size + width > 64 {
+                    layout.put(std::mem::take(&mut chunk), size)?;
+                    size = 0;
                 }
-                let taken = layout.taken.get_mut(word)?;
-                for bit in chunk {
-                    let place = Place { word: first + u32::try_from(word).ok()?, mask: 1 << *taken };
-                    layout.places.insert(bit.clone(), place);
-                    *taken += 1;
-                }
+                size += width;
+                chunk.push((bit, width));
             }
+            layout.put(chunk, size)?;
         }
         Some(layout)
+    }
+
+    /// Places bits in one word.
+    fn put(&mut self, chunk: Vec<(Bit, u32)>, size: u32) -> Option<()> {
+        let word = match self.taken.iter().position(|taken| taken + size <= 64) {
+            Some(word) => word,
+            None => {
+                self.taken.push(0);
+                self.taken.len() - 1
+            }
+        };
+        if word >= abi::PG_MAX_SCOPE_WORDS as usize {
+            return None;
+        }
+        let taken = self.taken.get_mut(word)?;
+        for (bit, width) in chunk {
+            let mask = (u64::MAX >> (64 - width)) << *taken;
+            self.places.insert(bit, Place { word: self.first + u32::try_from(word).ok()?, mask });
+            *taken += width;
+        }
+        Some(())
     }
 
     /// Where a bit is.
@@ -122,6 +141,13 @@ impl Rows {
         self.known.insert(writes.clone(), row);
         row
     }
+
+    /// The op that says where a counter is (`pg_field.counter`).
+    pub fn counter(&mut self, place: Place) -> u32 {
+        let value = 1 << place.mask.trailing_zeros();
+        self.ops.push(abi::pg_op { word: place.word, flags: abi::PG_OP_LAST, mask: place.mask, value });
+        u32::try_from(self.ops.len() - 1).unwrap_or(0)
+    }
 }
 
 /// The table of bounds.
@@ -132,13 +158,14 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Bounds that set each place whose ranges hold the key: the first and how many; none for no tests.
-    pub fn add(&mut self, tests: &[(Ranges, Place)], rows: &mut Rows) -> (u32, u32) {
-        if tests.is_empty() {
+    /// Bounds that set each place whose ranges hold the key: the first and how many; none for no tests. Keys that are not
+    /// `allowed` are refused.
+    pub fn add(&mut self, tests: &[(Ranges, Place)], allowed: Option<&Ranges>, rows: &mut Rows) -> (u32, u32) {
+        if tests.is_empty() && allowed.is_none() {
             return (0, 0);
         }
         let mut starts: Vec<u64> = vec![0];
-        for (ranges, _) in tests {
+        for ranges in tests.iter().map(|(ranges, _)| ranges).chain(allowed) {
             starts.extend(ranges.iter().map(|(low, _)| low));
             starts.extend(ranges.iter().filter_map(|(_, high)| high.checked_add(1)));
         }
@@ -151,7 +178,8 @@ impl Bounds {
             for (_, place) in tests.iter().filter(|(ranges, _)| ranges.contains(*start)) {
                 writes.set(*place);
             }
-            let row = rows.row(&writes);
+            let refused = allowed.is_some_and(|allowed| !allowed.contains(*start));
+            let row = if refused { abi::PG_ROW_REFUSED } else { rows.row(&writes) };
             match bounds.last_mut() {
                 // a single key shares the bound of the run below it
                 Some((key, below, equal)) if *start == end && below == equal => (*key, *equal) = (end, row),
@@ -189,7 +217,7 @@ mod tests {
         let tests: Vec<(Ranges, Place)> =
             sets.into_iter().enumerate().map(|(i, set)| (set, Place { word: 16, mask: 1 << i })).collect();
         let (mut bounds, mut rows) = (Bounds::default(), Rows::default());
-        let (first, count) = bounds.add(&tests, &mut rows);
+        let (first, count) = bounds.add(&tests, None, &mut rows);
         let table = &bounds.table[first as usize..(first + count) as usize];
         assert_eq!(table.last().unwrap().key, u64::MAX);
         assert!(table.is_sorted_by(|a, b| a.key < b.key));

@@ -7,11 +7,11 @@ use super::automata::{self, Automaton, Speaks, TooLarge};
 use super::decide::{Bit, Clause};
 use super::plan::Size;
 use super::predicate::Text;
-use super::scope::{Bounds, Layout, Rows};
+use super::scope::{Bounds, Layout, Place, Rows};
 use super::trie::Tries;
 use crate::abi;
 
-/// The compiled policy. No table is empty: the unused have one zero entry.
+/// The compiled policy. No table but that of rates is empty: the unused have one zero entry.
 #[expect(missing_docs, reason = "bpf/abi/tables.h says what each is")]
 #[derive(Debug, Clone)]
 pub struct Tables {
@@ -30,6 +30,7 @@ pub struct Tables {
     pub outs: Vec<abi::pg_out>,
     pub keys: Vec<abi::pg_key>,
     pub peers: Vec<abi::pg_peer>,
+    pub rates: Vec<abi::pg_rate>,
 }
 
 /// A structure of the ABI: integers only, no padding (their sizes are asserted in C).
@@ -50,7 +51,8 @@ plain!(
     abi::pg_classes,
     abi::pg_out,
     abi::pg_key,
-    abi::pg_peer
+    abi::pg_peer,
+    abi::pg_rate
 );
 
 fn raw<T: Plain>(table: &[T]) -> &[u8] {
@@ -60,7 +62,7 @@ fn raw<T: Plain>(table: &[T]) -> &[u8] {
 
 impl Tables {
     /// Every table as bytes, in the order of the fields.
-    fn parts(&self) -> [&[u8]; 15] {
+    fn parts(&self) -> [&[u8]; 16] {
         [
             raw(std::slice::from_ref(&self.config)),
             raw(&self.trie),
@@ -77,6 +79,7 @@ impl Tables {
             raw(&self.outs),
             raw(&self.keys),
             raw(&self.peers),
+            raw(&self.rates),
         ]
     }
 
@@ -102,6 +105,7 @@ impl Tables {
             size_of::<abi::pg_out>(),
             size_of::<abi::pg_key>(),
             size_of::<abi::pg_peer>(),
+            size_of::<abi::pg_rate>(),
             size_of::<abi::pg_entry>(),
         ];
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -143,6 +147,59 @@ pub enum Input {
     Field(String, Vec<u32>),
 }
 
+/// What a clause expects of words.
+#[derive(Debug, Clone, Default)]
+pub struct Words(BTreeMap<u32, (u64, u64)>);
+
+impl Words {
+    /// Nothing yet.
+    pub fn new() -> Words {
+        Words::default()
+    }
+
+    /// The bits of a place are to be these.
+    pub fn expect(&mut self, place: Place, value: u64) {
+        let word = self.0.entry(place.word).or_default();
+        word.0 |= place.mask;
+        word.1 |= value;
+    }
+
+    /// The bits of a clause are to be as it says.
+    pub fn clause(clause: &Clause, layout: impl Fn(&Bit) -> Option<Place>) -> Words {
+        let mut words = Words::new();
+        for (bit, value) in clause {
+            if let Some(place) = layout(bit) {
+                words.expect(place, if *value { place.mask } else { 0 });
+            }
+        }
+        words
+    }
+
+    /// The tests of a clause that says this; `then` is the rule, or the row, that it is there for.
+    fn tests(&self, then: u32) -> Vec<abi::pg_test> {
+        let always = BTreeMap::from([(0, (0, 0))]);
+        let words = if self.0.is_empty() { &always } else { &self.0 };
+        let test = |(word, (mask, value)): (&u32, &(u64, u64))| abi::pg_test {
+            word: u16::try_from(*word).unwrap_or(0),
+            flags: 0,
+            rule: then,
+            mask: *mask,
+            value: *value,
+        };
+        let mut tests: Vec<abi::pg_test> = words.iter().map(test).collect();
+        if let Some(last) = tests.last_mut() {
+            last.flags = u16::try_from(abi::PG_TEST_LAST).unwrap_or(1);
+        }
+        tests
+    }
+}
+
+/// The tests of clauses.
+pub fn tests(rule: usize, clauses: &[Clause], header: &Layout, message: &Layout) -> Vec<abi::pg_test> {
+    let place = |bit: &Bit| if bit.in_message() { message } else { header }.place(bit);
+    clauses.iter().flat_map(|clause| Words::clause(clause, place).tests(index(rule))).collect()
+}
+
 /// The tables while they are made.
 #[derive(Default)]
 pub struct Assembly {
@@ -166,32 +223,6 @@ pub struct Assembly {
 
 fn index(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
-}
-
-/// The tests of clauses.
-pub fn tests(rule: usize, clauses: &[Clause], header: &Layout, message: &Layout) -> Vec<abi::pg_test> {
-    let mut out: Vec<abi::pg_test> = Vec::new();
-    for clause in clauses {
-        let mut words: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-        for (bit, value) in clause {
-            let layout = if bit.in_message() { message } else { header };
-            let Some(place) = layout.place(bit) else { continue };
-            let word = words.entry(place.word).or_default();
-            word.0 |= place.mask;
-            word.1 |= if *value { place.mask } else { 0 };
-        }
-        if words.is_empty() {
-            words.insert(0, (0, 0));
-        }
-        for (word, (mask, value)) in words {
-            let word = u16::try_from(word).unwrap_or(0);
-            out.push(abi::pg_test { word, flags: 0, rule: index(rule), mask, value });
-        }
-        if let Some(last) = out.last_mut() {
-            last.flags = u16::try_from(abi::PG_TEST_LAST).unwrap_or(1);
-        }
-    }
-    out
 }
 
 impl Assembly {
@@ -306,6 +337,16 @@ impl Assembly {
         self.tests.len() - before
     }
 
+    /// Adds the program at the end of an element: its first test and how many.
+    pub fn program(&mut self, steps: &[(Words, u32)]) -> (u32, u32) {
+        let first = self.tests.len();
+        steps.iter().for_each(|(words, row)| self.tests.extend(words.tests(*row)));
+        match self.tests.len() - first {
+            0 => (0, 0),
+            count => (index(first), index(count)),
+        }
+    }
+
     /// The finished tables.
     pub fn finish(
         self,
@@ -314,6 +355,7 @@ impl Assembly {
         rules: Vec<abi::pg_rule>,
         keys: Vec<abi::pg_key>,
         peers: Vec<abi::pg_peer>,
+        rates: Vec<abi::pg_rate>,
     ) -> Tables {
         fn some<T: Default>(mut table: Vec<T>) -> Vec<T> {
             if table.is_empty() {
@@ -337,6 +379,7 @@ impl Assembly {
             outs: some(self.outs),
             keys: some(keys),
             peers: some(peers),
+            rates,
         };
         tables.config.generation = tables.hash();
         tables

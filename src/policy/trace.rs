@@ -3,12 +3,14 @@
 //! The tests are of the same form as the rules' own (`bpf/abi/tables.h`) and read the same bits, so the engine's matcher says
 //! which predicate holds. Nothing is decided here.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators as op};
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 
-use super::cel::{Condition, Leaf, Typer};
+use super::cel::{At, Leaf, Typer};
+use super::condition::Condition;
 use super::decide::{self, Clause};
 use super::err::{Fault, Source};
 use super::file::File;
@@ -133,7 +135,9 @@ impl Study {
         let none = Layout::default();
         let first = self.policy.tables.methods.get(method).map_or(0, |method| method.message_test);
         let message = self.layouts.message.get(&first).unwrap_or(&none);
-        let typer = Typer { condition: &condition, request: request.as_ref(), pool: &self.protos.pool };
+        let pool = &self.protos.pool;
+        let (request, vars) = (request.as_ref(), RefCell::default());
+        let typer = Typer { condition: &condition, request, pool, root: "request", vars };
         let mut walk =
             Walk { typer, action: raw.action, rule, header: &self.layouts.header, message, tests: Vec::new() };
         let said = walk.said(condition.root(), true).map_err(|fault| refuse(vec![fault]))?;
@@ -222,12 +226,20 @@ fn compared_with_bool<'e>(left: &'e IdedExpr, right: &'e IdedExpr) -> Option<(&'
     matches!(other.expr, Expr::Call(_)).then_some((other, value))
 }
 
+/// A repeated field or a map, as CEL names it.
+fn whole(at: &At) -> Input {
+    let labels = at.labels.iter().filter(|label| !label.is_empty());
+    Input::Field(labels.fold("request".to_owned(), |name, label| format!("{name}.{label}")), at.path.clone())
+}
+
 fn inputs(formula: &Formula<Leaf>, out: &mut Vec<Input>) {
     let input = match formula {
         Formula::Const(_) => return,
         Formula::Not(inner) => return inputs(inner, out),
         Formula::And(parts) | Formula::Or(parts) => return parts.iter().for_each(|part| inputs(part, out)),
-        Formula::Leaf(Leaf::Field { name, path, .. }) => Input::Field(name.clone(), path.clone()),
+        Formula::Leaf(Leaf::Field { name, at, .. }) => Input::Field(name.clone(), at.path.clone()),
+        // what its elements are like is not kept: see bpf/policy/elements.h
+        Formula::Leaf(Leaf::Exists { at, .. } | Leaf::Entry { at, .. } | Leaf::Count { at, .. }) => whole(at),
         Formula::Leaf(Leaf::Present { key } | Leaf::Metadata { key, .. }) => Input::Metadata(key.clone()),
         Formula::Leaf(Leaf::Peer { .. }) => Input::PeerIp,
         Formula::Leaf(Leaf::Port(_)) => Input::PeerPort,

@@ -6,6 +6,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod buckets;
 mod fixtures;
 mod mutants;
 mod oracle;

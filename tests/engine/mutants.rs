@@ -36,9 +36,12 @@ const HTTP2: &str = "proto/http2.h";
 const HPACK: &str = "proto/hpack.h";
 const GRPC: &str = "proto/grpc.h";
 const PROTOBUF: &str = "proto/protobuf.h";
+const SCALAR: &str = "proto/scalar.h";
+const ELEMENTS: &str = "policy/elements.h";
 const UTF8: &str = "proto/utf8.h";
 const PIPELINE: &str = "pipeline.h";
 const VERDICT: &str = "verdict.h";
+const LIMIT: &str = "policy/limit.h";
 
 #[rustfmt::skip]
 const MUTANTS: &[Mutant] = &[
@@ -78,24 +81,34 @@ const MUTANTS: &[Mutant] = &[
     mutant("any flag will do", GRPC, "return s->have == 1 && byte > 1 ? PG_R_GRPC_FLAG : PG_R_NONE;", "return PG_R_NONE;", "a flag of 2"),
     mutant("messages are a byte too long", GRPC, "\t*compressed = s->value;", "\t*compressed = s->value;\n\ts->length++;", "a message in one frame"),
     // protobuf
-    mutant("the last value does not win", PROTOBUF, "pg_row(&s->bits, f->reset);", ";", "request.text.contains(\"a\"): what was found in the first is forgotten"),
-    mutant("numbers do not clear their oneof", PROTOBUF, "pg_row(&s->bits, f->reset);", "if (f->kind != PG_K_INT32) pg_row(&s->bits, f->reset);", "request.choice_text == \"x\": cleared by a number"),
-    mutant("another wire type counts", PROTOBUF, "if (!f || pg_kind_wire(f->kind) != wire || ", "if (f && pg_kind_wire(f->kind) != wire)\n\t\t\tpg_row(&s->bits, f->reset);\n\t\tif (!f || pg_kind_wire(f->kind) != wire || ", "request.choice_text == \"x\": a member with another wire type clears nothing"),
-    mutant("groups are not entered", PROTOBUF, "return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number);", "return PG_R_NONE;", "request.i32 == 5: a field inside a group is unknown"),
+    mutant("the last value does not win", PROTOBUF, "else if (pg_kind_wire(f->kind) == wire)\n\t\t\tpg_row(&s->bits, f->reset);", "else if (pg_kind_wire(f->kind) == wire)\n\t\t\t;", "request.text.contains(\"a\"): what was found in the first is forgotten"),
+    mutant("numbers do not clear their oneof", PROTOBUF, "else if (pg_kind_wire(f->kind) == wire)\n\t\t\tpg_row(&s->bits, f->reset);", "else if (pg_kind_wire(f->kind) == wire) {\n\t\t\tif (f->kind != PG_K_INT32) pg_row(&s->bits, f->reset);\n\t\t}", "request.choice_text == \"x\": cleared by a number"),
+    mutant("another wire type counts", PROTOBUF, "else if (!pg_pb_is_packed(f, wire))\n\t\t\ts->field = 0;", "else {\n\t\t\tpg_row(&s->bits, f->reset);\n\t\t\ts->field = 0;\n\t\t}", "request.choice_text == \"x\": a member with another wire type clears nothing"),
+    mutant("groups are not entered", PROTOBUF, "return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number, 0);", "return PG_R_NONE;", "request.i32 == 5: a field inside a group is unknown"),
     mutant("any end ends a group", PROTOBUF, "if (!pg_pb_in_group(s) || pg_pb_current_node(s, plan) != (PG_LEVEL_GROUP | number))", "if (!pg_pb_in_group(s))", "request.i32 == 5: a group ended by another number"),
     mutant("depth is not bounded", PROTOBUF, "if (s->depth >= PG_MAX_MESSAGE_DEPTH)", "if (s->depth > PG_MAX_MESSAGE_DEPTH)", "request.i32 == 5: seventeen groups inside each other"),
     mutant("lengths may exceed the parent's", PROTOBUF, "if (size > pg_pb_end(s) - s->offset)", "if (size > s->length - s->offset)", "request.outer.middle.inner.name == \"x\": a field longer than its sub-message"),
     mutant("varints may exceed their parent", PROTOBUF, "if (s->offset >= pg_pb_end(s))\n\t\t\treturn PG_R_PROTOBUF_LENGTH;", "", "request.outer.middle.inner.name == \"x\": a varint that goes past its sub-message"),
     mutant("varints may have eleven bytes", PROTOBUF, "if (s->have >= PG_VARINT_BYTES || (s->have == PG_VARINT_BYTES - 1 && byte > 1))", "if (s->have > PG_VARINT_BYTES)", "request.i32 == 5: 5 in eleven bytes"),
     mutant("field number 0 is taken", PROTOBUF, "if (s->value >> 32 || !number)", "if (s->value >> 32)", "request.i32 == 5: field number 0"),
-    mutant("int32 is read as int64", PROTOBUF, "\tcase PG_K_INT32:\n", "\tcase PG_K_INT32:\n\t\treturn pg_key_signed(raw);\n", "request.i32 == 7: only the low 32 bits count"),
-    mutant("zigzag is forgotten", PROTOBUF, "return pg_key_signed(pg_zigzag(raw));", "return pg_key_signed(raw);", "request.s64 == -9223372036854775808: the least"),
-    mutant("minus zero is below zero", PROTOBUF, "\tif (bits == 1ull << 63)\n\t\tbits = 0;\n", "", "request.d == 0.0: -0.0"),
-    mutant("float's subnormals are zero", PROTOBUF, "if (!fraction)\n\t\treturn sign;", "if (!exponent)\n\t\treturn sign;", "request.f > 0.0: the least subnormal"),
+    mutant("int32 is read as int64", SCALAR, "\tcase PG_K_INT32:\n", "\tcase PG_K_INT32:\n\t\treturn pg_key_signed(raw);\n", "request.i32 == 7: only the low 32 bits count"),
+    mutant("zigzag is forgotten", SCALAR, "return pg_key_signed(pg_zigzag(raw));", "return pg_key_signed(raw);", "request.s64 == -9223372036854775808: the least"),
+    mutant("minus zero is below zero", SCALAR, "\tif (bits == 1ull << 63)\n\t\tbits = 0;\n", "", "request.d == 0.0: -0.0"),
+    mutant("float's subnormals are zero", SCALAR, "if (!fraction)\n\t\treturn sign;", "if (!exponent)\n\t\treturn sign;", "request.f > 0.0: the least subnormal"),
     mutant("UTF-8 is unchecked", PROTOBUF, "s->utf8 = pg_utf8_step(s->utf8, byte);", "s->utf8 = 0;", "request.text.contains(\"A\"): 0xff"),
     mutant("UTF-8 may be cut off", PROTOBUF, "if (f->kind == PG_K_STRING && s->utf8)", "if (0)", "request.text.contains(\"A\"): a character that is cut off"),
     mutant("overlong UTF-8 is taken", UTF8, "byte >= 0xc2", "byte >= 0xc0", "request.text.contains(\"A\"): an overlong slash"),
     mutant("an empty field at the end is waited for", PROTOBUF, "s->pb = state == PG_PB_SKIP && !size ? PG_PB_TAG : state;", "s->pb = state;", "request.text == \"x\" && request.i32 == 5: an empty unknown field at the end"),
+    mutant("maps may have any wire type", PROTOBUF, "if (f && f->flags & PG_FIELD_MAP && wire != PG_W_BYTES)", "if (0)", "request.labels[\"k\"] == \"v\": another wire type"),
+    // elements
+    mutant("elements do not begin empty", PROTOBUF, "else if (pg_kind_wire(f->kind) == wire)\n\t\t\tpg_row(&s->bits, f->reset);", "else if (pg_kind_wire(f->kind) == wire) {\n\t\t\tif (!(f->flags & PG_FIELD_ELEMENTS)) pg_row(&s->bits, f->reset);\n\t\t}", "request.items.exists(x, x.name == \"a\" && x.flag): in two elements"),
+    mutant("singular fields are packed, too", PROTOBUF, "wire == PG_W_BYTES && f->flags & PG_FIELD_ELEMENTS &&", "wire == PG_W_BYTES &&", "request.i32 == 7: a singular field is never packed"),
+    mutant("packed elements may be cut off", PROTOBUF, "\tif (s->packed)\n\t\treturn s->packed;\n", "", "7 in request.numbers: a varint that goes past its run"),
+    mutant("one packed element is enough", PROTOBUF, "if (s->packed && s->offset < s->packed)", "if (0)", "7 in request.numbers: packed, last"),
+    mutant("elements of sub-messages have no end", PROTOBUF, "element = f->flags & PG_FIELD_ELEMENTS ? s->field : 0;", "element = 0;", "request.items.exists(x, x.name == \"a\" && x.flag): in one element"),
+    mutant("programs end with the first clause that holds", ELEMENTS, "pg_row(&s->bits, t->rule);", "{ pg_row(&s->bits, t->rule); break; }", "request.labels[\"k\"] == \"v\": there"),
+    mutant("keys that repeat count", ELEMENTS, "== s->hash)\n\t\t\treturn 1;", "== s->hash)\n\t\t\treturn 0;", "size(request.labels) == 2: two keys, one of them twice"),
+    mutant("counters overflow", ELEMENTS, "if (count != op->mask)", "if (1)", "size(request.items) == 3: more than the counter holds"),
     // pipeline and verdict
     mutant("END_STREAM on DATA is ignored", PIPELINE, "if (h->type == PG_F_DATA && h->flags & PG_FLAG_END_STREAM)", "if (0)", "END_STREAM on empty DATA, no message"),
     mutant("END_STREAM on HEADERS is ignored", PIPELINE, "return h->block_flags & PG_FLAG_END_STREAM ?", "return 0 ?", "END_STREAM on the header block"),
@@ -107,6 +120,16 @@ const MUTANTS: &[Mutant] = &[
     mutant("blocks may end inside a field", PIPELINE, "if (c->hpack.state != PG_HP_FIELD)", "if (0)", "a block that ends inside a field"),
     mutant("messages need no leave", PIPELINE, "if (judgement == PG_J_NONE && !(s->request & PG_REQ_ALLOWED) && config.default_action == PG_DENY)", "if (0)", "a message that it does not want"),
     mutant("audit rules deny", VERDICT, "if (!(r->flags & PG_RULE_AUDIT))", "if (1)", "an audit rule denies nothing"),
+    // limits
+    mutant("a look takes a token", VERDICT, "pg_limits_pass(c, w, s, 0)", "pg_limits_pass(c, w, s, 1)", "the rate is the burst that is not said"),
+    mutant("limits that audit deny", VERDICT, "\t\tif (!audits)\n\t\t\treturn PG_J_DENY;", "\t\treturn PG_J_DENY;", "a limit that only audits lets pass"),
+    mutant("a token costs nothing", LIMIT, "missing += cost;", "", "the rate is the burst that is not said"),
+    mutant("methods share a bucket", LIMIT, "key0 = w->method;", "", "each method has its own"),
+    mutant("a key that comes twice has a bucket", LIMIT, "if (v->count != 1)", "if (!v->count)", "several values buy no bucket of their own"),
+    mutant("a new key finds its bucket empty", LIMIT, "b->full_at = 0;", "b->full_at = ~0ull; b->missing = capacity;", "each tenant has a bucket"),
+    mutant("values are all the same", HPACK, "if (p->counted)", "if (0)", "each tenant has a bucket"),
+    mutant("the table forgets values", GRPC, "v->hash[0] = e->hash[0];\n\t\tv->hash[1] = e->hash[1];", "v->hash[0] = v->hash[1] = 1;", "each tenant has a bucket"),
+    mutant("a header block remembers the last one's values", GRPC, "b->value[i].count = 0;", "", "each tenant has a bucket"),
 ];
 
 type New = unsafe extern "C" fn(*const abi::pg_tables, *const u8, u16) -> *mut abi::pg_host;

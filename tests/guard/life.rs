@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::need_root;
-use crate::stage::{closed, free_ports, has_lsm, policy, python, start};
+use crate::stage::{closed, free_ports, has_lsm, inside, policy, python, start};
 use crate::support::{Agent, Place, ends, protocg};
 
 /// 0 if a Multipath TCP socket can be made, or the error.
@@ -23,7 +23,7 @@ fn the_banner_and_probe_say_what_is_covered_and_what_is_not() {
     need_root!();
     let place = Place::new();
     let [port] = free_ports();
-    let file = policy(&place, port, "[guard]\nconnect = [\"127.0.0.0/8\"]");
+    let file = policy(&place, port, "[guard]\nconnect = [\"127.0.0.0/8\"]\ntls_library = \"report\"");
     let (cgroup, file) = (place.path.to_str().unwrap(), file.to_str().unwrap());
     let (agent, guard) = start(&place, Path::new(file), &[]);
     agent.stop();
@@ -147,10 +147,39 @@ fn a_pinned_guard_that_lost_a_program_is_made_anew() {
     agent.stop();
     let pins = Path::new("/sys/fs/bpf/protocg").join(place.cgroup().id.to_string());
     fs::remove_file(pins.join("link_gc_create")).unwrap();
-    assert_eq!(python(&place, MPTCP), "0");
+    // the kernel ends a link that has lost its last pin in its own time
+    let gone = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        python(&place, MPTCP) == "0"
+    });
+    assert!(gone, "the program still runs");
     let (agent, events) = Agent::start(&["--cgroup", place.path.to_str().unwrap(), file.to_str().unwrap()]);
     assert_eq!(events.last().unwrap()["origin"], "exchanged");
     assert_eq!(python(&place, MPTCP), "1");
     agent.stop();
     assert_eq!(ends(&mut protocg(&["detach", "--cgroup", place.path.to_str().unwrap()])).0, 0);
+}
+
+/// Whoever else tries is refused: a user that is not root, and with BPF LSM root inside.
+#[test]
+fn a_pinned_guard_is_detached_by_root_outside_only() {
+    need_root!();
+    let place = Place::new();
+    let [port] = free_ports();
+    let (agent, guard) = start(&place, &policy(&place, port, "[guard]"), &["--pin"]);
+    agent.stop();
+    let (program, cgroup) = (env!("CARGO_BIN_EXE_protocg"), place.path.to_str().unwrap());
+    let detach = [program, "detach", "--cgroup", cgroup];
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let output = std::process::Command::new("setpriv").args(nobody).args(detach).output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(python(&place, MPTCP), "1");
+    if has_lsm(&guard) {
+        let output = inside(&place, program, &detach[1..]);
+        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(python(&place, MPTCP), "1");
+    }
+    let all = protocg(&["detach", "--cgroup", cgroup]).output().unwrap();
+    assert!(all.status.success(), "{}", String::from_utf8_lossy(&all.stderr));
+    assert_eq!(python(&place, MPTCP), "0");
 }

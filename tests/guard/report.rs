@@ -7,7 +7,7 @@ use protocg_peers::harness::{self, Calls, Cgroup, Protocg, Server, Stack};
 use serde_json::json;
 
 use crate::need_root;
-use crate::stage::{closed, free_ports, has_lsm, hears, policy, python, start};
+use crate::stage::{closed, free_ports, has_lsm, hears, inside, policy, python, start};
 use crate::support::Place;
 
 const TRY_ALL: &str = "
@@ -86,6 +86,38 @@ fn udp_on_a_policy_port_that_the_kernel_chose_hears_nothing() {
     assert!(agent.stop().success());
 }
 
+/// A source route in a packet's head: the address that connect() is asked about is its last station only.
+#[test]
+fn packets_that_go_elsewhere_first_are_refused() {
+    need_root!();
+    let place = Place::new();
+    let [port] = free_ports();
+    // IPv4: a loose source route (131), after one that fills, and a record route (7) that is none. IPv6: a routing header
+    // (option 57) of type 4, with two stations.
+    let script = "
+import socket
+def send(family, to, options):
+    s = socket.socket(family, 2)
+    try:
+        for level, name, value in options: s.setsockopt(level, name, value)
+    except OSError as e: return 'none'
+    try: s.sendto(b'x', (to, 9)); return 'sent'
+    except OSError as e: return e.errno
+lo6 = bytes(15) + bytes([1])
+print(send(2, '127.0.0.1', []), send(2, '127.0.0.1', [(0, 4, bytes([7, 7, 4, 0, 0, 0, 0, 0]))]),
+      send(2, '127.0.0.1', [(0, 4, bytes([1, 131, 7, 4, 127, 0, 0, 2]))]),
+      send(10, '::1', []), send(10, '::1', [(41, 57, bytes([0, 4, 4, 1, 1, 0, 0, 0]) + lo6 * 2)]))";
+    let without = python(&place, script);
+    assert!(without.starts_with("sent sent sent sent "), "{without}");
+    let (mut agent, _) = start(&place, &policy(&place, port, "[guard]\nconnect = [\"127.0.0.1\", \"::1\"]"), &[]);
+    let with = without.replace("sent sent sent", "sent sent 1");
+    let with = if without.ends_with(" none") { with } else { format!("{} 1", with.rsplit_once(' ').unwrap().0) };
+    assert_eq!(python(&place, script), with, "{without}");
+    let event = agent.event().unwrap();
+    assert_eq!((&event["type"], &event["cause"]), (&json!("guard"), &json!("undeclared_connect")));
+    assert!(agent.stop().success());
+}
+
 #[test]
 fn an_egress_policy_refuses_udp_to_its_ports_and_declares_no_listeners() {
     need_root!();
@@ -134,4 +166,32 @@ fn grpc_goes_on_under_the_guard() {
         assert!(events.iter().all(|e| e["verdict"] != "deny"), "lsm: {}: {events:?}", has_lsm(&ready["guard"]));
         assert!(protocg.stop().success());
     }
+}
+
+/// Go from 1.24 on asks for Multipath TCP whenever it listens; the peers' program asks as that does.
+#[test]
+fn a_go_listener_falls_back_to_tcp() {
+    need_root!();
+    if let Some(why) = Stack::Go.lacks() {
+        return println!("SKIPPED a_go_listener_falls_back_to_tcp: {why}");
+    }
+    let place = Place::new();
+    let [port, declared] = free_ports();
+    let go = harness::binaries().parent().unwrap().join("peers-go/pg-go");
+    let listen = || {
+        let output = inside(&place, go.to_str().unwrap(), &["listen", &format!("127.0.0.1:{declared}")]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let without = listen();
+    if without != "mptcp" {
+        return println!(
+            "SKIPPED a_go_listener_falls_back_to_tcp: no Multipath TCP in this Go (1.21) or kernel: {without}"
+        );
+    }
+    let (mut agent, _) = start(&place, &policy(&place, port, &format!("[guard]\nlisten = [{declared}]")), &[]);
+    assert_eq!(listen(), "tcp");
+    let event = agent.event().unwrap();
+    assert_eq!((&event["cause"], &event["process.name"]), (&json!("mptcp"), &json!("pg-go")));
+    assert!(agent.stop().success());
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socket};
 use protocg_peers::harness::{binaries, patience};
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ pub struct Outside {
     pub process: Child,
     /// Another cgroup.
     pub other: Place,
-    /// Where listeners are handed out.
+    /// Where a listener and a packet socket are handed out.
     pub hand: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -88,9 +88,12 @@ impl Outside {
         std::thread::spawn(move || {
             for stream in server.incoming().map_while(Result::ok) {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-                let fds = [listener.as_raw_fd()];
-                let rights = [ControlMessage::ScmRights(&fds)];
-                let _ = sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None);
+                let packet = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).unwrap();
+                for fd in [listener.as_raw_fd(), packet.as_raw_fd()] {
+                    let fds = [fd];
+                    let rights = [ControlMessage::ScmRights(&fds)];
+                    let _ = sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None);
+                }
                 // Its reader has a copy, or was refused one; this one must live until then.
                 let _ = std::io::Read::read(&mut &stream, &mut [0]);
             }
@@ -107,8 +110,9 @@ impl Outside {
         Self { listener, inherited, procs, process, other, hand, _folder: folder }
     }
 
-    /// Tries every way around, from inside. The names with the error that each ended with, 0 if it worked.
-    pub fn escape(&self, place: &Place, agent: &Agent, ports: [u16; 3]) -> Vec<(String, i32)> {
+    /// Tries every way around, from inside; with a library only those that need one. The names with the error that each
+    /// ended with, 0 if it worked.
+    pub fn escape(&self, place: &Place, agent: &Agent, ports: [u16; 3], library: Option<&Path>) -> Vec<(String, i32)> {
         let pins = Path::new("/sys/fs/bpf/protocg").join(place.cgroup().id.to_string());
         let outside = self.listener.local_addr().unwrap().port();
         let patience = patience(Duration::from_millis(700)).as_millis().to_string();
@@ -127,7 +131,8 @@ impl Outside {
             ("--procs", self.procs.as_raw_fd().to_string()),
             ("--patience", patience),
         ];
-        let arguments: Vec<&str> = numbers.iter().flat_map(|(flag, value)| [*flag, value.as_str()]).collect();
+        let mut arguments: Vec<&str> = numbers.iter().flat_map(|(flag, value)| [*flag, value.as_str()]).collect();
+        arguments.extend(library.iter().flat_map(|path| ["--library", path.to_str().unwrap()]));
         let output = inside(place, binaries().join("pg-escape").to_str().unwrap(), &arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let said = String::from_utf8(output.stdout).unwrap();

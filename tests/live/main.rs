@@ -14,6 +14,7 @@ mod denial;
 mod egress;
 mod frames;
 mod interop;
+mod limits;
 mod matrix;
 mod mended;
 mod pinned;

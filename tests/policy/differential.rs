@@ -8,7 +8,7 @@ use cel::objects::Key;
 use cel::{Context, Program, Value};
 use prost::Message as _;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value as Field,
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Syntax, Value as Field,
 };
 
 use crate::{Folder, Random, eval, with_rules};
@@ -151,6 +151,8 @@ fn scalar(random: &mut Random, kind: &Kind) -> Field {
         Kind::Double => Field::F64(double()[random.below(8)]),
         Kind::String => Field::String(random.pick(&STRINGS).to_owned()),
         Kind::Bytes => Field::Bytes([&b""[..], b"xy", b"\xff", b"a\0b"][random.below(4)].to_vec().into()),
+        // a closed enum's other numbers are refused
+        Kind::Enum(it) if it.parent_file().syntax() == Syntax::Proto2 => Field::EnumNumber([1, 5][random.below(2)]),
         Kind::Enum(_) => Field::EnumNumber([0, 1, 5, 77, -3][random.below(5)]),
         Kind::Message(_) => unreachable!(),
     }

@@ -1,6 +1,6 @@
 //! A slow, obvious reader of the tables: what `bpf/abi/tables.h` says, on whole messages, in Rust.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv6Addr;
 
 use protocg::abi::*;
@@ -127,10 +127,51 @@ pub fn headers(tables: &Tables, call: &Call) -> Bits {
 pub fn message(tables: &Tables, method: usize, header: &Bits, bytes: &[u8]) -> Result<Bits, Malformed> {
     let method = &tables.methods[method];
     assert_ne!(method.flags & PG_METHOD_MESSAGES, 0);
-    let mut bits = *header;
-    apply(tables, method.init, &mut bits);
-    walk(tables, method.plan, bytes, &mut bits)?;
-    Ok(bits)
+    let mut state = State { bits: *header, ..State::default() };
+    apply(tables, method.init, &mut state.bits);
+    walk(tables, method.plan, bytes, &mut state)?;
+    Ok(state.bits)
+}
+
+/// What is known while a message is read.
+#[derive(Default)]
+struct State {
+    bits: Bits,
+    /// The key of the entry that is read; none: a default.
+    key: Option<Vec<u8>>,
+    /// Distinct keys so far, by place.
+    keys: HashMap<u32, Option<Vec<u8>>>,
+}
+
+/// An element is whole.
+fn element(tables: &Tables, field: &pg_field, state: &mut State) {
+    if field.counter != 0 {
+        let op = &tables.ops[field.counter as usize];
+        let word = state.bits[op.word as usize];
+        let count = ((word & op.mask) / op.value) as u32;
+        let mut seen = false;
+        if field.flags & PG_FIELD_DISTINCT != 0 {
+            let places = field.key..field.key + count.min(field.keys);
+            seen = places.into_iter().any(|place| state.keys[&place] == state.key);
+            if !seen && count < field.keys {
+                state.keys.insert(field.key + count, state.key.clone());
+            }
+        }
+        if !seen && word & op.mask != op.mask {
+            state.bits[op.word as usize] += op.value;
+        }
+    }
+    let program = &tables.tests[field.test as usize..(field.test + field.tests) as usize];
+    let mut clause = true;
+    for test in program {
+        clause &= state.bits[usize::from(test.word)] & test.mask == test.value;
+        if u32::from(test.flags) & PG_TEST_LAST != 0 {
+            if clause {
+                apply(tables, test.rule, &mut state.bits);
+            }
+            clause = true;
+        }
+    }
 }
 
 fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
@@ -157,45 +198,77 @@ enum Raw<'a> {
     Bytes(&'a [u8]),
 }
 
-fn walk(tables: &Tables, node: u32, mut bytes: &[u8], bits: &mut Bits) -> Result<(), Malformed> {
+fn wire_of(kind: u32) -> u64 {
+    match kind {
+        PG_K_MESSAGE | PG_K_STRING | PG_K_BYTES => 2,
+        PG_K_FIXED32 | PG_K_SFIXED32 | PG_K_FLOAT => 5,
+        PG_K_FIXED64 | PG_K_SFIXED64 | PG_K_DOUBLE => 1,
+        _ => 0,
+    }
+}
+
+fn raw<'a>(bytes: &mut &'a [u8], wire: u64) -> Result<Raw<'a>, Malformed> {
+    Ok(match wire {
+        0 => Raw::Number(varint(bytes)?),
+        1 => Raw::Number(u64::from_le_bytes(take(bytes, 8)?.try_into().unwrap())),
+        2 => {
+            let length = varint(bytes)? as usize;
+            Raw::Bytes(take(bytes, length)?)
+        }
+        5 => Raw::Number(u64::from(u32::from_le_bytes(take(bytes, 4)?.try_into().unwrap()))),
+        _ => return Err(Malformed("wire type")),
+    })
+}
+
+fn walk(tables: &Tables, node: u32, mut bytes: &[u8], state: &mut State) -> Result<(), Malformed> {
     let node = &tables.nodes[node as usize];
     let fields = &tables.fields[node.field as usize..(node.field + node.fields) as usize];
     assert!(fields.is_sorted_by(|a, b| a.number < b.number));
     while !bytes.is_empty() {
         let tag = varint(&mut bytes)?;
         let (number, wire) = (tag >> 3, tag & 7);
-        let raw = match wire {
-            0 => Raw::Number(varint(&mut bytes)?),
-            1 => Raw::Number(u64::from_le_bytes(take(&mut bytes, 8)?.try_into().unwrap())),
-            2 => {
-                let length = varint(&mut bytes)? as usize;
-                Raw::Bytes(take(&mut bytes, length)?)
-            }
-            5 => Raw::Number(u64::from(u32::from_le_bytes(take(&mut bytes, 4)?.try_into().unwrap()))),
-            _ => return Err(Malformed("wire type")),
-        };
-        let Some(field) = fields.iter().find(|field| u64::from(field.number) == number) else { continue };
-        let expected = match field.kind {
-            PG_K_MESSAGE | PG_K_STRING | PG_K_BYTES => 2,
-            PG_K_FIXED32 | PG_K_SFIXED32 | PG_K_FLOAT => 5,
-            PG_K_FIXED64 | PG_K_SFIXED64 | PG_K_DOUBLE => 1,
-            _ => 0,
-        };
+        let field = fields.iter().find(|field| u64::from(field.number) == number);
+        if wire != 2 && field.is_some_and(|field| field.flags & PG_FIELD_MAP != 0) {
+            return Err(Malformed("map"));
+        }
+        let value = raw(&mut bytes, wire)?;
+        let Some(field) = field else { continue };
+        let expected = wire_of(field.kind);
         if wire == expected {
-            read(tables, field, &raw, bits)?;
+            read(tables, field, &value, state)?;
+        } else if let (&Raw::Bytes(run), true) = (&value, field.flags & PG_FIELD_ELEMENTS != 0) {
+            let mut run = run;
+            while !run.is_empty() {
+                let value = raw(&mut run, expected)?;
+                read(tables, field, &value, state)?;
+            }
         }
     }
     Ok(())
 }
 
-fn read(tables: &Tables, field: &pg_field, raw: &Raw, bits: &mut Bits) -> Result<(), Malformed> {
-    apply(tables, field.reset, bits);
+fn read(tables: &Tables, field: &pg_field, raw: &Raw, state: &mut State) -> Result<(), Malformed> {
+    apply(tables, field.reset, &mut state.bits);
+    if field.flags & PG_FIELD_DISTINCT != 0 {
+        state.key = None;
+    }
+    value(tables, field, raw, state)?;
+    if field.flags & PG_FIELD_ELEMENTS != 0 {
+        element(tables, field, state);
+    }
+    Ok(())
+}
+
+fn value(tables: &Tables, field: &pg_field, raw: &Raw, state: &mut State) -> Result<(), Malformed> {
     let key = match raw {
-        Raw::Bytes(value) if field.kind == PG_K_MESSAGE => return walk(tables, field.child, value, bits),
+        Raw::Bytes(value) if field.kind == PG_K_MESSAGE => return walk(tables, field.child, value, state),
         Raw::Bytes(value) => {
             for automaton in &tables.automata[field.automaton as usize..(field.automaton + field.automata) as usize] {
-                let state = run(tables, automaton, value, bits);
-                apply(tables, out(tables, automaton, state).end, bits);
+                let last = run(tables, automaton, value, &mut state.bits);
+                apply(tables, out(tables, automaton, last).end, &mut state.bits);
+            }
+            if field.flags & PG_FIELD_KEY != 0 {
+                state.key = Some(value.to_vec()).filter(|key| !key.is_empty());
             }
             if field.kind == PG_K_STRING {
                 std::str::from_utf8(value).map_err(|_| Malformed("utf8"))?.chars().count() as u64
@@ -204,15 +277,24 @@ fn read(tables: &Tables, field: &pg_field, raw: &Raw, bits: &mut Bits) -> Result
             }
         }
         Raw::Number(raw) => match number_key(field.kind, *raw) {
-            Some(key) => key,
+            Some(key) => {
+                if field.flags & PG_FIELD_KEY != 0 {
+                    let default = number_key(field.kind, 0).unwrap();
+                    state.key = Some(key.to_le_bytes().to_vec()).filter(|_| key != default);
+                }
+                key
+            }
             None => {
-                apply(tables, field.nan, bits);
+                apply(tables, field.nan, &mut state.bits);
                 return Ok(());
             }
         },
     };
     if field.bounds > 0 {
-        apply(tables, bound(tables, field.bound, field.bounds, key), bits);
+        match bound(tables, field.bound, field.bounds, key) {
+            PG_ROW_REFUSED => return Err(Malformed("value")),
+            row => apply(tables, row, &mut state.bits),
+        }
     }
     Ok(())
 }

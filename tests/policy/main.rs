@@ -3,10 +3,12 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::should_implement_trait, reason = "tests")]
 
 mod differential;
+mod elements;
 mod eval;
 mod metadata;
 mod refused;
 mod tables;
+mod validate;
 
 use std::path::Path;
 

@@ -8,10 +8,15 @@ use crate::{Folder, with_rules};
 
 const PROTO: &str = r#"
 syntax = "proto3"; package t;
+import "google/protobuf/timestamp.proto"; import "google/protobuf/duration.proto";
+import "google/protobuf/wrappers.proto";
 enum Color { RED = 0; BLUE = 1; } enum Other { X = 0; }
 message In { string s = 1; In deep = 2; }
 message M { string s = 1; bytes b = 2; bool f = 3; int32 n = 4; uint32 u = 5; double d = 6; Color c = 7; In sub = 8;
-  repeated string xs = 9; map<string, string> m = 10; }
+  repeated string xs = 9; map<string, string> m = 10; repeated In ins = 11; map<int32, In> by = 12;
+  repeated int32 ns = 13; google.protobuf.Timestamp t = 14; google.protobuf.Duration du = 15;
+  google.protobuf.StringValue w = 16; map<string, Nest> nest = 17; }
+message Nest { map<string, string> m = 1; }
 message N { string s = 1; int64 n = 4; }
 service S { rpc R(M) returns (M); rpc Q(N) returns (M); }
 "#;
@@ -38,8 +43,7 @@ fn files_that_are_wrong_are_refused() {
         (&format!("{head}colour = 1"), "unknown field `colour`"),
         (&format!("{head}[uninspectable]\ntls = \"maybe\""), "neither \"deny\" nor \"allow\""),
         (&format!("{head}[uninspectable]\nquic = \"deny\""), "unknown field `quic`"),
-        (&format!("{head}[[limit]]\nname = \"l\""), "`[[limit]]` is not supported yet"),
-        (&format!("{head}[validate]\nmethods = [\"*\"]"), "`[validate]` is not supported yet"),
+        (&format!("{head}[[limit]]\nname = \"l\""), "missing field `rate`"),
         (&format!("{head}[guard]\nquic = \"deny\""), "unknown field `quic`"),
         (&format!("{head}[guard]\nbpf = \"no\""), "`no` is none of \"deny\", \"report\" and \"allow\""),
         (&format!("{head}[guard]\nlisten = [0]"), "`0` is not a port"),
@@ -47,6 +51,13 @@ fn files_that_are_wrong_are_refused() {
         (&format!("{head}[guard]\nconnect = [\"10.0.0.1/8\"]"), "bits set past its prefix"),
         (&format!("{head}[guard]\nconnect = [\"10.0.0.0/8:x\"]"), "neither a port nor a range"),
         (&format!("{head}[guard]\nundeclared_connect = \"deny\""), "no effect without `connect`"),
+        (
+            &format!("{head}[validate]\nmethods = [\"*\"]"),
+            "none of the requests that `[validate]` covers has constraints",
+        ),
+        (&format!("{head}[validate]\nmethods = []"), "`methods` is empty"),
+        (&format!("{head}[validate]\nskip = [\"t.Nope.x\"]"), "the protos have no field `t.Nope.x`"),
+        (&format!("{head}[validate]\nfields = []"), "unknown field `fields`"),
         (&head.replace("\"p\"", "\"P!\""), "not a policy name"),
         (&head.replace("\"p\"", "\"\""), "not a policy name"),
         (&head.replace("\"p\"", "7"), "invalid type"),
@@ -61,6 +72,46 @@ fn files_that_are_wrong_are_refused() {
     for (text, why) in cases {
         refuses(text, why);
     }
+}
+
+#[test]
+fn limits_that_are_wrong_are_refused() {
+    let head = "name = \"p\"\nproto = [\"t.proto\"]\nports = [50051]\ndefault = \"deny\"\n[[limit]]\nname = \"l\"\n";
+    let cases = [
+        ("rate = \"5\"", "`5` is not a rate"),
+        ("rate = \"5/d\"", "`5/d` is not a rate"),
+        ("rate = \"/s\"", "`/s` is not a rate"),
+        ("rate = \"-5/s\"", "`-5/s` is not a rate"),
+        ("rate = \"1.5/s\"", "`1.5/s` is not a rate"),
+        ("rate = 5", "invalid type"),
+        ("rate = \"0/s\"", "`0/s` is not a rate"),
+        ("rate = \"05/s\"", "`05/s` is not a rate"),
+        ("rate = \"1000001/s\"", "limit RATE"),
+        ("rate = \"99999999999999999999/s\"", "is not a rate"),
+        ("rate = \"5/s\"\nburst = 0", "limit BURST"),
+        ("rate = \"5/s\"\nburst = 1000001", "limit BURST"),
+        ("rate = \"5/s\"\nburst = \"5\"", "invalid type"),
+        ("rate = \"5/s\"\nper = \"call\"", "`call` has no buckets"),
+        ("rate = \"5/s\"\nper = \"peer.port\"", "`peer.port` has no buckets"),
+        ("rate = \"5/s\"\nper = 'metadata[x-a]'", "has no buckets"),
+        ("rate = \"5/s\"\nper = 'metadata[\"X-A\"]'", "upper-case"),
+        ("rate = \"5/s\"\nper = 'metadata[\"a-bin\"]'", "binary metadata"),
+        ("rate = \"5/s\"\nper = 'metadata[\"grpc-timeout\"]'", "belongs to the protocol"),
+        ("rate = \"5/s\"\nper = 'metadata[\"accept-encoding\"]'", "belongs to the protocol"),
+        ("rate = \"5/s\"\nstatus = \"UNAVAILABLE\"", "unknown field `status`"),
+        ("rate = \"5/s\"\nmode = \"off\"", "neither \"enforce\" nor \"audit\""),
+        ("rate = \"5/s\"\nmethods = [\"/t.S/M\"]\nwhen = 'request.s == \"\"'", "before there is a message"),
+        ("rate = \"5/s\"\nwhen = 'response.s == \"\"'", "before there is a message"),
+    ];
+    for (text, why) in cases {
+        refuses(&format!("{head}{text}"), why);
+    }
+    let many = |count: usize, per: &dyn Fn(usize) -> String| -> String {
+        let rules = (0..count).map(|i| format!("[[limit]]\nname = \"l{i}\"\nrate = \"1/s\"\nper = '{}'\n", per(i)));
+        format!("name = \"p\"\nports = [50051]\ndefault = \"deny\"\n{}", rules.collect::<String>())
+    };
+    refuses(&many(9, &|i| format!("metadata[\"k{i}\"]")), "limit BUCKET_KEYS");
+    refuses(&many(33, &|_| "policy".to_owned()), "limit METHOD_LIMITS");
 }
 
 #[test]
@@ -113,12 +164,6 @@ fn conditions_that_are_wrong_are_refused() {
         ("1 == 1", "compares two literals"),
         ("now() > 5", "time is not an input"),
         ("response.s == \"a\"", "`response` is not supported yet"),
-        ("request.xs == 1", "not supported yet"),
-        ("size(request.xs) > 1", "not supported yet"),
-        ("request.xs.exists(x, x == \"a\")", "not supported yet"),
-        ("\"a\" in request.xs", "not supported yet"),
-        ("request.m[\"a\"] == \"b\"", "not supported yet"),
-        ("has(request.xs)", "not supported yet"),
         ("request.s in []", "the list is empty"),
         ("request.s in [request.s]", "literals only"),
         ("request.s.contains(\"\")", "always true"),
@@ -156,6 +201,94 @@ fn conditions_that_are_wrong_are_refused() {
     for (when, why) in cases {
         refuses(&with_rules(&format!("[[deny]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\nwhen = '''{when}'''\n")), why);
     }
+}
+
+/// Each with the text that the caret stands under.
+#[test]
+fn conditions_on_elements_that_are_wrong_are_refused_with_their_place() {
+    let distinct = "size(request.m) > 20 || size(request.by) > 20";
+    let cases = [
+        ("request.xs == 1", "compared", "request.xs == 1"),
+        ("request.xs == [\"a\"]", "lists and maps are no operands", "[\"a\"]"),
+        ("request.xs", "`request.xs` (repeated string) is not a condition", "request.xs"),
+        ("request.xs[0] == \"a\"", "doesn't count to an element's place", "request.xs[0]"),
+        ("request.ins.s == \"a\"", "its elements have fields", "request.ins.s"),
+        ("request.m.a == \"b\"", "it has keys, not fields", "request.m.a"),
+        ("has(request.m.a)", "it has keys, not fields", "request.m.a"),
+        ("request.m[request.s] == \"b\"", "a key of a map is a literal", "request.s"),
+        ("request.m[1] == \"b\"", "is a string, and this is not", "1"),
+        ("request.by[\"a\"].s == \"b\"", "is an int32, and this is not", "\"a\""),
+        ("request.by[3000000000].s == \"b\"", "out of the range", "3000000000"),
+        ("request.m[\"a\"] == 1", "`request.m[\"a\"]` is a string, and this is not", "1"),
+        ("request.by[1] == 1", "which is not compared", "1"),
+        ("request.by[1].nope == 1", "has no field `nope`", "request.by[1].nope"),
+        ("request.m[\"a\"].s == \"b\"", "is not a message", "request.m[\"a\"].s"),
+        ("1 in request.xs", "is a string, and this is not", "1"),
+        ("\"a\" in request.ns", "is an int32, and this is not", "\"a\""),
+        ("1 in request.m", "is a string, and this is not", "1"),
+        ("request.s in request.xs", "literals only", "request.s"),
+        ("\"a\" in request.s", "`in` takes a list of literals", "request.s"),
+        ("request.xs.exists(x, x)", "is a string, not a condition", "x"),
+        ("request.xs.exists(x, x == 1)", "`x` is a string, and this is not", "1"),
+        ("request.xs.exists(x, x.s == \"a\")", "`x` is not a message", "x.s"),
+        ("request.ins.exists(x, x.nope == 1)", "`t.In` has no field `nope`", "x.nope"),
+        ("request.ins.exists(x, x.s == x.deep.s)", "compares `x.s`", "x.s == x.deep.s"),
+        ("request.ins.exists(x, x.s == request.s)", "compares `x.s`", "x.s == request.s"),
+        ("request.xs.exists(x, y == \"a\")", "neither a variable nor an enum value", "y"),
+        ("request.xs.exists(request, request == \"a\")", "is a variable already", "*"),
+        ("request.xs.exists_one(x, x == \"a\")", "`exists`, `all` and `has`", "*"),
+        ("size(request.xs.filter(x, x == \"a\")) > 1", "`exists`, `all` and `has`", "*"),
+        ("request.xs.map(x, x) == 1", "`exists`, `all` and `has`", "*"),
+        ("request.xs.exists(x) == true", "is not called like this", "*"),
+        ("request.s.exists(x, x == \"a\")", "has no elements", "request.s"),
+        ("request.n.all(x, x == 1)", "has no elements", "request.n"),
+        ("metadata.exists(k, k == \"a\")", "metadata has no elements here", "metadata"),
+        ("[1, 2].exists(x, x == 1)", "lists and maps are no operands", "*"),
+        ("request.m.exists(k, request.m[k] == \"a\")", "a key of a map is a literal", "k"),
+        ("size(request.ns) < -1", "never negative", "*"),
+        ("size(request.ns) < 0", "always false", "*"),
+        ("request.ns.exists(x, x < 1 && x > 2)", "always false", "*"),
+        ("request.ns.exists(x, x > 1) && size(request.ns) == 0", "always false", "*"),
+        ("size(request.m) > 33", "limit MAP_KEYS", "*"),
+        (distinct, "limit MAP_KEYS", "*"),
+        ("request.t == 5", "compare it with `timestamp(\"...\")`", "5"),
+        ("request.t < duration(\"5s\")", "compare it with `timestamp(\"...\")`", "*"),
+        ("request.t < timestamp(\"soon\")", "is not a time", "\"soon\""),
+        ("request.du < duration(\"5\")", "is not a duration", "\"5\""),
+        ("request.t", "is a message, not a condition", "request.t"),
+        ("request.w == 1", "is a string, and this is not", "1"),
+        ("request.w.nope == 1", "has no field `nope`", "request.w.nope"),
+    ];
+    let folder = Folder::new(&[("t.proto", PROTO)]);
+    for (when, why, caret) in cases {
+        let text = with_rules(&format!("[[deny]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\nwhen = '''{when}'''\n"));
+        let Err(errors) = folder.compile(&text) else { panic!("compiled: {when}") };
+        let problem = errors.problems().next().unwrap();
+        let message = problem.to_string();
+        assert!(message.contains(why), "{when}\nsaid: {message}\nnot: {why}");
+        let span = problem.fault().span.clone().unwrap_or_else(|| panic!("{when}: {message} stands nowhere"));
+        let under = &text[span];
+        assert!(if caret == "*" { text.contains(under) } else { under == caret }, "{when}: under {under:?}");
+    }
+    let nested = "size(request.nest) > 2 && size(request.nest[\"a\"].m) > 2";
+    let text = with_rules(&format!("[[deny]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\nwhen = '''{nested}'''\n"));
+    assert!(folder.compile(&text).unwrap_err().to_string().contains("whose size is compared, too"));
+}
+
+#[test]
+fn a_program_that_is_too_long_is_refused() {
+    let rules = |count: usize| {
+        let one = |i| {
+            format!(
+                "[[deny]]\nname = \"r{i}\"\nmethods = [\"/t.S/R\"]\nwhen = 'request.ins.exists(x, x.s == \"k{i}\" && has(x.deep))'\n"
+            )
+        };
+        with_rules(&(0..count).map(one).collect::<String>())
+    };
+    let folder = Folder::new(&[("t.proto", PROTO)]);
+    assert!(folder.compile(&rules(100)).is_ok());
+    let error = folder.compile(&rules(300)).unwrap_err().to_string();
+    assert!(error.contains("limit ELEMENT_TESTS"), "{error}");
 }
 
 #[test]
@@ -277,11 +410,11 @@ fn every_way_around_has_a_switch() {
     assert_eq!(errors.problems().map(|problem| problem.position()).collect::<Vec<_>>(), [Some((6, 7))]);
     let defaults = folder.compile(&with_rules("[guard]\n")).unwrap().guard.unwrap();
     let allowed = |ways: &[policy::Switch]| ways.iter().filter(|it| **it == policy::Switch::Allow).count();
-    assert_eq!(allowed(&defaults.ways), 1, "only connecting is free where no place is named");
+    assert_eq!(allowed(&defaults.ways), 2, "connecting where no place is named, and TLS libraries");
     let egress = with_rules("[guard]\n").replace("ports", "direction = \"egress\"\nports");
     assert_eq!(
         allowed(&folder.compile(&egress).unwrap().guard.unwrap().ways),
-        2,
+        3,
         "an egress policy declares no listeners"
     );
     assert!(folder.compile(&with_rules("")).unwrap().guard.is_none());

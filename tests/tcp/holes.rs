@@ -66,7 +66,8 @@ fn only_the_copy_fills_a_hole() {
     unharmed(scene);
 }
 
-/// A client may send the copy itself: then nothing is left to fill. Refused by TCP, it does not open the way for others.
+/// A client may send the copy itself: then nothing is left to fill. Refused by TCP, it does not open the way for others, and the agent
+/// sends its own.
 #[test]
 fn a_copy_that_the_client_sends_is_as_good() {
     if harness::skip("mending_own_copy") {
@@ -86,12 +87,39 @@ fn a_copy_that_the_client_sends_is_as_good() {
             }
             assert_eq!(client.raw.acked == base, refused);
         });
-        if !refused {
-            assert_eq!(client.status(3), Some(7));
-            client.bytes(&call(5, UNARY, "next"));
-            assert_eq!(client.status(5), Some(0));
-        }
+        assert_eq!(client.status(3), Some(7));
+        client.bytes(&call(5, UNARY, "next"));
+        assert_eq!(client.status(5), Some(0));
     }
+    unharmed(scene);
+}
+
+/// While the agent is busy the client says again what the server has: TCP refuses older timestamps than those
+/// (RFC 7323, section 5), and so the copy, whose timestamp is the dropped segment's, at first.
+#[test]
+fn a_copy_is_not_too_old_for_tcp() {
+    if harness::skip("mending_old") {
+        return;
+    }
+    let mut scene = scene("old");
+    let (denied, _) = denied_and_copy(3);
+    let sport = 40_000 + (harness::unique() % 20_000) as u16;
+    let mut raw = Raw::with(&scene.veth, false, sport, PORT, harness::unique());
+    raw.timestamp = Some(1_000);
+    let mut client = Client::new(raw);
+    client.open();
+    stopped(&mut scene, || {
+        client.bytes(&denied);
+        let had = client.raw.seq.wrapping_sub(denied.len() as u32 + 1);
+        client.raw.segment(ACK, had, b"x", &Odd { timestamp: Some(2_000), ..Odd::default() });
+        client.raw.wait(SHORT, |_| false);
+    });
+    client.raw.timestamp = Some(2_000);
+    assert_eq!(client.status(3), Some(7));
+    assert!(client.taken());
+    client.bytes(&call(5, UNARY, "next"));
+    assert_eq!(client.status(5), Some(0));
+    drop(client);
     unharmed(scene);
 }
 

@@ -2,20 +2,12 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched};
 use serde_json::{Value, json};
 
-use crate::stage::{BINARY, make, make_until_ok, policy, refused, skip, unary};
-
-fn python() -> Option<Command> {
-    let venv = std::env::var_os("PROTOCG_VENV").map(PathBuf::from);
-    let interpreter: PathBuf = venv.map_or_else(|| "python3".into(), |venv| venv.join("bin/python3"));
-    let has = Command::new(&interpreter).args(["-c", "import h2, ssl"]).output();
-    has.is_ok_and(|out| out.status.success()).then(|| Command::new(interpreter))
-}
+use crate::stage::{BINARY, make, make_until_ok, policy, python, refused, skip, unary};
 
 fn judged(name: &str, size: usize) {
     if skip(name) {

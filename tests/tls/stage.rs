@@ -1,6 +1,8 @@
 //! A server and a client over TLS, one of them in a cgroup under a policy.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use protocg_peers::harness::{self, Calls, Cgroup, Place, Protocg, Server, Session, Stack, patience};
@@ -22,6 +24,14 @@ pub fn policy(port: u16, top: &str, rules: &str) -> String {
 /// Whether a test has to be skipped, and says so.
 pub fn skip(test: &str) -> bool {
     harness::skip(test)
+}
+
+/// Python with what the scripts here need.
+pub fn python() -> Option<Command> {
+    let venv = std::env::var_os("PROTOCG_VENV").map(PathBuf::from);
+    let interpreter: PathBuf = venv.map_or_else(|| "python3".into(), |venv| venv.join("bin/python3"));
+    let has = Command::new(&interpreter).args(["-c", "import h2, ssl"]).output();
+    has.is_ok_and(|out| out.status.success()).then(|| Command::new(interpreter))
 }
 
 /// Where the server listens.

@@ -48,7 +48,10 @@ fn condition(text: &str) -> String {
 fn every_example_of_the_language_is_true() {
     let document = std::fs::read_to_string(root().join("docs/policy.md")).unwrap();
     let blocks = blocks(&document);
-    let folder = Folder::new(&[]);
+    // what buf has in every project
+    let import = "buf/validate/validate.proto";
+    let validate = std::fs::read_to_string(root().join("policies/protovalidate").join(import)).unwrap();
+    let folder = Folder::new(&[(import, &validate)]);
     let check = |text: &str, at: usize| {
         folder.write("checked.toml", text);
         let (status, out, err) = folder.run(&["check", "checked.toml"]);

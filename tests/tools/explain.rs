@@ -86,6 +86,43 @@ fn every_predicate_is_shown_with_its_result_and_its_input() {
     );
 }
 
+const LISTS: &str = r#"name = "p"
+proto = ["t.proto"]
+ports = [50051]
+default = "allow"
+
+[[deny]]
+name = "lists"
+methods = ["/t.Search/Find"]
+when = '''
+request.items.exists(x, x.number == 7 && x.text == "a") && !request.items.all(x, x.number > 0) &&
+(size(request.items) > 2 || "k" in request.by_name || request.by_name["m"].number == 1 || size(request.by_name) == 2)
+'''
+"#;
+
+#[test]
+fn lists_and_maps_are_explained_by_what_the_engine_keeps_of_them() {
+    let folder = Folder::new(&[("t.proto", crate::PROTO), ("p.toml", LISTS)]);
+    let message = r#"{"items": [{"number": 7, "text": "a"}, {}], "byName": {"l": {}, "m": {"number": 1}}}"#;
+    let (status, out, err) = folder.run(&["explain", "p.toml", "--method", "/t.Search/Find", "--message", message]);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    says(
+        &out,
+        &[
+            "denied by `lists`, on message 1",
+            "  deny `lists` holds, and decides (p.toml:7)\n    all of\n",
+            "      yes  request.items.exists(x, x.number == 7 && x.text == \"a\")",
+            "request.items is [a message, {}]\n",
+            "      yes  !(request.items.all(x, x.number > 0))",
+            "      any of\n        no   size(request.items) > 2",
+            "        no   \"k\" in request.by_name",
+            "request.by_name is a map with \"l\", \"m\"\n",
+            "        yes  request.by_name[\"m\"].number == 1",
+            "        yes  size(request.by_name) == 2",
+        ],
+    );
+}
+
 #[test]
 fn what_no_verdict_depends_on_is_said_to_be_so() {
     let out = explained(&["--method", "/t.Search/Find", "--peer", "10.0.0.1", "--metadata", "x-role=a"]);

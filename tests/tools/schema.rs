@@ -44,6 +44,7 @@ unix_listen = "deny"
 [tls]
 pause = false
 kill = true
+required = true
 [[deny]]
 name = "d"
 methods = ["/t.Search/Find", "/t.*", "*"]
@@ -57,6 +58,25 @@ name = "e"
 name = "a"
 methods = ["/t.Search/*"]
 when = 'peer.port == 5'
+[[limit]]
+name = "l"
+methods = ["/t.Search/Find"]
+when = 'peer.port == 6'
+rate = "100/s"
+burst = 20
+per = 'metadata["x-tenant"]'
+message = "slowly"
+mode = "audit"
+[[limit]]
+name = "m"
+rate = "1/h"
+per = "peer.ip"
+"#;
+
+const VALIDATE: &str = r#"
+[validate]
+methods = ["/t.Search/*", "*"]
+skip = ["t.Query.query", "t.Query"]
 "#;
 
 /// Every way from a document's root to one of its values.
@@ -136,7 +156,7 @@ fn mutants(document: &Value) -> Vec<(String, Vec<String>, Value)> {
 fn the_schema_refuses_what_the_parser_refuses_and_nothing_else() {
     let (schema, folder) = (schema(), Folder::new(&[("t.proto", PROTO)]));
     let origin = folder.path("p.toml");
-    let document: Value = toml::from_str(FULL).unwrap();
+    let document: Value = toml::from_str(&format!("{FULL}{VALIDATE}")).unwrap();
     assert!(schema.is_valid(&json(&document)));
     policy::compile(FULL, &origin).unwrap();
     let (mut accepted, mut refused, mut left) = (0, 0, 0);
@@ -225,8 +245,9 @@ fn every_policy_and_every_example_fits_the_schema() {
         } else {
             Vec::new()
         };
-        for file in
-            files.iter().filter(|file| file.extension().unwrap() == "toml" && file.file_stem().unwrap() != "cases")
+        for file in files
+            .iter()
+            .filter(|file| file.extension().is_some_and(|it| it == "toml") && file.file_stem().unwrap() != "cases")
         {
             texts.push((file.display().to_string(), std::fs::read_to_string(file).unwrap()));
         }

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use protocg::cases::judge::{Host, Matcher};
-use protocg::cases::{Call, Message};
+use protocg::cases::{Call, Message, Repeated};
 use protocg::policy::trace::{Said, Trace};
 use protocg::policy::{self, Study};
 use protocg_peers::wire;
@@ -28,7 +28,7 @@ impl Random {
     }
 }
 
-const PREDICATES: [&str; 20] = [
+const PREDICATES: [&str; 30] = [
     "request.query == \"a\"",
     "request.query.startsWith(\"a\")",
     "request.query in [\"b\", \"ab\"]",
@@ -49,6 +49,16 @@ const PREDICATES: [&str; 20] = [
     "peer.port < 5",
     "(request.per_page) > 2",
     "(request.flag) == (true)",
+    "request.items.exists(x, x.number == 1 && x.text == \"a\")",
+    "request.items.exists(x, (x.number) > 1)",
+    "request.items.all(x, x.number > 0 || x.text.startsWith(\"a\"))",
+    "request.items.exists(x, x.number == 1 && request.flag)",
+    "size(request.items) > 1",
+    "has(request.items)",
+    "\"a\" in request.by_name",
+    "request.by_name[\"a\"].number != 1",
+    "request.by_name.exists(k, k == \"b\")",
+    "size(request.by_name) == 2",
 ];
 
 fn condition(random: &mut Random, depth: usize) -> String {
@@ -75,6 +85,15 @@ fn call(random: &mut Random) -> Call {
     if random.below(2) > 0 {
         message = message.message(7, &wire::Message::new().varint(2, random.below(3) as u64));
     }
+    let inner =
+        |random: &mut Random| wire::Message::new().bytes(1, random.pick(&["a", "b"])).varint(2, random.below(3) as u64);
+    for _ in 0..random.below(4) {
+        message = message.message(8, &inner(random));
+    }
+    for _ in 0..random.below(4) {
+        let key = random.pick(&["a", "b", "c"]);
+        message = message.message(9, &wire::Message::new().bytes(1, key).message(2, &inner(random)));
+    }
     let values = random.below(3);
     let metadata = (0..values).map(|_| ("x-a".to_owned(), random.pick(&["1", "2", "3"]).to_owned())).collect();
     let ip = if random.below(2) == 0 { "::ffff:10.1.1.1" } else { "::1" };
@@ -84,6 +103,8 @@ fn call(random: &mut Random) -> Call {
         peer: (ip.parse::<Ipv6Addr>().unwrap(), random.below(10) as u16),
         messages: vec![Message { bytes: message.bytes, text: String::new() }],
         compressed: false,
+        before: Vec::new(),
+        repeated: Repeated::default(),
     }
 }
 

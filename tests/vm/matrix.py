@@ -203,8 +203,9 @@ class Run:
                 for index, number in enumerate(words[2:6]):
                     counts[index] += int(number)
         if report:
-            enforcer = json.loads(report)["enforcer"]
-            self.verified, self.refused = dict(enforcer["verified"]), enforcer["why"]
+            report = json.loads(report)
+            enforcer = report["enforcer"]
+            self.verified, self.refused = dict(enforcer["verified"] + report["guard_verified"] + report["tls_verified"]), enforcer["why"]
 
     def cell(self, ring):
         if ring not in self.counts:

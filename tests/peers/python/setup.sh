@@ -1,9 +1,10 @@
 #!/bin/sh
 # Makes the virtual environment that server.py and client.py run in, once, and prints where its python3 is.
-# usage: setup.sh [DIR], default $PROTOCG_VENV, else target/peers-venv of this repository
+# usage: setup.sh [DIR [REQUIREMENTS]], default $PROTOCG_VENV, else target/peers-venv of this repository
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
+list=${2:-$here/requirements.txt}
 dir=${1:-${PROTOCG_VENV:-${CARGO_TARGET_DIR:-$here/../../../target}/peers-venv}}
 
 fail() {
@@ -16,12 +17,12 @@ mkdir -p "$(dirname "$dir")"
 exec 9>"$dir.lock"
 flock 9
 
-if ! cmp -s "$here/requirements.txt" "$dir/installed.txt"; then
+if ! cmp -s "$list" "$dir/installed.txt"; then
     command -v python3 >/dev/null || fail "python3 is missing: apt-get install python3 python3-venv"
     rm -rf "$dir"
     python3 -m venv "$dir" >&2 || fail "python3 -m venv failed: apt-get install python3-venv"
-    "$dir/bin/python3" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt" >&2 ||
-        fail "pip cannot install $here/requirements.txt: is the package index in reach?"
-    cp "$here/requirements.txt" "$dir/installed.txt"
+    "$dir/bin/python3" -m pip install --quiet --disable-pip-version-check -r "$list" >&2 ||
+        fail "pip cannot install $list: is the package index in reach?"
+    cp "$list" "$dir/installed.txt"
 fi
 echo "$dir/bin/python3"

@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::sched::{CloneFlags, unshare};
@@ -176,6 +176,31 @@ pub fn datagram_unspec(args: &Args) -> io::Result<()> {
     .map(drop)
 }
 
+fn sockaddr_in(address: Ipv4Addr, port: u16) -> SockaddrIn {
+    SockaddrIn::from(std::net::SocketAddrV4::new(address, port))
+}
+
+pub fn datagram_v4_on_v6(args: &Args) -> io::Result<()> {
+    let socket = make::socket(libc::AF_INET6, libc::SOCK_DGRAM, 0)?;
+    let address = sockaddr_in(ELSEWHERE, args.other_port);
+    nix::sys::socket::sendto(socket.as_raw_fd(), b"x", &address, MsgFlags::empty()).map(drop).map_err(Into::into)
+}
+
+pub fn datagram_connected(args: &Args) -> io::Result<()> {
+    let socket = make::socket(libc::AF_INET6, libc::SOCK_DGRAM, 0)?;
+    connect(socket.as_raw_fd(), &sockaddr_in(ELSEWHERE, args.other_port)).map_err(Into::into)
+}
+
+/// To where it may go, by way of where it may not.
+pub fn source_route(args: &Args) -> io::Result<()> {
+    const LOOSE_SOURCE_ROUTE: u8 = 131;
+    let socket = make::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    let [a, b, c, d] = ELSEWHERE.octets();
+    make::option(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &[LOOSE_SOURCE_ROUTE, 7, 4, a, b, c, d, 0])?;
+    let address = sockaddr_in(Ipv4Addr::LOCALHOST, args.outside_port);
+    nix::sys::socket::sendto(socket.as_raw_fd(), b"x", &address, MsgFlags::empty()).map(drop).map_err(Into::into)
+}
+
 pub fn unix_listener(_: &Args) -> io::Result<()> {
     let path = std::env::temp_dir().join(format!("pg-escape-{}", std::process::id()));
     let result = UnixListener::bind(&path).map(drop);
@@ -189,20 +214,32 @@ pub fn inherited(args: &Args) -> io::Result<()> {
     heard(&listener, args)
 }
 
-pub fn passed(args: &Args) -> io::Result<()> {
+/// A descriptor that somebody outside passes in, the `nth` of them.
+fn receive(args: &Args, nth: usize) -> io::Result<OwnedFd> {
     let stream = UnixStream::connect(&args.hand)?;
     stream.set_read_timeout(Some(args.patience() * 10))?;
-    let mut byte = [0];
-    let mut buffer = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([libc::c_int; 1]);
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut buffer, Some(&mut space), MsgFlags::empty())?;
-    // A descriptor that may not be received is left out, and the message is marked as cut.
-    let refused = |_| errno(libc::EPERM);
-    let fd = message.cmsgs().map_err(refused)?.find_map(|cmsg| match cmsg {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-        _ => None,
-    });
-    let fd = fd.ok_or_else(|| errno(libc::EPERM))?;
+    let mut got = None;
+    for _ in 0..=nth {
+        let mut byte = [0];
+        let mut buffer = [IoSliceMut::new(&mut byte)];
+        let mut space = nix::cmsg_space!([libc::c_int; 1]);
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut buffer, Some(&mut space), MsgFlags::empty())?;
+        // A descriptor that may not be received is left out, and the message is marked as cut.
+        got = message.cmsgs().ok().and_then(|mut all| {
+            all.find_map(|cmsg| match cmsg {
+                ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                _ => None,
+            })
+        });
+    }
     // SAFETY: it has just been received, and nobody else knows it.
-    heard(&unsafe { TcpListener::from_raw_fd(fd) }, args)
+    got.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).ok_or_else(|| errno(libc::EPERM))
+}
+
+pub fn passed(args: &Args) -> io::Result<()> {
+    heard(&receive(args, 0)?.into(), args)
+}
+
+pub fn passed_packet(args: &Args) -> io::Result<()> {
+    receive(args, 1).map(drop)
 }

@@ -1,7 +1,7 @@
 //! Sockets of all kinds.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use io_uring::{IoUring, opcode};
 use nix::sched::{CloneFlags, unshare};
@@ -22,6 +22,13 @@ fn make(family: i32, kind: i32, protocol: i32) -> io::Result<()> {
     socket(family, kind, protocol).map(drop)
 }
 
+/// Sets a socket's option.
+pub fn option(socket: &OwnedFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).unwrap_or(0);
+    // SAFETY: the value is as long as is said.
+    done(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) }.into()).map(drop)
+}
+
 const ALL_PROTOCOLS: i32 = 0x0300; // ETH_P_ALL, in network order
 
 pub fn mptcp(_: &Args) -> io::Result<()> {
@@ -33,8 +40,16 @@ pub fn mptcp6(_: &Args) -> io::Result<()> {
 }
 
 pub fn mptcp_by_io_uring(_: &Args) -> io::Result<()> {
-    let mut ring = IoUring::new(4)?;
-    let entry = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP).build();
+    by_io_uring(IoUring::new(4)?, libc::AF_INET, libc::IPPROTO_MPTCP)
+}
+
+/// The kernel's own thread makes the socket.
+pub fn vsock_by_sqpoll(_: &Args) -> io::Result<()> {
+    by_io_uring(IoUring::builder().setup_sqpoll(100).build(4)?, libc::AF_VSOCK, 0)
+}
+
+fn by_io_uring(mut ring: IoUring, family: i32, protocol: i32) -> io::Result<()> {
+    let entry = opcode::Socket::new(family, libc::SOCK_STREAM, protocol).build();
     // SAFETY: the entry holds numbers only.
     unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
     ring.submit_and_wait(1)?;
@@ -71,6 +86,11 @@ pub fn udplite(_: &Args) -> io::Result<()> {
 pub fn l2tp(_: &Args) -> io::Result<()> {
     const IPPROTO_L2TP: i32 = 115;
     make(libc::AF_INET, libc::SOCK_DGRAM, IPPROTO_L2TP)
+}
+
+pub fn smc_transport(_: &Args) -> io::Result<()> {
+    const IPPROTO_SMC: i32 = 256;
+    make(libc::AF_INET, libc::SOCK_STREAM, IPPROTO_SMC)
 }
 
 pub fn packet(_: &Args) -> io::Result<()> {

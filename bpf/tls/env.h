@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Events of the TLS plane, with the process in them. Made in the ring buffer: a hook can be interrupted by another on
- * its CPU, so nothing that belongs to a CPU is its own. */
-#ifndef PG_TLS_EVENT_H
-#define PG_TLS_EVENT_H
+/*
+ * What is the TLS plane's own of the engine's surroundings. A hook can be interrupted by another on its CPU: nothing
+ * that belongs to a CPU is its own, and the kernel's spin locks are refused.
+ */
+#ifndef PG_TLS_ENV_H
+#define PG_TLS_ENV_H
+
+#include "tls/buckets.h"
 
 const volatile struct pg_tls_config tls_config = {};
+
+/* ---- events, with the process in them; made in the ring buffer ---- */
 
 /* by thread */
 struct {

@@ -1,0 +1,33 @@
+//! The engine in the kernel, by BPF_PROG_TEST_RUN.
+
+use protocg::kernel::load::{self, Replay};
+use protocg::policy::Policy;
+use protocg_peers::harness;
+
+use crate::rig::show;
+
+/// The least that BPF_PROG_TEST_RUN takes, and about the most that it is given here.
+const CHUNK: (usize, usize) = (14, 1400);
+
+pub struct Kernel(Replay);
+
+impl Kernel {
+    /// The programs with a policy; none where they cannot be loaded.
+    pub fn new(policy: &Policy) -> Option<Kernel> {
+        harness::possible().ok()?;
+        Some(Kernel(load::replay(&policy.tables).unwrap()))
+    }
+
+    /// The events of a client's bytes on a new connection, and whether all of them pass.
+    pub fn run(&self, policy: &Policy, bytes: &[u8]) -> (Vec<String>, bool) {
+        let mut passes = true;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let end = if rest.len() < CHUNK.1 + CHUNK.0 { rest.len() } else { CHUNK.1 };
+            let (chunk, after) = rest.split_at(end);
+            passes &= self.0.judge(chunk, rest.len() == bytes.len(), 1).unwrap().0;
+            rest = after;
+        }
+        (self.0.events().unwrap().iter().map(|event| show(policy, event)).collect(), passes)
+    }
+}
