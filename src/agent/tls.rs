@@ -90,9 +90,7 @@ fn release(core: &Rc<Core>) {
 
 /// Which process has a TLS connection that was not read, and why it was not.
 pub fn explain(core: &Core, event: &abi::pg_event) -> Option<String> {
-    if core.policy.tls.is_none() {
-        return None;
-    }
+    core.policy.tls?;
     // Its library may be new: the next connection is to find it hooked.
     look(core);
     let pid = core.owner(event.cookie)?;
