@@ -12,7 +12,7 @@
 
 #include "run.h"
 
-#define PG_SCAN_BYTES 64
+#define PG_SCAN_BYTES 16
 /* Bytes of the mark that tell it from a frame's end. Fewer, all of them a frame's length, end many frames; they could
  * be the mark's only if the server had left its frame that many bytes short just there. */
 #define PG_MARK_TELLS 4
@@ -24,22 +24,17 @@ static long pg_follow_cb(u32 index, void *data)
 {
 	struct pg_run *r = data;
 	struct pg_work *w = r->w;
-	u32 i;
 
 	(void)index;
 	if (!w || !r->c)
 		return 1;
-	for (i = 0; i < PG_STEPS_A_TURN; i++) {
-		if (w->pos >= w->end) {
-			r->done = 1;
-			return 1;
-		}
-		if (r->c->response.state != PG_H2_SKIP && !pg_ready(w) && !pg_load(r->skb, w))
-			return 1;
-		if (pg_response_step(r->c, w))
-			return 1;
+	if (w->pos >= w->end) {
+		r->done = 1;
+		return 1;
 	}
-	return 0;
+	if (r->c->response.state != PG_H2_SKIP && !pg_ready(w) && !pg_load(r->skb, w))
+		return 1;
+	return pg_response_step(r->c, w) ? 1 : 0;
 }
 
 /* Follows the chunk up to `end`. Returns 0 if the server is out of step. */

@@ -70,7 +70,7 @@ struct RawFile {
     #[serde(default)]
     uninspectable: RawSwitches,
     guard: Option<RawGuard>,
-    tls: Option<Tls>,
+    tls: Option<RawTls>,
     #[serde(default)]
     deny: Vec<RawRule>,
     #[serde(default)]
@@ -90,6 +90,25 @@ struct RawSwitches {
     not_http2: Option<Spanned<String>>,
     tls: Option<Spanned<String>>,
     midstream: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    pause: Option<bool>,
+    kill: Option<bool>,
+    required: Option<bool>,
+}
+
+impl From<RawTls> for Tls {
+    fn from(raw: RawTls) -> Self {
+        let default = Self::default();
+        Self {
+            pause: raw.pause.unwrap_or(default.pause),
+            kill: raw.kill.unwrap_or(default.kill),
+            required: raw.required.unwrap_or(default.required),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -210,7 +229,7 @@ impl Checker<'_> {
             direction,
             mode,
             guard,
-            tls: raw.tls,
+            tls: raw.tls.map(Tls::from),
             default: self.choice(&raw.default, &actions),
             allowed_causes: self.switches(&raw.uninspectable),
             validate: raw.validate.map(|it| self.validate(it)),

@@ -101,8 +101,7 @@ impl PortSet {
 
 /// The `[tls]` section: hooks in TLS libraries judge what is encrypted. What is done to a call with denied plaintext is the
 /// best that the kernel offers; these say how far that may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tls {
     /// The process may be stopped for the moment that the agent takes to make the call fail.
     pub pause: bool,

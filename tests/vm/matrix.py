@@ -88,6 +88,9 @@ QUICK = {
     "agent_reply": (["a_denied_caller", "a_connection_that_cannot_be_read"], SLOW_THERE),
     "agent_refused": ([NONE], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
+    "differential": ([NONE], "`replay` compares the kernel with the host build here"),
+    "oracles": ([NONE], "`replay` compares the kernel with the host build here"),
+    "replay": (["the_kernel_judges_as_the_host_does"], SLOW_THERE),
     "attacks": (["http2::headers_whose_padding", "path::path_without", "protobuf::groups_that"], SLOW_THERE),
     "guard": (
         [
