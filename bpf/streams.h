@@ -61,6 +61,36 @@ PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 	return 0;
 }
 
+/* All streams of a connection go with it. */
+PG_STEP int pg_streams_drop_some(struct pg_conn *c)
+{
+	int i;
+
+	if (!c)
+		return 0;
+	for (i = 0; i < 64; i++) {
+		if (!c->streams)
+			return 0;
+		pg_stream_close(c, c->streams);
+	}
+	return 1;
+}
+
+#ifdef __BPF__
+static long pg_streams_drop_cb(u32 index, void *data)
+{
+	struct pg_conn **c = data;
+
+	(void)index;
+	return !*c || !pg_streams_drop_some(*c);
+}
+
+static __always_inline void pg_streams_drop(struct pg_conn *c)
+{
+	bpf_loop(PG_MAX_STREAMS / 64 + 1, pg_streams_drop_cb, &c, 0);
+}
+#endif
+
 /* Was the stream ended by mending, and how? An old one may be forgotten: then the server decides what becomes of its
  * frames, and no handler is left for them. */
 static inline u32 pg_mended_as(const struct pg_conn *c, u32 stream)

@@ -163,12 +163,13 @@ static inline const struct pg_seed *pg_seed_get(void)
 	return &seed;
 }
 
-static inline void bpf_spin_lock(struct bpf_spin_lock *lock)
+static inline int pg_bucket_lock(struct bpf_spin_lock *lock)
 {
 	(void)lock;
+	return 1;
 }
 
-static inline void bpf_spin_unlock(struct bpf_spin_lock *lock)
+static inline void pg_bucket_unlock(struct bpf_spin_lock *lock)
 {
 	(void)lock;
 }
@@ -184,7 +185,7 @@ static inline struct pg_event *pg_event_scratch(void)
 	return &pg_here->scratch;
 }
 
-static inline void pg_event_put(const struct pg_event *e)
+static inline void pg_event_put(struct pg_event *e)
 {
 	struct pg_event *more;
 	u32 room;

@@ -308,7 +308,7 @@ fn config(file: &File, header: &Header, path_root: u32) -> abi::pg_config {
         port_bound: header.port.0,
         port_bounds: header.port.1,
         peer_init: 0,
-        reserved: 0,
+        tls: 0,
         cause: [0; 16],
         fixed: header.fixed,
         ports: [0; 1024],
