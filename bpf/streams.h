@@ -76,7 +76,6 @@ PG_STEP int pg_streams_drop_some(struct pg_conn *c)
 	return 1;
 }
 
-#ifdef __BPF__
 static long pg_streams_drop_cb(u32 index, void *data)
 {
 	struct pg_conn **c = data;
@@ -85,11 +84,10 @@ static long pg_streams_drop_cb(u32 index, void *data)
 	return !*c || !pg_streams_drop_some(*c);
 }
 
-static __always_inline void pg_streams_drop(struct pg_conn *c)
+static inline void pg_streams_drop(struct pg_conn *c)
 {
 	bpf_loop(PG_MAX_STREAMS / 64 + 1, pg_streams_drop_cb, &c, 0);
 }
-#endif
 
 /* Was the stream ended by mending, and how? An old one may be forgotten: then the server decides what becomes of its
  * frames, and no handler is left for them. */

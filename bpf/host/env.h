@@ -203,6 +203,17 @@ static inline void pg_event_put(struct pg_event *e)
 	pg_here->events[pg_here->event_count++] = *e;
 }
 
+static inline long bpf_loop(u32 turns, long (*turn)(u32, void *), void *data, u64 flags)
+{
+	u32 i;
+
+	(void)flags;
+	for (i = 0; i < turns; i++)
+		if (turn(i, data))
+			return i + 1;
+	return turns;
+}
+
 static inline int pg_lock(u32 *lock)
 {
 	(void)lock;
