@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The server's side of a connection, on its way out. Its frames are followed, never judged: for the streams that it
- * answers, and so that the agent's reply leaves between two frames and nowhere else.
+ * The server's side of a connection, on its way out. Its frames are followed: for the streams that it answers, and so
+ * that the agent's reply leaves between two frames and nowhere else. Where rules read responses its messages are judged,
+ * and what nothing can be said of does not leave (config.responses).
  *
  * The agent sends its reply on the server's own socket, where the server may be writing too. So while a reply is
  * registered, everything that is sent is searched for the reply's first bytes, the mark; where they stand inside a
@@ -10,7 +11,7 @@
 #ifndef PG_HOOKS_RESPONSE_H
 #define PG_HOOKS_RESPONSE_H
 
-#include "run.h"
+#include "hooks/silence.h"
 
 #define PG_SCAN_BYTES 64
 /* Bytes of the mark that tell it from a frame's end. Fewer, all of them a frame's length, end many frames; they could
@@ -20,10 +21,17 @@
 
 /* ---- following ---- */
 
+/* Is there nothing to look at for a while? */
+static __always_inline int pg_response_skips(const struct pg_conn *c)
+{
+	return c->response.state == PG_H2_SKIP || (config.responses && c->response.state == PG_H2_PAD);
+}
+
 static long pg_follow_cb(u32 index, void *data)
 {
 	struct pg_run *r = data;
 	struct pg_work *w = r->w;
+	int outcome;
 	u32 i;
 
 	(void)index;
@@ -34,10 +42,13 @@ static long pg_follow_cb(u32 index, void *data)
 			r->done = 1;
 			return 1;
 		}
-		if (r->c->response.state != PG_H2_SKIP && !pg_ready(w) && !pg_load(r->skb, w))
+		if (!pg_response_skips(r->c) && !pg_ready(w) && !pg_load(r->skb, w))
 			return 1;
-		if (pg_response_step(r->c, w))
+		outcome = pg_response_step(r->c, w);
+		if (outcome != PG_GO) {
+			r->outcome = outcome;
 			return 1;
+		}
 	}
 	return 0;
 }
@@ -148,6 +159,44 @@ static __always_inline int pg_follow_reply(struct pg_run *r, struct pg_reply *re
 	return 0;
 }
 
+#define PG_FOLLOW 2
+
+/* Where rules read responses: may the segment leave before it is looked at? PG_FOLLOW: it is to be looked at. */
+PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
+{
+	u32 b, zero = 0, reason = PG_R_NONE;
+	struct pg_work *w;
+
+	if (!skb || !c || !g)
+		return PG_DROP;
+	b = g->seq + g->length;
+	if (!pg_after(b, c->sent) && !(g->flags & PG_TCP_URG))
+		return PG_PASS; /* again: the kernel keeps these bytes itself, see below */
+	if (c->answers == PG_A_MUTED) {
+		pg_count_add(PG_N_DEAD, 1);
+		return PG_DROP;
+	}
+	if (g->flags & PG_TCP_URG)
+		reason = PG_R_URGENT;
+	else if (pg_pages_shared(skb))
+		reason = PG_R_SHARED_PAGES;
+	else if (!c->followed)
+		reason = PG_R_INTERNAL;
+	else if (pg_after(g->seq, c->sent))
+		return pg_drop(PG_R_LOCK); /* one before this was dropped for want of the lock; both come again, in order */
+	if (!reason)
+		return PG_FOLLOW;
+	w = bpf_map_lookup_elem(&response_scratch, &zero);
+	if (!w)
+		return pg_drop(PG_R_INTERNAL);
+	pg_about(w, 0, 0);
+	w->reason = reason;
+	if (!config.audit)
+		return pg_silence(skb, c, w, g, PG_CUT);
+	pg_emit(c, w, PG_EV_CONNECTION, PG_V_AUDIT_DENY);
+	return pg_silence(skb, c, w, g, PG_BLIND);
+}
+
 /* Under the response lock. Returns 0 if the segment must not leave. */
 static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
 {
@@ -155,7 +204,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 	u32 b = g->seq + g->length, zero = 0, from;
 	struct pg_reply *reply = 0;
 	u64 cookie = c->cookie;
-	int pass = 1;
+	int pass = 1, verdict;
 
 	if (c->phase == PG_P_DEAD || c->mends) {
 		reply = bpf_map_lookup_elem(&replies, &cookie);
@@ -163,6 +212,11 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 			return 0;
 		if (reply && reply->done)
 			reply = 0;
+	}
+	if (config.responses && c->answers != PG_A_UNREAD) {
+		verdict = pg_follow_may(skb, c, g);
+		if (verdict != PG_FOLLOW)
+			return verdict;
 	}
 	if (!c->followed)
 		return !reply;
@@ -173,6 +227,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 		c->followed = 0;
 		return !reply;
 	}
+	r.w->half = config.responses ? PG_RESPONSE_HALF : 0;
 	from = c->sent - g->seq;
 	pg_chunk(r.w, PG_SRC_PACKET, 0, g->offset, g->length);
 	r.w->pos = from;
@@ -180,7 +235,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 		c->followed = pg_follow_to(&r, g->length);
 	} else {
 		pass = pg_follow_reply(&r, reply, from);
-		if (!pass && reply->done != PG_EV_INJECT_FAILED) {
+		if (!pass && reply->done != PG_EV_INJECT_FAILED && !(config.responses && r.outcome != PG_GO)) {
 			/* nothing that could tell is left: no reply, a reset */
 			reply->done = PG_EV_INJECT_FAILED;
 			c->phase = PG_P_DEAD;
@@ -188,6 +243,13 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 			pg_emit(c, r.w, PG_EV_INJECT_FAILED, PG_V_DENY);
 		}
 		c->followed = pass;
+	}
+	if (config.responses && !c->followed) {
+		if (r.outcome == PG_GO && pass) {
+			pg_about(r.w, 0, 0);
+			r.outcome = pg_fail_connection(c, r.w, PG_R_BUDGET);
+		}
+		return pg_silence(skb, c, r.w, g, r.outcome);
 	}
 	c->sent = b;
 	if (c->phase == PG_P_DEAD && !c->pending && !c->drained) {
@@ -202,9 +264,11 @@ static __always_inline int pg_server_response(struct __sk_buff *skb, struct pg_c
 {
 	int pass;
 
-	if (c->phase == PG_P_BLIND)
+	if (c->phase == PG_P_BLIND && !(config.responses && c->answers == PG_A_MUTED))
 		return 1;
 	if (!pg_lock(&c->response_lock)) {
+		if (config.responses && c->answers != PG_A_UNREAD)
+			return pg_drop(PG_R_LOCK);
 		c->followed = 0;
 		return c->phase != PG_P_DEAD;
 	}

@@ -61,7 +61,7 @@ fn rules_of_wider_patterns_are_merged_into_narrower_entries() {
     let first = tables.methods[eval::method(tables, "/t.S/R")].header_test as usize;
     let order: Vec<u32> = tables.tests[first..first + 3].iter().map(|test| test.rule).collect();
     assert_eq!(order, [1, 2, 0], "deny rules come first");
-    assert_eq!(policy.methods[1], MethodInfo { path: Some("/t.*".to_owned()), exact: false });
+    assert_eq!(policy.methods[1], MethodInfo { path: Some("/t.*".to_owned()), exact: false, response: false });
     // methods with the same request and rules share their plan
     let at = |path: &str| &tables.methods[eval::method(tables, path)];
     assert_eq!(at("/t.S/P").plan, at("/t.S/R").plan);
