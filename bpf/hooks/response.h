@@ -162,12 +162,11 @@ static __always_inline int pg_follow_reply(struct pg_run *r, struct pg_reply *re
 #define PG_FOLLOW 2
 
 /* Where rules read responses: may the segment leave before it is looked at? PG_FOLLOW: it is to be looked at. */
-PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
+PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g, struct pg_work *w)
 {
-	u32 b, zero = 0, reason = PG_R_NONE;
-	struct pg_work *w;
+	u32 b, reason = PG_R_NONE;
 
-	if (!skb || !c || !g)
+	if (!skb || !c || !g || !w)
 		return PG_DROP;
 	b = g->seq + g->length;
 	if (!pg_after(b, c->sent) && !(g->flags & PG_TCP_URG))
@@ -186,9 +185,6 @@ PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct
 		return pg_drop(PG_R_LOCK); /* one before this was dropped for want of the lock; both come again, in order */
 	if (!reason)
 		return PG_FOLLOW;
-	w = bpf_map_lookup_elem(&response_scratch, &zero);
-	if (!w)
-		return pg_drop(PG_R_INTERNAL);
 	pg_about(w, 0, 0);
 	w->reason = reason;
 	if (!config.audit)
@@ -198,9 +194,10 @@ PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct
 }
 
 /* Under the response lock. Returns 0 if the segment must not leave. */
-static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
+static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g,
+				     struct pg_work *w)
 {
-	struct pg_run r = {.skb = skb, .c = c};
+	struct pg_run r = {.skb = skb, .c = c, .w = w};
 	u32 b = g->seq + g->length, zero = 0, from;
 	struct pg_reply *reply = 0;
 	u64 cookie = c->cookie;
@@ -214,7 +211,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 			reply = 0;
 	}
 	if (config.responses && c->answers != PG_A_UNREAD) {
-		verdict = pg_follow_may(skb, c, g);
+		verdict = pg_follow_may(skb, c, g, w);
 		if (verdict != PG_FOLLOW)
 			return verdict;
 	}
@@ -222,7 +219,8 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 		return !reply;
 	if (!pg_after(b, c->sent))
 		return 1;
-	r.w = bpf_map_lookup_elem(&response_scratch, &zero);
+	if (!config.responses)
+		r.w = bpf_map_lookup_elem(&response_scratch, &zero);
 	if (!r.w || pg_after(g->seq, c->sent)) {
 		c->followed = 0;
 		return !reply;
@@ -260,20 +258,44 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 	return pass;
 }
 
+/* A scratch that no run has which this one has interrupted: what is judged lies in it. */
+static __always_inline struct pg_work *pg_response_scratch(void)
+{
+	struct pg_work *w;
+	u32 i, at;
+
+	for (i = 0; i < PG_NESTED; i++) {
+		at = i;
+		w = bpf_map_lookup_elem(&response_scratch, &at);
+		if (w && pg_trylock(&w->taken))
+			return w;
+	}
+	return 0;
+}
+
 static __always_inline int pg_server_response(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
 {
+	struct pg_work *w = 0;
 	int pass;
 
 	if (c->phase == PG_P_BLIND && !(config.responses && c->answers == PG_A_MUTED))
 		return 1;
-	if (!pg_lock(&c->response_lock)) {
-		if (config.responses && c->answers != PG_A_UNREAD)
+	if (config.responses) {
+		w = pg_response_scratch();
+		if (!w)
 			return pg_drop(PG_R_LOCK);
-		c->followed = 0;
-		return c->phase != PG_P_DEAD;
 	}
-	pass = pg_follow(skb, c, g);
-	pg_unlock(&c->response_lock);
+	if (pg_lock(&c->response_lock)) {
+		pass = pg_follow(skb, c, g, w);
+		pg_unlock(&c->response_lock);
+	} else if (config.responses && c->answers != PG_A_UNREAD) {
+		pass = pg_drop(PG_R_LOCK);
+	} else {
+		c->followed = 0;
+		pass = c->phase != PG_P_DEAD;
+	}
+	if (w)
+		pg_unlock(&w->taken);
 	return pass;
 }
 

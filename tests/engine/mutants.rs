@@ -125,7 +125,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("a reset ends what is judged", STREAMS, "\tif (!config.responses)\n\t\treturn 0;\n", "\tpg_half_close(c, id);\n\treturn 0;\n", "response: a stream that the client has reset is judged"),
     mutant("DATA of nobody passes", PIPELINE, "\t\t\tif (!s)\n\t\t\t\treturn pg_fail_connection(c, w, PG_R_RESPONSE_STREAM);", "\t\t\tif (!s) {\n\t\t\t\th->state = PG_H2_SKIP;\n\t\t\t\treturn PG_GO;\n\t\t\t}", "response: DATA behind the end of its stream"),
     mutant("servers may push", PIPELINE, "if (h->type == PG_F_PUSH_PROMISE)\n", "if (0)\n", "response: PUSH_PROMISE"),
-    mutant("responses know no metadata", PIPELINE, "\thalf->bits = c->block.bits;\n", "", "response: metadata of the request and a field: both"),
+    mutant("responses know no metadata", PIPELINE, "\thalf->bits = c->block.bits;\n", "", "response: metadata of the request and a field: one"),
     mutant("what ends a response does not", PIPELINE, "pg_half_close(c, h->stream | PG_RESPONSE_HALF);", ";", "response: DATA behind the end of its stream"),
     mutant("responses have no padding", PIPELINE, "\tif (config.responses && h->state == PG_H2_DATA)\n\t\th->state = PG_H2_PAD;\n", "", "response: padding alone"),
     // limits

@@ -264,20 +264,3 @@ fn audit_mode_lets_responses_leave() {
     let events = stage.decisions("audit-deny", 1);
     assert_eq!((events.len(), &events[0]["rpc.message.type"]), (1, &json!("SENT")), "{events:#?}");
 }
-
-/// A reply that is compressed cannot be read: it stays, and its caller is told why.
-#[test]
-fn compressed_responses_stay() {
-    let name = "responses-compressed";
-    if skip(name, &[Stack::Grpcio]) {
-        return;
-    }
-    let stage = Stage::new(name, Stack::Grpcio, Net::Loopback4, |port| policy(port, KEPT), &[]);
-    let mut session = stage.calls(Stack::Grpcio).session();
-    let result = make(&mut session, &with(call("/echo.Echo/Unary", json!([{ "text": "x" }])), "gzip", true));
-    println!("{result:#}");
-    if result["code"] != 0 {
-        check(&result, 7, "denied by policy live: compressed (a rule needs the fields of a compressed message)");
-        prompt_and_without(&result, 0.0);
-    }
-}

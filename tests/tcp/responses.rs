@@ -1,7 +1,8 @@
 //! What the server says, on its way out: a response that a rule denies never becomes complete at the client, however TCP cuts,
 //! loses and repeats it, and however the server says it.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ status = "DATA_LOSS"
 message = "this stays here"
 "#;
 const DATA_LOSS: i32 = 15;
+const PERMISSION_DENIED: i32 = 7;
 const PUSH_PROMISE: u8 = 5;
 
 fn reply(text: &str) -> Vec<u8> {
@@ -50,8 +52,8 @@ struct Says {
     says: Vec<(&'static str, Value)>,
     /// The rule, or the reason, that the enforcer names.
     why: &'static str,
-    /// The caller is told the status.
-    told: bool,
+    /// The status that the caller is told, if any.
+    told: Option<i32>,
     /// Whole messages that the caller gets before.
     before: usize,
 }
@@ -78,13 +80,10 @@ fn asked(veth: &Veth, cgroup: &Cgroup, says: &[(&'static str, Value)]) -> (Watch
 
 /// Whether the bytes of a denied message have come as a whole, in order or not.
 fn has_come(client: &Raw) -> bool {
-    let whole = reply("a SECRET");
-    let holds = |bytes: &[u8]| bytes.windows(whole.len()).any(|window| window == whole);
-    holds(&client.received) || client.came.iter().any(|(_, payload)| holds(payload))
+    holds_secret(&client.received) || client.came.iter().any(|(_, payload)| holds_secret(payload))
 }
 
 fn check(says: &Says) {
-    println!("{}", says.name);
     for enforced in [false, true] {
         let (cgroup, veth) = (Cgroup::new("says"), Veth::new());
         let enforcer = enforced.then(|| Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], POLICY, &[]));
@@ -93,21 +92,24 @@ fn check(says: &Says) {
             assert!(client.wait(patience(Duration::from_secs(5)), has_come), "{}: it comes without the enforcer", says.name);
             continue;
         };
+        let started = std::time::Instant::now();
         let ended = client.wait(patience(Duration::from_secs(5)), |raw| raw.finished || raw.reset);
         assert!(ended, "{}: the connection ends", says.name);
+        println!("{}: over after {:?}", says.name, started.elapsed());
         // what TCP sends again
         client.wait(Duration::from_millis(300), has_come);
         assert!(!has_come(&client), "{}: {:?}", says.name, String::from_utf8_lossy(&client.received));
         let mut reader = Reader::default();
         let read = reader.feed(&client.received);
         let answer = reader.answer(1);
-        if says.told {
+        if let Some(status) = says.told {
             assert!(read.is_ok(), "{}", says.name);
-            assert_eq!(answer.status(), Some(DATA_LOSS), "{}: {answer:?}", says.name);
+            assert_eq!(answer.status(), Some(status), "{}: {answer:?}", says.name);
             assert_eq!(answer.data.len(), says.before * reply("fine").len(), "{}: {answer:?}", says.name);
             assert!(client.finished && reader.goaway.is_some(), "{}", says.name);
         } else {
-            assert_eq!(answer.status(), None, "{}: {answer:?}", says.name);
+            // none but what the server itself has said before
+            assert!(matches!(answer.status(), None | Some(0)), "{}: {answer:?}", says.name);
         }
         enforcer.wait_for(says.why, |e| e["rule"] == says.why || e["reason"] == says.why);
         let denials = enforcer.events().into_iter().filter(|e| e["verdict"] == "deny").count();
@@ -125,23 +127,26 @@ fn servers_say_it_in_every_way() {
     let good = data(1, &reply("fine"));
     let send = |bytes: &[&[u8]]| ("send", hex(&bytes.concat()));
     let trailers = frame::frame(1, 5, 1, &[0, 11, b'g', b'r', b'p', b'c', b'-', b's', b't', b'a', b't', b'u', b's', 1, b'0']);
-    let many = good.repeat(60_000 / good.len());
+    let secret = Message::new().bytes(1, "a SECRET").bytes;
+    let flagged = h2raw::grpc_claiming(1, u32::try_from(secret.len()).unwrap(), &secret);
+    let many = good.repeat(20_000 / good.len());
     let wait = ("wait", json!(0.2));
     let all = [
-        Says { name: "all at once", says: vec![send(&[&opening(), &bad, &trailers])], why: "kept", told: true, before: 0 },
-        Says { name: "headers first", says: vec![send(&[&opening()]), wait.clone(), send(&[&bad])], why: "kept", told: true, before: 0 },
-        Says { name: "no headers at all", says: vec![send(&[&frame::frame(4, 0, 0, &[]), &bad])], why: "kept", told: true, before: 0 },
-        Says { name: "behind another message", says: vec![send(&[&opening(), &good, &good, &bad, &good])], why: "kept", told: true, before: 2 },
-        Says { name: "behind a long segment of messages", says: vec![send(&[&opening(), &many, &bad, &many])], why: "kept", told: true, before: 60_000 / good.len() },
-        Says { name: "a segment a byte", says: vec![send(&[&opening()]), ("bytes", hex(&bad))], why: "kept", told: false, before: 0 },
-        Says { name: "cut in the message", says: vec![send(&[&opening(), &bad[..16]]), wait.clone(), send(&[&bad[16..]])], why: "kept", told: false, before: 0 },
-        Says { name: "cut in the frame's head", says: vec![send(&[&opening(), &bad[..4]]), wait.clone(), send(&[&bad[4..]])], why: "kept", told: false, before: 0 },
-        Says { name: "padded", says: vec![send(&[&opening(), &frame::data(1, &reply("a SECRET"), false, Some(40))])], why: "kept", told: true, before: 0 },
-        Says { name: "on a stream that nobody opened", says: vec![send(&[&opening(), &data(3, &reply("a SECRET"))])], why: "response_stream", told: false, before: 0 },
-        Says { name: "on a stream that is over", says: vec![send(&[&opening(), &trailers]), wait.clone(), send(&[&bad])], why: "response_stream", told: false, before: 0 },
-        Says { name: "pushed", says: vec![send(&[&opening(), &frame::frame(PUSH_PROMISE, 4, 1, &[0, 0, 0, 2, 0x82]), &data(2, &reply("a SECRET"))])], why: "frame_order", told: false, before: 0 },
-        Says { name: "urgent", says: vec![send(&[&opening()]), ("urgent", hex(&bad)), send(&[&good])], why: "urgent", told: false, before: 0 },
-        Says { name: "behind a frame that is none", says: vec![send(&[&opening(), &frame::frame(6, 0, 0, &[0; 7]), &bad])], why: "frame_size", told: false, before: 0 },
+        Says { name: "all at once", says: vec![send(&[&opening(), &bad, &trailers])], why: "kept", told: Some(DATA_LOSS), before: 0 },
+        Says { name: "headers first", says: vec![send(&[&opening()]), wait.clone(), send(&[&bad])], why: "kept", told: Some(DATA_LOSS), before: 0 },
+        Says { name: "no headers at all", says: vec![send(&[&frame::frame(4, 0, 0, &[]), &bad])], why: "kept", told: Some(DATA_LOSS), before: 0 },
+        Says { name: "behind another message", says: vec![send(&[&opening(), &good, &good, &bad, &good])], why: "kept", told: Some(DATA_LOSS), before: 2 },
+        Says { name: "behind a long segment of messages", says: vec![send(&[&opening(), &many, &bad, &many])], why: "kept", told: Some(DATA_LOSS), before: 20_000 / good.len() },
+        Says { name: "a segment a byte", says: vec![send(&[&opening()]), ("bytes", hex(&bad))], why: "kept", told: None, before: 0 },
+        Says { name: "cut in the message", says: vec![send(&[&opening(), &bad[..16]]), wait.clone(), send(&[&bad[16..]])], why: "kept", told: None, before: 0 },
+        Says { name: "cut in the frame's head", says: vec![send(&[&opening(), &bad[..4]]), wait.clone(), send(&[&bad[4..]])], why: "kept", told: None, before: 0 },
+        Says { name: "padded", says: vec![send(&[&opening(), &frame::data(1, &reply("a SECRET"), false, Some(40))])], why: "kept", told: Some(DATA_LOSS), before: 0 },
+        Says { name: "marked as compressed", says: vec![send(&[&opening(), &data(1, &flagged)])], why: "compressed", told: Some(PERMISSION_DENIED), before: 0 },
+        Says { name: "on a stream that nobody opened", says: vec![send(&[&opening(), &data(3, &reply("a SECRET"))])], why: "response_stream", told: None, before: 0 },
+        Says { name: "on a stream that is over", says: vec![send(&[&opening(), &trailers]), wait.clone(), send(&[&bad])], why: "response_stream", told: None, before: 0 },
+        Says { name: "pushed", says: vec![send(&[&opening(), &frame::frame(PUSH_PROMISE, 4, 1, &[0, 0, 0, 2, 0x82]), &data(2, &reply("a SECRET"))])], why: "frame_order", told: None, before: 0 },
+        Says { name: "urgent", says: vec![send(&[&opening()]), ("urgent", hex(&bad)), send(&[&good])], why: "urgent", told: None, before: 0 },
+        Says { name: "behind a frame that is none", says: vec![send(&[&opening(), &frame::frame(6, 0, 0, &[0; 7]), &bad])], why: "frame_size", told: None, before: 0 },
     ];
     all.iter().for_each(check);
 }
@@ -154,7 +159,7 @@ fn responses_in_pages_that_can_still_be_written() {
     }
     let bad = data(1, &reply("a SECRET"));
     let says = vec![("send", hex(&opening())), ("file", hex(&bad))];
-    check(&Says { name: "sendfile", says, why: "shared_pages", told: false, before: 0 });
+    check(&Says { name: "sendfile", says, why: "shared_pages", told: None, before: 0 });
 }
 
 /// Segments are lost in both directions, and TCP sends them again: what is denied never comes, and nobody waits for it.
@@ -193,4 +198,54 @@ fn lost_segments_of_denied_responses() {
         let denials = || field.enforcer().of_type("decision").len();
         eventually("the events", || denials() >= exact);
     }
+}
+
+/// A client that cancels its calls while they are answered, and reads on all the same: a response is judged though its call is
+/// gone.
+#[test]
+fn calls_that_are_reset_while_they_are_answered() {
+    if harness::skip("reset_responses") {
+        return;
+    }
+    const ROUNDS: u64 = 60;
+    for enforced in [false, true] {
+        let field = Field::maybe("reset-responses", enforced, POLICY, &[]);
+        let mut came = 0;
+        for round in 0..ROUNDS {
+            let socket = field.veth.run(End::A, || TcpStream::connect((Veth::SERVER4, PORT)).unwrap());
+            let bytes = race(socket, Duration::from_micros(round * 40));
+            came += u64::from(holds_secret(&bytes));
+        }
+        println!("enforced {enforced}: {came} of {ROUNDS} calls that were reset had their response");
+        if enforced {
+            assert_eq!(came, 0);
+            field.neighbour_is_served();
+            field.stop();
+        } else {
+            assert!(came > 0, "the attack succeeds");
+        }
+    }
+}
+
+fn holds_secret(bytes: &[u8]) -> bool {
+    let whole = Message::new().bytes(1, "a SECRET").bytes;
+    bytes.windows(whole.len()).any(|window| window == whole)
+}
+
+/// Calls, and after a while resets; everything that comes until nothing does.
+fn race(mut socket: TcpStream, after: Duration) -> Vec<u8> {
+    socket.set_nodelay(true).unwrap();
+    socket.set_read_timeout(Some(patience(Duration::from_millis(150)))).unwrap();
+    let message = Message::new().bytes(1, "a SECRET").varint(102, 20).bytes;
+    let mut encoder = h2raw::Encoder::default();
+    let _ = socket.write_all(&h2raw::open(&[]));
+    for stream in [1, 3, 5] {
+        let call = h2raw::unary(&mut encoder, h2raw::Style::PLAIN, stream, "/echo.Echo/ServerStream", &message);
+        let _ = socket.write_all(&call);
+        std::thread::sleep(after);
+        let _ = socket.write_all(&frame::rst_stream(stream, 8));
+    }
+    let mut all = Vec::new();
+    let _ = socket.read_to_end(&mut all);
+    all
 }
