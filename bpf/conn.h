@@ -124,21 +124,32 @@ static __always_inline void pg_streams_drop(struct pg_conn *c)
 	bpf_loop(PG_MAX_STREAMS / 64 + 1, pg_streams_drop_cb, &c, 0);
 }
 
+struct pg_giving {
+	struct pg_conn *c;
+	u32 keep;
+};
+
+static long pg_holes_free_cb(u32 index, void *data)
+{
+	struct pg_giving *g = data;
+	struct pg_hole *hole;
+
+	(void)index;
+	if (!g->c || g->c->holes <= g->keep)
+		return 1;
+	g->c->holes--;
+	hole = &g->c->hole[pg_index(g->c->holes, PG_MAX_HOLES)];
+	pg_slot_free(hole->source, hole->slot);
+	return 0;
+}
+
 /* All holes but the first `keep` are given up. */
 PG_STEP int pg_holes_free(struct pg_conn *c, u32 keep)
 {
-	struct pg_hole *hole;
-	u32 i;
+	struct pg_giving g = {.c = c, .keep = keep};
 
-	if (!c)
-		return 0;
-	for (i = 0; i < PG_MAX_HOLES; i++) {
-		if (c->holes <= keep)
-			break;
-		c->holes--;
-		hole = &c->hole[pg_index(c->holes, PG_MAX_HOLES)];
-		pg_slot_free(hole->source, hole->slot);
-	}
+	if (c)
+		bpf_loop(PG_MAX_HOLES, pg_holes_free_cb, &g, 0);
 	return 0;
 }
 

@@ -138,16 +138,31 @@ static __always_inline void pg_event_put(const struct pg_event *e)
  */
 #define PG_SPINS 4096
 
+struct pg_spin {
+	u32 *lock;
+	int taken;
+};
+
+static long pg_spin_cb(u32 index, void *data)
+{
+	struct pg_spin *spin = data;
+
+	(void)index;
+	if (spin->lock)
+		spin->taken = __sync_val_compare_and_swap(spin->lock, 0, 1) == 0;
+	return spin->taken;
+}
+
 PG_STEP int pg_lock(u32 *lock)
 {
-	int i;
+	struct pg_spin spin = {.lock = lock};
 
 	if (!lock)
 		return 0;
-	for (i = 0; i < PG_SPINS; i++)
-		if (__sync_val_compare_and_swap(lock, 0, 1) == 0)
-			return 1;
-	return 0;
+	if (__sync_val_compare_and_swap(lock, 0, 1) == 0)
+		return 1;
+	bpf_loop(PG_SPINS, pg_spin_cb, &spin, 0);
+	return spin.taken;
 }
 
 /* Takes it if it is free, at once. */

@@ -55,22 +55,34 @@ static __always_inline u32 pg_share_add(u32 share, int slots)
 	return taken ? __sync_fetch_and_add(taken, slots) : PG_MAX_HELD_SHARE;
 }
 
+struct pg_overlap {
+	const struct pg_held *h;
+	u32 seq;
+	u32 length;
+	int found;
+};
+
+static long pg_overlap_cb(u32 index, void *data)
+{
+	struct pg_overlap *o = data;
+	const struct pg_held_segment *s;
+
+	if (!o->h || index >= o->h->count)
+		return 1;
+	s = &o->h->segment[pg_index(index, PG_MAX_HELD_SEGMENTS)];
+	o->found = pg_before(o->seq, s->seq + s->length) && pg_before(s->seq, o->seq + o->length);
+	return o->found;
+}
+
 /* A place in the set: does [seq, seq + length) overlap a segment that is kept? */
 PG_STEP int pg_held_overlaps(struct pg_held *h, u32 seq, u32 length)
 {
-	struct pg_held_segment *s;
-	u32 i;
+	struct pg_overlap o = {.h = h, .seq = seq, .length = length};
 
 	if (!h)
 		return 1;
-	for (i = 0; i < PG_MAX_HELD_SEGMENTS; i++) {
-		if (i >= h->count)
-			break;
-		s = &h->segment[i];
-		if (pg_before(seq, s->seq + s->length) && pg_before(s->seq, seq + length))
-			return 1;
-	}
-	return 0;
+	bpf_loop(PG_MAX_HELD_SEGMENTS, pg_overlap_cb, &o, 0);
+	return o.found;
 }
 
 struct pg_take {
@@ -201,18 +213,24 @@ PG_STEP int pg_held_put(struct __sk_buff *skb, const struct pg_conn *c, const st
 	return 1;
 }
 
+static long pg_held_free_cb(u32 index, void *data)
+{
+	struct pg_held *h = *(struct pg_held **)data;
+	struct pg_held_segment *s;
+
+	if (!h || index >= h->count)
+		return 1;
+	s = &h->segment[pg_index(index, PG_MAX_HELD_SEGMENTS)];
+	pg_share_add(h->share, -(int)pg_weight(s));
+	pg_slot_free(s->source, s->slot);
+	return 0;
+}
+
 PG_STEP int pg_held_free_all(struct pg_held *h)
 {
-	u32 i;
-
 	if (!h)
 		return 0;
-	for (i = 0; i < PG_MAX_HELD_SEGMENTS; i++) {
-		if (i >= h->count)
-			break;
-		pg_share_add(h->share, -(int)pg_weight(&h->segment[i]));
-		pg_slot_free(h->segment[i].source, h->segment[i].slot);
-	}
+	bpf_loop(PG_MAX_HELD_SEGMENTS, pg_held_free_cb, &h, 0);
 	h->count = 0;
 	return 0;
 }

@@ -479,6 +479,35 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	return 1;
 }
 
+struct pg_settle {
+	struct pg_conn *c;
+	const struct pg_segment *g;
+	u32 received;
+	u32 left; /* holes that have not been looked at */
+	int asks;
+};
+
+/* From the last hole down, for the last one takes the place of one that is closed. */
+static long pg_settle_cb(u32 index, void *data)
+{
+	struct pg_settle *t = data;
+	struct pg_hole *hole;
+	struct pg_conn *c = t->c;
+
+	(void)index;
+	if (!c || !t->g || !t->left)
+		return 1;
+	t->left--;
+	hole = &c->hole[pg_index(t->left, PG_MAX_HOLES)];
+	if (!hole->passed || pg_after(hole->seq + hole->length, t->received))
+		return 0;
+	t->asks |= hole->seq == t->g->seq && hole->length == t->g->length;
+	pg_slot_free(hole->source, hole->slot);
+	c->holes--;
+	*hole = c->hole[pg_index(c->holes, PG_MAX_HOLES)];
+	return 0;
+}
+
 /*
  * Holes whose copy TCP has taken are closed. Not when the copy passes: TCP may refuse it then, for its timestamp
  * is older than that of a retransmission which came in between, and only the agent has these bytes. Returns 1 if the
@@ -486,25 +515,13 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
  */
 PG_STEP int pg_holes_settle(struct pg_conn *c, u32 received, const struct pg_segment *g)
 {
-	u32 i, turn, last, asks = 0;
-	struct pg_hole *hole;
+	struct pg_settle t = {.c = c, .g = g, .received = received};
 
 	if (!c || !g)
 		return 0;
-	for (turn = 1; turn <= PG_MAX_HOLES; turn++) {
-		i = PG_MAX_HOLES - turn;
-		if (i >= c->holes)
-			continue;
-		hole = &c->hole[i];
-		if (!hole->passed || pg_after(hole->seq + hole->length, received))
-			continue;
-		asks |= hole->seq == g->seq && hole->length == g->length;
-		pg_slot_free(hole->source, hole->slot);
-		c->holes--;
-		last = pg_index(c->holes, PG_MAX_HOLES);
-		*hole = c->hole[last];
-	}
-	return asks;
+	t.left = c->holes;
+	bpf_loop(PG_MAX_HOLES, pg_settle_cb, &t, 0);
+	return t.asks;
 }
 
 /* Has TCP taken bytes into a hole that nothing was passed for? */

@@ -326,7 +326,7 @@ static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 }
 
 /* Where mending could change the path, if the byte before was the one that says so. */
-PG_STEP int pg_path_place(const struct pg_conn *c, struct pg_work *w, u32 was, u32 field)
+PG_STEP int pg_path_place(const struct pg_conn *c, struct pg_work *w, u32 was)
 {
 	const struct pg_hpack *p;
 
@@ -338,7 +338,7 @@ PG_STEP int pg_path_place(const struct pg_conn *c, struct pg_work *w, u32 was, u
 	if (p->state == PG_HP_VALUE && was != PG_HP_VALUE) {
 		w->path_at = p->left >= 2 && c->request.left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
 		w->path_form = p->huffman ? PG_PATH_CODED : PG_PATH_PLAIN;
-	} else if (field && was == PG_HP_FIELD && p->form == PG_HF_INDEXED) {
+	} else if (p->whole && was == PG_HP_FIELD && p->form == PG_HF_INDEXED) {
 		w->path_at = w->pos - 1;
 		w->path_form = PG_PATH_INDEX;
 	}
@@ -349,8 +349,6 @@ PG_STEP int pg_path_place(const struct pg_conn *c, struct pg_work *w, u32 was, u
 PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_h2 *h;
-	/* eight bytes of the stack for itself: the verifier forgets a counter that shares them */
-	u32 field __attribute__((aligned(8)));
 	u32 i, reason, was;
 
 	if (!c || !w)
@@ -359,17 +357,16 @@ PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 	for (i = 0; i < PG_HPACK_BYTES_A_CALL; i++) {
 		if (!h->left || !pg_ready(w))
 			break;
-		field = 0;
 		was = c->hpack.state;
-		reason = pg_hpack_byte(c, pg_peek(w), &field);
+		reason = pg_hpack_byte(c, pg_peek(w));
 		w->pos++;
 		h->left--;
-		pg_path_place(c, w, was, field);
+		pg_path_place(c, w, was);
 		if (reason)
 			return pg_fail_connection(c, w, reason);
-		if (field && c->block.trailers)
+		if (c->hpack.whole && c->block.trailers)
 			pg_block_trailer(&c->block, &c->hpack.entry);
-		else if (field)
+		else if (c->hpack.whole)
 			pg_block_field(&c->block, &c->hpack);
 	}
 	return PG_GO;

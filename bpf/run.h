@@ -5,8 +5,9 @@
 
 #include "mend.h"
 
-#define PG_STEPS_A_TURN 6
-#define PG_TURNS 65536 /* of the loop, for one run: far more than any segment of honest size needs */
+/* Steps of one run: far more than any segment of honest size needs. A turn of bpf_loop is one step: the verifier walks
+ * every path of a turn. */
+#define PG_TURNS 400000
 
 /* Loads the next bytes of the chunk into the window. */
 PG_STEP int pg_load(struct __sk_buff *skb, struct pg_work *w)
@@ -162,43 +163,40 @@ static long pg_run_cb(u32 index, void *data)
 	struct pg_run *r = data;
 	struct pg_work *w = r->w;
 	int outcome;
-	u32 i;
 
 	(void)index;
 	if (!w || !r->c)
 		return 1;
-	for (i = 0; i < PG_STEPS_A_TURN; i++) {
-		if (w->pos >= w->end) {
-			if (!pg_chunk_done(r)) {
-				r->outcome = pg_fail_connection(r->c, w, PG_R_BUDGET);
-				return 1;
-			}
-			if (!pg_next_chunk(r)) {
-				r->done = 1;
-				return 1;
-			}
-		}
-		if (!pg_ready(w) && !pg_load(r->skb, w)) {
-			r->outcome = pg_fail_connection(r->c, w, PG_R_HEADERS_UNREADABLE);
+	if (w->pos >= w->end) {
+		if (!pg_chunk_done(r)) {
+			r->outcome = pg_fail_connection(r->c, w, PG_R_BUDGET);
 			return 1;
 		}
-		outcome = pg_request_step(r->c, w);
-		if (outcome == PG_GO)
-			continue;
-		if (outcome == PG_STRIP) {
-			pg_mend_strip(r->skb, r->c, w);
-			continue;
-		}
-		if (outcome == PG_DENIED && pg_mend_deny(r->skb, r->c, w)) {
-			r->changed = 1;
-			continue;
-		}
-		if (r->outcome == PG_GO)
-			r->outcome = outcome;
-		if (outcome != PG_DENIED || !r->c->cookie)
+		if (!pg_next_chunk(r)) {
+			r->done = 1;
 			return 1;
-		pg_denied(r->c, w);
+		}
 	}
+	if (!pg_ready(w) && !pg_load(r->skb, w)) {
+		r->outcome = pg_fail_connection(r->c, w, PG_R_HEADERS_UNREADABLE);
+		return 1;
+	}
+	outcome = pg_request_step(r->c, w);
+	if (outcome == PG_GO)
+		return 0;
+	if (outcome == PG_STRIP) {
+		pg_mend_strip(r->skb, r->c, w);
+		return 0;
+	}
+	if (outcome == PG_DENIED && pg_mend_deny(r->skb, r->c, w)) {
+		r->changed = 1;
+		return 0;
+	}
+	if (r->outcome == PG_GO)
+		r->outcome = outcome;
+	if (outcome != PG_DENIED || !r->c->cookie)
+		return 1;
+	pg_denied(r->c, w);
 	return 0;
 }
 

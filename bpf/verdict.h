@@ -10,7 +10,7 @@
 #define PG_STATUS_PERMISSION_DENIED 7
 #define PG_AUDIT_HITS 256 /* audit rules that match one call; more are undecidable */
 
-enum pg_judgement { PG_J_NONE, PG_J_DENY, PG_J_ALLOW, PG_J_UNDECIDED };
+enum pg_judgement { PG_J_NONE, PG_J_DENY, PG_J_ALLOW, PG_J_UNDECIDED, PG_J_AUDITED };
 
 static inline void pg_about(struct pg_work *w, const struct pg_stream *s, u32 stream)
 {
@@ -24,36 +24,48 @@ static inline void pg_about(struct pg_work *w, const struct pg_stream *s, u32 st
 	w->retry_ms = 0;
 }
 
-/* The first rule among the tests that holds; audit rules on the way make events and decide nothing. */
-PG_STEP int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 first, u32 count)
+/* The next rule among the tests from w->test on that holds. An audit rule makes an event and decides nothing: its
+ * answer is PG_J_AUDITED, and w->test is behind it. */
+PG_STEP int pg_judge_next(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 end)
 {
 	const struct pg_test *t;
 	const struct pg_rule *r;
-	u32 end = first + count;
-	int hit, i;
+	int hit;
 
 	if (!c || !w || !s)
 		return PG_J_UNDECIDED;
+	hit = pg_match(&s->bits, w, w->test, end);
+	if (hit == PG_MATCH_NONE)
+		return PG_J_NONE;
+	t = pg_get_test(hit);
+	r = t ? pg_get_rule(t->rule) : 0;
+	if (!r)
+		return PG_J_UNDECIDED;
+	w->rule = t->rule;
+	w->status = r->status;
+	if (!(r->flags & PG_RULE_AUDIT))
+		return r->action == PG_ALLOW ? PG_J_ALLOW : PG_J_DENY;
+	if (r->action == PG_DENY)
+		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
+	/* one event a rule, however many of its clauses hold; what comes after is not its doing */
+	w->skip = t->rule;
+	w->rule = PG_NO_RULE;
+	w->status = PG_STATUS_PERMISSION_DENIED;
+	w->test = hit + 1;
+	return PG_J_AUDITED;
+}
+
+/* The first rule among the tests that holds and is not for audit alone. */
+static inline int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 first, u32 count)
+{
+	int i, judgement;
+
 	w->skip = PG_NO_RULE;
+	w->test = first;
 	for (i = 0; i < PG_AUDIT_HITS; i++) {
-		hit = pg_match(&s->bits, w, first, end);
-		if (hit == PG_MATCH_NONE)
-			return PG_J_NONE;
-		t = pg_get_test(hit);
-		r = t ? pg_get_rule(t->rule) : 0;
-		if (!r)
-			return PG_J_UNDECIDED;
-		w->rule = t->rule;
-		w->status = r->status;
-		if (!(r->flags & PG_RULE_AUDIT))
-			return r->action == PG_ALLOW ? PG_J_ALLOW : PG_J_DENY;
-		if (r->action == PG_DENY)
-			pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
-		/* one event a rule, however many of its clauses hold; what comes after is not its doing */
-		w->skip = t->rule;
-		w->rule = PG_NO_RULE;
-		w->status = PG_STATUS_PERMISSION_DENIED;
-		first = hit + 1;
+		judgement = pg_judge_next(c, w, s, first + count);
+		if (judgement != PG_J_AUDITED)
+			return judgement;
 	}
 	return PG_J_UNDECIDED;
 }

@@ -141,6 +141,7 @@ struct pg_hpack {
 	u32 code;    /* state of the Huffman decoder */
 	u32 fields;  /* of this block */
 	u32 bytes;   /* encoded, of this block */
+	u32 whole;   /* 1: the byte just read completes a field */
 	/* the field being read */
 	u32 name_size; /* decoded bytes; the entry has them once the field is whole */
 	u32 value_size;

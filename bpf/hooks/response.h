@@ -13,7 +13,7 @@
 
 #include "hooks/silence.h"
 
-#define PG_SCAN_BYTES 64
+#define PG_SCAN_BYTES 16
 /* Bytes of the mark that tell it from a frame's end. Fewer, all of them a frame's length, end many frames; they could
  * be the mark's only if the server had left its frame that many bytes short just there. */
 #define PG_MARK_TELLS 4
@@ -31,26 +31,18 @@ static long pg_follow_cb(u32 index, void *data)
 {
 	struct pg_run *r = data;
 	struct pg_work *w = r->w;
-	int outcome;
-	u32 i;
 
 	(void)index;
 	if (!w || !r->c)
 		return 1;
-	for (i = 0; i < PG_STEPS_A_TURN; i++) {
-		if (w->pos >= w->end) {
-			r->done = 1;
-			return 1;
-		}
-		if (!pg_response_skips(r->c) && !pg_ready(w) && !pg_load(r->skb, w))
-			return 1;
-		outcome = pg_response_step(r->c, w);
-		if (outcome != PG_GO) {
-			r->outcome = outcome;
-			return 1;
-		}
+	if (w->pos >= w->end) {
+		r->done = 1;
+		return 1;
 	}
-	return 0;
+	if (!pg_response_skips(r->c) && !pg_ready(w) && !pg_load(r->skb, w))
+		return 1;
+	r->outcome = pg_response_step(r->c, w);
+	return r->outcome != PG_GO;
 }
 
 /* Follows the chunk up to `end`. Returns 0 if the server is out of step. */

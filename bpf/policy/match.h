@@ -60,14 +60,10 @@ static inline u32 pg_automaton_start(u32 automaton)
 }
 
 /* The state after one byte. */
-static inline u32 pg_automaton_step(const struct pg_automaton *a, u32 state, u8 byte)
+static inline u32 pg_automaton_step(const struct pg_automaton *a, const struct pg_classes *classes, u32 state, u8 byte)
 {
-	const struct pg_classes *classes = pg_get_classes(a->classes);
-	const u32 *next;
+	const u32 *next = pg_get_trans(a->trans + state + classes->of[byte]);
 
-	if (!classes)
-		return 0;
-	next = pg_get_trans(a->trans + state + classes->of[byte]);
 	return next ? *next : 0;
 }
 

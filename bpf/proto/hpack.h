@@ -273,6 +273,7 @@ static inline void pg_value_hash(struct pg_hpack *p, u8 ch)
 static inline void pg_value_put(struct pg_conn *c, u8 ch)
 {
 	struct pg_hpack *p = &c->hpack;
+	const struct pg_classes *classes;
 	const struct pg_automaton *a;
 	u32 first = 0, count, k;
 
@@ -291,8 +292,9 @@ static inline void pg_value_put(struct pg_conn *c, u8 ch)
 			if (k >= count)
 				break;
 			a = pg_get_automaton(first + k);
-			if (a)
-				p->out[k] = pg_automaton_step(a, p->out[k], ch);
+			classes = a ? pg_get_classes(a->classes) : 0;
+			if (classes)
+				p->out[k] = pg_automaton_step(a, classes, p->out[k], ch);
 		}
 		if (p->counted)
 			pg_value_hash(p, ch);
@@ -353,12 +355,15 @@ static inline u32 pg_hpack_update(struct pg_conn *c, u32 size)
 	return PG_R_NONE;
 }
 
-/* The index (or size) of a representation is whole. `*field` is set to 1 if the field is, too. */
-static inline u32 pg_hpack_indexed(struct pg_conn *c, u32 *field)
+/* The index (or size) of a representation is whole. p->whole is set to 1 if the field is, too. */
+PG_STEP int pg_hpack_indexed(struct pg_conn *c)
 {
-	struct pg_hpack *p = &c->hpack;
+	struct pg_hpack *p;
 	u32 reason;
 
+	if (!c)
+		return PG_R_INTERNAL;
+	p = &c->hpack;
 	if (p->form == PG_HF_SIZE_UPDATE)
 		return pg_hpack_update(c, p->integer);
 	p->fields++;
@@ -373,7 +378,7 @@ static inline u32 pg_hpack_indexed(struct pg_conn *c, u32 *field)
 		return reason;
 	if (p->form == PG_HF_INDEXED) {
 		p->state = PG_HP_FIELD;
-		*field = 1;
+		p->whole = 1;
 		return PG_R_NONE;
 	}
 	p->name_size = p->entry.name_size;
@@ -418,10 +423,13 @@ static inline void pg_hpack_string(struct pg_hpack *p)
 }
 
 /* The string is whole: a name leads to its value's length, a value ends the field. */
-static inline u32 pg_hpack_string_end(struct pg_conn *c, u32 *field)
+PG_STEP int pg_hpack_string_end(struct pg_conn *c)
 {
-	struct pg_hpack *p = &c->hpack;
+	struct pg_hpack *p;
 
+	if (!c)
+		return PG_R_INTERNAL;
+	p = &c->hpack;
 	if (p->huffman && !(p->code >> 16 & PG_HUFFMAN_MAY_END))
 		return PG_R_HPACK_HUFFMAN;
 	if (p->state == PG_HP_NAME) {
@@ -434,7 +442,7 @@ static inline u32 pg_hpack_string_end(struct pg_conn *c, u32 *field)
 	p->entry.name_size = p->name_size;
 	p->entry.value_size = p->value_size;
 	p->state = PG_HP_FIELD;
-	*field = 1;
+	p->whole = 1;
 	return p->form == PG_HF_INCREMENTAL ? pg_hpack_insert(c) : PG_R_NONE;
 }
 
@@ -482,23 +490,24 @@ static inline int pg_hpack_form(struct pg_hpack *p, u8 byte)
 	return pg_hpack_integer(p, byte, 4);
 }
 
-/* One byte of a header block. `*field` is set to 1 if it completes a field, which is then in p->entry. */
-static inline u32 pg_hpack_byte(struct pg_conn *c, u8 byte, u32 *field)
+/* One byte of a header block. p->whole is 1 if it completes a field, which is then in p->entry. */
+static inline u32 pg_hpack_byte(struct pg_conn *c, u8 byte)
 {
 	struct pg_hpack *p = &c->hpack;
 	u32 reason, whole = 0;
 
+	p->whole = 0;
 	p->bytes++;
 	if (p->bytes > PG_MAX_HEADER_BLOCK_BYTES)
 		return PG_R_HEADER_BLOCK;
 	switch (p->state) {
 	case PG_HP_FIELD:
-		return pg_hpack_form(p, byte) ? pg_hpack_indexed(c, field) : PG_R_NONE;
+		return pg_hpack_form(p, byte) ? pg_hpack_indexed(c) : PG_R_NONE;
 	case PG_HP_INDEX:
 		reason = pg_hpack_integer_more(p, byte, &whole);
 		if (reason || !whole)
 			return reason;
-		return pg_hpack_indexed(c, field);
+		return pg_hpack_indexed(c);
 	case PG_HP_NAME_LENGTH:
 	case PG_HP_VALUE_LENGTH:
 		p->huffman = byte >> 7;
@@ -517,7 +526,7 @@ static inline u32 pg_hpack_byte(struct pg_conn *c, u8 byte, u32 *field)
 		if (reason)
 			return reason;
 		if (!p->left)
-			return pg_hpack_string_end(c, field);
+			return pg_hpack_string_end(c);
 		return PG_R_NONE;
 	default:
 		return PG_R_INTERNAL;
@@ -526,7 +535,7 @@ static inline u32 pg_hpack_byte(struct pg_conn *c, u8 byte, u32 *field)
 		return PG_R_NONE;
 	p->state++;
 	pg_hpack_string(p);
-	return p->left ? PG_R_NONE : pg_hpack_string_end(c, field);
+	return p->left ? PG_R_NONE : pg_hpack_string_end(c);
 }
 
 static inline void pg_hpack_block_start(struct pg_hpack *p)

@@ -59,52 +59,82 @@ static inline void pg_pb_string_start(struct pg_stream *s, const struct pg_field
 		s->automaton[k] = k < f->automata ? pg_automaton_start(f->automaton + k) : 0;
 }
 
-/* Some bytes of the value that is in the window. Returns PG_R_UTF8 where a string is none. */
-PG_STEP int pg_pb_string(struct pg_stream *s, struct pg_work *w, u32 n)
+/* The next `n` bytes of the value, which are in the window: how many of them a string may have; all, or less than `n`
+ * where it is not UTF-8. */
+PG_STEP int pg_pb_string(struct pg_stream *s, const struct pg_work *w, u32 n)
 {
-	const struct pg_automaton *a;
 	const struct pg_field *f;
-	u32 k, row, i;
+	u32 i;
 	u8 byte;
 
 	if (!s || !w || !s->field)
-		return PG_R_INTERNAL;
+		return 0;
 	f = pg_get_field(s->field - 1);
 	if (!f)
-		return PG_R_INTERNAL;
+		return 0;
 	for (i = 0; i < PG_PB_BYTES_A_CALL; i++) {
 		if (i >= n)
 			break;
-		byte = pg_peek(w);
-		w->pos++;
+		byte = pg_peek_ahead(w, i);
 		if (f->kind == PG_K_STRING) {
 			if (!s->utf8)
 				s->points++;
 			s->utf8 = pg_utf8_step(s->utf8, byte);
-			if (s->utf8 == PG_UTF8_BAD) {
-				/* the caller counts them all: where a switch lets the message pass, it is passed over
-				 * from here */
-				w->pos += n - 1 - i;
-				return PG_R_UTF8;
-			}
+			if (s->utf8 == PG_UTF8_BAD)
+				break;
 		} else {
 			s->points++;
 		}
 		if (f->flags & PG_FIELD_KEY)
 			pg_key_byte(s, byte);
-		for (k = 0; k < PG_MAX_FIELD_AUTOMATA; k++) {
-			if (k >= f->automata)
-				break;
-			a = pg_get_automaton(f->automaton + k);
-			if (!a)
-				break;
-			s->automaton[k] = pg_automaton_step(a, s->automaton[k], byte);
-			row = pg_automaton_enter(a, s->automaton[k]);
-			if (row)
-				pg_row(&s->bits, row);
-		}
 	}
-	return PG_R_NONE;
+	return i;
+}
+
+/* The same bytes through one of the field's automata. All of them in one go: what it needs is looked up once. */
+PG_STEP int pg_pb_automaton(struct pg_stream *s, const struct pg_work *w, u32 k, u32 n)
+{
+	const struct pg_classes *classes;
+	const struct pg_automaton *a;
+	const struct pg_field *f;
+	u32 i, row, state;
+
+	if (!s || !w || !s->field)
+		return 0;
+	k = pg_index(k, PG_MAX_FIELD_AUTOMATA);
+	f = pg_get_field(s->field - 1);
+	a = f ? pg_get_automaton(f->automaton + k) : 0;
+	classes = a ? pg_get_classes(a->classes) : 0;
+	if (!classes)
+		return 0;
+	state = s->automaton[k];
+	for (i = 0; i < PG_PB_BYTES_A_CALL; i++) {
+		if (i >= n)
+			break;
+		state = pg_automaton_step(a, classes, state, pg_peek_ahead(w, i));
+		row = pg_automaton_enter(a, state);
+		if (row)
+			pg_row(&s->bits, row);
+	}
+	s->automaton[k] = state;
+	return 0;
+}
+
+/* Some bytes of a string or of bytes, in the window. */
+static inline u32 pg_pb_bytes(struct pg_stream *s, struct pg_work *w, u32 n)
+{
+	const struct pg_field *f = s->field ? pg_get_field(s->field - 1) : 0;
+	u32 k, valid;
+
+	if (!f)
+		return PG_R_INTERNAL;
+	valid = pg_pb_string(s, w, n);
+	for (k = 0; k < PG_MAX_FIELD_AUTOMATA; k++)
+		if (k < f->automata)
+			pg_pb_automaton(s, w, k, valid);
+	/* The caller counts them all: where a switch lets the message pass, it is passed over from here. */
+	w->pos += n;
+	return valid < n ? PG_R_UTF8 : PG_R_NONE;
 }
 
 PG_STEP int pg_pb_string_end(struct pg_stream *s)
@@ -365,7 +395,7 @@ PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 			used = s->left;
 		if (used > PG_PB_BYTES_A_CALL)
 			used = PG_PB_BYTES_A_CALL;
-		reason = pg_pb_string(s, w, used);
+		reason = pg_pb_bytes(s, w, used);
 		s->left -= used;
 		s->offset += used;
 		if (!reason && !s->left) {

@@ -87,6 +87,7 @@ struct pg_work {
 	u32 retry_ms;
 	u32 clause; /* 1: the tests of the clause so far hold */
 	u32 skip;   /* rule whose tests are passed over; PG_NO_RULE: none */
+	u32 test;   /* the next test to look at */
 	/* of a segment that may be mended */
 	u32 frame_at;	 /* where in the chunk the current frame's head begins; PG_NO_FRAME: in one before */
 	u32 path_at;	 /* where in the chunk the block's :path can be changed; PG_NO_FRAME: nowhere */
@@ -123,6 +124,12 @@ static inline u32 pg_ready(const struct pg_work *w)
 static inline u8 pg_peek(const struct pg_work *w)
 {
 	return w->window[pg_index(w->pos - w->window_at, PG_WINDOW)];
+}
+
+/* The byte that is `ahead` bytes further, which the caller knows to be there. */
+static inline u8 pg_peek_ahead(const struct pg_work *w, u32 ahead)
+{
+	return w->window[pg_index(w->pos - w->window_at + ahead, PG_WINDOW)];
 }
 
 /* Up to `most` bytes of the chunk are passed over without being loaded. */

@@ -115,7 +115,8 @@ impl Outside {
     pub fn escape(&self, place: &Place, agent: &Agent, ports: [u16; 3], library: Option<&Path>) -> Vec<(String, i32)> {
         let pins = Path::new("/sys/fs/bpf/protocg").join(place.cgroup().id.to_string());
         let outside = self.listener.local_addr().unwrap().port();
-        let patience = patience(Duration::from_millis(700)).as_millis().to_string();
+        // long enough for what works; what is closed waits for as long, many times
+        let patience = patience(Duration::from_millis(700)).min(Duration::from_secs(2)).as_millis().to_string();
         let numbers: [(&str, String); 13] = [
             ("--policy-port", ports[0].to_string()),
             ("--declared-port", ports[1].to_string()),

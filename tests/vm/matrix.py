@@ -88,12 +88,15 @@ QUICK = {
     "agent_reply": (["a_denied_caller", "a_connection_that_cannot_be_read"], SLOW_THERE),
     "agent_refused": ([NONE], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
+    "corpus": ([NONE], NO_KERNEL),
+    "differential": ([NONE], "`replay` compares the kernel with the host build here"),
+    "oracles": ([NONE], "`replay` compares the kernel with the host build here"),
+    "replay": (["the_kernel_judges_as_the_host_does"], SLOW_THERE),
     "attacks": (["http2::headers_whose_padding", "path::path_without", "protobuf::groups_that"], SLOW_THERE),
     "guard": (
         [
-            "containers::",
+            "containers::containers_of_runc",
             "escape::",
-            "life::a_guard_ends_with_its_agent",
             "life::the_banner",
             "report::an_egress_policy",
             "report::processes_outside",

@@ -12,12 +12,17 @@ fail() {
     exit 1
 }
 
-# Test programs run at once: one of them makes it, the others wait.
-mkdir -p "$(dirname "$dir")"
-exec 9>"$dir.lock"
-flock 9
+made() {
+    cmp -s "$list" "$dir/installed.txt"
+}
 
-if ! cmp -s "$list" "$dir/installed.txt"; then
+# Test programs run at once: one of them makes it, the others wait.
+made || {
+    mkdir -p "$(dirname "$dir")"
+    exec 9>"$dir.lock"
+    flock 9
+}
+if ! made; then
     command -v python3 >/dev/null || fail "python3 is missing: apt-get install python3 python3-venv"
     rm -rf "$dir"
     python3 -m venv "$dir" >&2 || fail "python3 -m venv failed: apt-get install python3-venv"
