@@ -105,8 +105,8 @@ PG_STEP int pg_half_close(struct pg_conn *c, u32 id)
 
 /*
  * The client's side of the RPC is over before the server's: the server may not have heard of it, and what it still says
- * is judged. The last of such responses are kept. The order of the locks is the other way round, so the response lock is
- * only tried; the next time will do, too. Under the request lock.
+ * is judged. The last of such responses are kept. The order of the locks is the other way round, so the response lock
+ * is only tried; the next time will do, too. Under the request lock.
  */
 PG_STEP int pg_stream_leave(struct pg_conn *c, u32 stream)
 {

@@ -10,7 +10,8 @@
 #define PG_LIMITS(L)                                                                                                   \
 	L(CONNECTIONS, 16384, "one state of about 7 KiB each, made when the connection is established",                \
 	  "a further connection is reset with the cause too_large")                                                    \
-	L(STREAMS, 65536, "live RPCs over all connections, about 0.9 KiB each; one takes two where rules read responses",             \
+	L(STREAMS, 65536,                                                                                              \
+	  "live RPCs over all connections, about 0.9 KiB each; one takes two where rules read responses",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
 	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
 	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \

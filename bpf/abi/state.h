@@ -16,16 +16,17 @@
 #define PG_REQ_ALLOWED 2u /* an allow rule or the default admitted it on its header block */
 #define PG_REQ_UNREAD 4u  /* its messages are not read: no rule needs them, or a switch lets them pass */
 #define PG_REQ_DENIED 8u  /* or in audit mode would be */
-#define PG_REQ_SKIP 16u /* the current message is not read: a switch lets it pass */
+#define PG_REQ_SKIP 16u	  /* the current message is not read: a switch lets it pass */
 
 #define PG_RSP_HEADERS 1u /* the server has sent a header block on it */
 #define PG_RSP_END 2u	  /* the server has ended or reset it */
 #define PG_RSP_JUDGED 4u  /* of an event: it is about a message of the response */
 
 /*
- * Where rules read responses, each RPC has a second entry in the table of streams: its id has this bit, and its state is
- * that of the response's messages. It is made under the request lock, before the server can have the request; from then
- * on it is written and deleted under the response lock only, but for its places in lists, which the request lock guards.
+ * Where rules read responses, each RPC has a second entry in the table of streams: its id has this bit, and its state
+ * is that of the response's messages. It is made under the request lock, before the server can have the request; from
+ * then on it is written and deleted under the response lock only, but for its places in lists, which the request lock
+ * guards.
  */
 #define PG_RESPONSE_HALF 0x80000000u
 
@@ -67,7 +68,7 @@ struct pg_stream {
 	u32 utf8;	/* state of the UTF-8 check */
 	u32 ended;	/* the run that counted it as pending; 0: none did */
 	u32 head_chunk; /* the chunk that its HEADERS are in, if these are one frame and change no HPACK table; else 0
-			   */
+			 */
 	u32 head_at;	/* where in it the frame begins */
 	u32 newer;	/* of responses: neighbours in the queue of those whose stream the client has reset */
 	u32 older;

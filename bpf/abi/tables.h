@@ -291,7 +291,7 @@ struct pg_config {
 	u32 port_bounds;
 	u32 peer_init; /* row applied first for every connection; 0: none */
 	u32 responses; /* 1: rules read responses */
-	u8 cause[16]; /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
+	u8 cause[16];  /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
 	struct pg_entry fixed[PG_STATIC_ENTRIES]; /* HPACK's static table under this policy */
 	u64 ports[1024];			  /* bit p: TCP port p is looked at */
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The server's side of a connection, on its way out. Its frames are followed: for the streams that it answers, and so
- * that the agent's reply leaves between two frames and nowhere else. Where rules read responses its messages are judged,
- * and what nothing can be said of does not leave (config.responses).
+ * that the agent's reply leaves between two frames and nowhere else. Where rules read responses its messages are
+ * judged, and what nothing can be said of does not leave (config.responses).
  *
  * The agent sends its reply on the server's own socket, where the server may be writing too. So while a reply is
  * registered, everything that is sent is searched for the reply's first bytes, the mark; where they stand inside a
@@ -174,7 +174,8 @@ PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct
 	else if (!c->followed)
 		reason = PG_R_INTERNAL;
 	else if (pg_after(g->seq, c->sent))
-		return pg_drop(PG_R_LOCK); /* one before this was dropped for want of the lock; both come again, in order */
+		return pg_drop(
+			PG_R_LOCK); /* one before this was dropped for want of the lock; both come again, in order */
 	if (!reason)
 		return PG_FOLLOW;
 	pg_about(w, 0, 0);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A denied response. The filter passes a segment or drops it, and TCP sends a dropped one for ever, so behind it nothing
- * can be said on the server's own socket: the connection is over in both directions. What stands in the segment before
- * the denied frame is copied, and the agent sends that and the status of the denied RPC as segments of the connection.
- * It has no socket for them, so they do not come by here: what they bring of the server's bytes has been judged.
+ * A denied response. The filter passes a segment or drops it, and TCP sends a dropped one for ever, so behind it
+ * nothing can be said on the server's own socket: the connection is over in both directions. What stands in the segment
+ * before the denied frame is copied, and the agent sends that and the status of the denied RPC as segments of the
+ * connection. It has no socket for them, so they do not come by here: what they bring of the server's bytes has been
+ * judged.
  */
 #ifndef PG_HOOKS_SILENCE_H
 #define PG_HOOKS_SILENCE_H

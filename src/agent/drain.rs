@@ -13,8 +13,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::core::Core;
-use super::silenced::{self, Silenced};
 use super::reply::{self, Denial};
+use super::silenced::{self, Silenced};
 use super::sockets;
 use crate::abi;
 

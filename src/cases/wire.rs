@@ -136,7 +136,16 @@ mod tests {
         let messages = vec![message(0), message(20_000)];
         let peer = (Ipv6Addr::LOCALHOST, 1);
         let (before, repeated) = Default::default();
-        let call = Call { method: "/a.B/C".into(), metadata, peer, messages, compressed: false, response: Vec::new(), before, repeated };
+        let call = Call {
+            method: "/a.B/C".into(),
+            metadata,
+            peer,
+            messages,
+            compressed: false,
+            response: Vec::new(),
+            before,
+            repeated,
+        };
         let mut bytes = parts(&call).concat();
         let mut rest = bytes.split_off(PREFACE.len());
         let (mut block, mut data, mut ends) = (Vec::<u8>::new(), Vec::<u8>::new(), 0);

@@ -172,9 +172,10 @@ impl Builder<'_> {
     /// Deny rules first, then allow rules, each in file order; of those that read this message, or none.
     fn ordered(&self, rules: &[usize], side: Option<Side>) -> Vec<usize> {
         let of = |action| {
-            rules.iter().copied().filter(move |i| {
-                self.rules.get(*i).is_some_and(|rule| rule.action == action && rule.side() == side)
-            })
+            rules
+                .iter()
+                .copied()
+                .filter(move |i| self.rules.get(*i).is_some_and(|rule| rule.action == action && rule.side() == side))
         };
         of(Action::Deny).chain(of(Action::Allow)).collect()
     }

@@ -210,8 +210,13 @@ fn one(
 /// Which rules can read responses.
 fn reads_response(action: Action, direction: Direction, condition: &Condition) -> Result<(), Fault> {
     if action == Action::Allow {
-        return Err(Fault::at(condition.span(), "an allow rule cannot read `response`: a call is admitted before there is one")
-            .help("allow the method, and deny the responses that must not leave: a [[deny]] rule with the condition negated"));
+        return Err(Fault::at(
+            condition.span(),
+            "an allow rule cannot read `response`: a call is admitted before there is one",
+        )
+        .help(
+            "allow the method, and deny the responses that must not leave: a [[deny]] rule with the condition negated",
+        ));
     }
     if direction == Direction::Egress {
         return Err(Fault::at(condition.span(), "`response` in an egress policy is not supported yet")

@@ -196,6 +196,12 @@ pub fn run_here(policy: &Policy, fixture: &Fixture, cuts: &[usize]) -> (Vec<Stri
     run(&mut connection, policy, fixture, cuts)
 }
 
+/// The same with the server's side cut, too.
+pub fn run_here_both(policy: &Policy, fixture: &Fixture, cuts: &[usize], server: &[usize]) -> (Vec<String>, usize) {
+    let mut connection = Connection::new(&policy.tables, fixture.remote.0, fixture.remote.1);
+    run_both(&mut connection, policy, fixture, cuts, server)
+}
+
 pub fn byte_by_byte(fixture: &Fixture) -> Vec<usize> {
     (1..fixture.bytes.len()).collect()
 }
@@ -228,8 +234,7 @@ pub fn check(policies: &mut Policies, fixture: &Fixture) -> Result<usize, String
     if policy.tables.config.responses == 1 {
         let mut server_cut = |how: &str, cuts: &[usize], server: &[usize]| {
             runs += 1;
-            let mut connection = Connection::new(&policy.tables, fixture.remote.0, fixture.remote.1);
-            let (events, _) = run_both(&mut connection, &policy, fixture, cuts, server);
+            let (events, _) = run_here_both(&policy, fixture, cuts, server);
             if events == fixture.events {
                 return Ok(());
             }

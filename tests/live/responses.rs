@@ -254,8 +254,7 @@ fn audit_mode_lets_responses_leave() {
     if skip(name, &[]) {
         return;
     }
-    let stage =
-        Stage::new(name, Stack::Tonic, Net::Loopback4, |port| policy_with(port, "mode = \"audit\"", KEPT), &[]);
+    let stage = Stage::new(name, Stack::Tonic, Net::Loopback4, |port| policy_with(port, "mode = \"audit\"", KEPT), &[]);
     let mut session = stage.calls(Stack::Tonic).session();
     let result = make(&mut session, &unary("a SECRET"));
     ok(&result);

@@ -307,6 +307,30 @@ fn rules_over_several_requests_need_the_same_fields() {
 }
 
 #[test]
+fn rules_on_responses_that_are_wrong_are_refused() {
+    let rule = |action: &str, methods: &str, when: &str| {
+        with_rules(&format!("[[{action}]]\nname = \"r\"\nmethods = [{methods}]\nwhen = '{when}'\n"))
+    };
+    let deny = |when: &str| rule("deny", "\"/t.S/R\"", when);
+    let secret = "response.s == \"x\"";
+    let cases = [
+        (rule("allow", "\"/t.S/R\"", secret), "an allow rule cannot read `response`"),
+        (rule("deny", "\"/t.S/None\"", secret), "no proto describes `/t.S/None`, and the condition reads its response"),
+        (rule("deny", "\"/u.*\"", secret), "no proto describes a method under `/u.*`"),
+        (deny("response.s == \"x\" || request.s == \"y\""), "the condition reads `request` and `response`"),
+        (deny("response.xs.exists(x, x == \"a\" && request.f)"), "the condition reads `request` and `response`"),
+        (deny("response.s == \"x\" || response.s != \"x\""), "always true"),
+        (deny("response.xs.exists(response, response == \"a\")"), "`response` is a variable already"),
+        (rule("deny", "\"/t.*\"", "response.zs == \"x\""), "has no field `zs`"),
+    ];
+    for (text, why) in cases {
+        refuses(&text, why);
+    }
+    let egress = deny(secret).replacen("default", "direction = \"egress\"\ndefault", 1);
+    refuses(&egress, "`response` in an egress policy is not supported yet");
+}
+
+#[test]
 fn a_caret_stands_under_the_word_that_is_wrong() {
     let text = with_rules(
         "[[deny]]\nname = \"a\"\nmethods = [\"/t.S/R\"]\nwhen = 'request.s == \"é\" && request.nope == 1'\n",

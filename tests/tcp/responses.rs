@@ -73,7 +73,8 @@ fn asked(veth: &Veth, cgroup: &Cgroup, says: &[(&'static str, Value)]) -> (Watch
     let mut client = Raw::new(veth, false, PORT);
     client.connect();
     let mut encoder = h2raw::Encoder::default();
-    let call = h2raw::unary(&mut encoder, h2raw::Style::PLAIN, 1, "/echo.Echo/Bidi", &Message::new().bytes(1, "x").bytes);
+    let call =
+        h2raw::unary(&mut encoder, h2raw::Style::PLAIN, 1, "/echo.Echo/Bidi", &Message::new().bytes(1, "x").bytes);
     client.send(&[h2raw::open(&[]), call].concat());
     (server, client)
 }
@@ -89,13 +90,19 @@ fn check(says: &Says) {
         let enforcer = enforced.then(|| Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroup], POLICY, &[]));
         let (_server, mut client) = asked(&veth, &cgroup, &says.says);
         let Some(enforcer) = enforcer else {
-            assert!(client.wait(patience(Duration::from_secs(5)), has_come), "{}: it comes without the enforcer", says.name);
+            assert!(
+                client.wait(patience(Duration::from_secs(5)), has_come),
+                "{}: it comes without the enforcer",
+                says.name
+            );
             continue;
         };
         let started = std::time::Instant::now();
         let ended = client.wait(patience(Duration::from_secs(5)), |raw| raw.finished || raw.reset);
         assert!(ended, "{}: the connection ends", says.name);
-        println!("{}: over after {:?}", says.name, started.elapsed());
+        let took = started.elapsed();
+        println!("{}: over after {took:?}", says.name);
+        assert!(took < patience(Duration::from_secs(1)), "{}: {took:?}", says.name);
         // what TCP sends again
         client.wait(Duration::from_millis(300), has_come);
         assert!(!has_come(&client), "{}: {:?}", says.name, String::from_utf8_lossy(&client.received));
@@ -126,27 +133,122 @@ fn servers_say_it_in_every_way() {
     let bad = data(1, &reply("a SECRET"));
     let good = data(1, &reply("fine"));
     let send = |bytes: &[&[u8]]| ("send", hex(&bytes.concat()));
-    let trailers = frame::frame(1, 5, 1, &[0, 11, b'g', b'r', b'p', b'c', b'-', b's', b't', b'a', b't', b'u', b's', 1, b'0']);
+    let trailers =
+        frame::frame(1, 5, 1, &[0, 11, b'g', b'r', b'p', b'c', b'-', b's', b't', b'a', b't', b'u', b's', 1, b'0']);
     let secret = Message::new().bytes(1, "a SECRET").bytes;
     let flagged = h2raw::grpc_claiming(1, u32::try_from(secret.len()).unwrap(), &secret);
     let many = good.repeat(20_000 / good.len());
     let wait = ("wait", json!(0.2));
     let all = [
-        Says { name: "all at once", says: vec![send(&[&opening(), &bad, &trailers])], why: "kept", told: Some(DATA_LOSS), before: 0 },
-        Says { name: "headers first", says: vec![send(&[&opening()]), wait.clone(), send(&[&bad])], why: "kept", told: Some(DATA_LOSS), before: 0 },
-        Says { name: "no headers at all", says: vec![send(&[&frame::frame(4, 0, 0, &[]), &bad])], why: "kept", told: Some(DATA_LOSS), before: 0 },
-        Says { name: "behind another message", says: vec![send(&[&opening(), &good, &good, &bad, &good])], why: "kept", told: Some(DATA_LOSS), before: 2 },
-        Says { name: "behind a long segment of messages", says: vec![send(&[&opening(), &many, &bad, &many])], why: "kept", told: Some(DATA_LOSS), before: 20_000 / good.len() },
-        Says { name: "a segment a byte", says: vec![send(&[&opening()]), ("bytes", hex(&bad))], why: "kept", told: None, before: 0 },
-        Says { name: "cut in the message", says: vec![send(&[&opening(), &bad[..16]]), wait.clone(), send(&[&bad[16..]])], why: "kept", told: None, before: 0 },
-        Says { name: "cut in the frame's head", says: vec![send(&[&opening(), &bad[..4]]), wait.clone(), send(&[&bad[4..]])], why: "kept", told: None, before: 0 },
-        Says { name: "padded", says: vec![send(&[&opening(), &frame::data(1, &reply("a SECRET"), false, Some(40))])], why: "kept", told: Some(DATA_LOSS), before: 0 },
-        Says { name: "marked as compressed", says: vec![send(&[&opening(), &data(1, &flagged)])], why: "compressed", told: Some(PERMISSION_DENIED), before: 0 },
-        Says { name: "on a stream that nobody opened", says: vec![send(&[&opening(), &data(3, &reply("a SECRET"))])], why: "response_stream", told: None, before: 0 },
-        Says { name: "on a stream that is over", says: vec![send(&[&opening(), &trailers]), wait.clone(), send(&[&bad])], why: "response_stream", told: None, before: 0 },
-        Says { name: "pushed", says: vec![send(&[&opening(), &frame::frame(PUSH_PROMISE, 4, 1, &[0, 0, 0, 2, 0x82]), &data(2, &reply("a SECRET"))])], why: "frame_order", told: None, before: 0 },
-        Says { name: "urgent", says: vec![send(&[&opening()]), ("urgent", hex(&bad)), send(&[&good])], why: "urgent", told: None, before: 0 },
-        Says { name: "behind a frame that is none", says: vec![send(&[&opening(), &frame::frame(6, 0, 0, &[0; 7]), &bad])], why: "frame_size", told: None, before: 0 },
+        Says {
+            name: "all at once",
+            says: vec![send(&[&opening(), &bad, &trailers])],
+            why: "kept",
+            told: Some(DATA_LOSS),
+            before: 0,
+        },
+        Says {
+            name: "headers first",
+            says: vec![send(&[&opening()]), wait.clone(), send(&[&bad])],
+            why: "kept",
+            told: Some(DATA_LOSS),
+            before: 0,
+        },
+        Says {
+            name: "no headers at all",
+            says: vec![send(&[&frame::frame(4, 0, 0, &[]), &bad])],
+            why: "kept",
+            told: Some(DATA_LOSS),
+            before: 0,
+        },
+        Says {
+            name: "behind another message",
+            says: vec![send(&[&opening(), &good, &good, &bad, &good])],
+            why: "kept",
+            told: Some(DATA_LOSS),
+            before: 2,
+        },
+        Says {
+            name: "behind a long segment of messages",
+            says: vec![send(&[&opening(), &many, &bad, &many])],
+            why: "kept",
+            told: Some(DATA_LOSS),
+            before: 20_000 / good.len(),
+        },
+        Says {
+            name: "a segment a byte",
+            says: vec![send(&[&opening()]), ("bytes", hex(&bad))],
+            why: "kept",
+            told: None,
+            before: 0,
+        },
+        Says {
+            name: "cut in the message",
+            says: vec![send(&[&opening(), &bad[..16]]), wait.clone(), send(&[&bad[16..]])],
+            why: "kept",
+            told: None,
+            before: 0,
+        },
+        Says {
+            name: "cut in the frame's head",
+            says: vec![send(&[&opening(), &bad[..4]]), wait.clone(), send(&[&bad[4..]])],
+            why: "kept",
+            told: None,
+            before: 0,
+        },
+        Says {
+            name: "padded",
+            says: vec![send(&[&opening(), &frame::data(1, &reply("a SECRET"), false, Some(40))])],
+            why: "kept",
+            told: Some(DATA_LOSS),
+            before: 0,
+        },
+        Says {
+            name: "marked as compressed",
+            says: vec![send(&[&opening(), &data(1, &flagged)])],
+            why: "compressed",
+            told: Some(PERMISSION_DENIED),
+            before: 0,
+        },
+        Says {
+            name: "on a stream that nobody opened",
+            says: vec![send(&[&opening(), &data(3, &reply("a SECRET"))])],
+            why: "response_stream",
+            told: None,
+            before: 0,
+        },
+        Says {
+            name: "on a stream that is over",
+            says: vec![send(&[&opening(), &trailers]), wait.clone(), send(&[&bad])],
+            why: "response_stream",
+            told: None,
+            before: 0,
+        },
+        Says {
+            name: "pushed",
+            says: vec![send(&[
+                &opening(),
+                &frame::frame(PUSH_PROMISE, 4, 1, &[0, 0, 0, 2, 0x82]),
+                &data(2, &reply("a SECRET")),
+            ])],
+            why: "frame_order",
+            told: None,
+            before: 0,
+        },
+        Says {
+            name: "urgent",
+            says: vec![send(&[&opening()]), ("urgent", hex(&bad)), send(&[&good])],
+            why: "urgent",
+            told: None,
+            before: 0,
+        },
+        Says {
+            name: "behind a frame that is none",
+            says: vec![send(&[&opening(), &frame::frame(6, 0, 0, &[0; 7]), &bad])],
+            why: "frame_size",
+            told: None,
+            before: 0,
+        },
     ];
     all.iter().for_each(check);
 }

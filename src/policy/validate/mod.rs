@@ -37,7 +37,8 @@ pub fn rules(file: &File, protos: &Protos) -> Result<Vec<(file::Rule, Rule)>, Ve
     let Some(validate) = &file.validate else { return Ok(Vec::new()) };
     let patterns =
         validate.methods.iter().map(resolve::pattern).collect::<Result<Vec<_>, _>>().map_err(|it| vec![it])?;
-    let requests = rule::messages(Side::Request, &validate.methods, &patterns, protos, "`[validate]` reads its request")?;
+    let requests =
+        rule::messages(Side::Request, &validate.methods, &patterns, protos, "`[validate]` reads its request")?;
     if let Some(file) = &protos.unread {
         let message = format!("the constraints of `{file}` are not read: its descriptor set has files of editions");
         return Err(vec![
@@ -83,7 +84,8 @@ pub fn rules(file: &File, protos: &Protos) -> Result<Vec<(file::Rule, Rule)>, Ve
                 message: sayable(&violation.says),
                 audit: false,
             };
-            let decides = Decides::PerMessage(Side::Request, BTreeMap::from([(request.full_name().to_owned(), decision)]));
+            let decides =
+                Decides::PerMessage(Side::Request, BTreeMap::from([(request.full_name().to_owned(), decision)]));
             out.push((raw, Rule::deny(patterns.clone(), decides, validate.span.clone())));
         }
     }
