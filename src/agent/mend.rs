@@ -28,12 +28,34 @@ const NUMBERS: usize = 4;
 /// Where its flags are.
 const FLAGS: usize = 13;
 const FIN: u8 = 1;
+const RST: u8 = 4;
 const PSH: u8 = 8;
 const ACK: u8 = 16;
 /// Where the checksum is.
 const CHECKSUM: usize = 16;
 /// Network namespaces whose sockets are kept; past this many all are closed.
 const MAX_NAMESPACES: usize = 256;
+
+/// Whether a segment is a connection's last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// More come.
+    No,
+    /// It ends its side.
+    Fin,
+    /// It ends the connection. Its sequence number is the next that the client expects, so that it counts at once (RFC 5961, section 3).
+    Reset,
+}
+
+impl Last {
+    fn flags(self) -> u8 {
+        ACK | match self {
+            Last::No => PSH,
+            Last::Fin => PSH | FIN,
+            Last::Reset => RST,
+        }
+    }
+}
 
 /// Raw sockets in the network namespaces of servers.
 #[derive(Default)]
@@ -63,20 +85,19 @@ impl Senders {
         self.send_packet(to, &packet, server, &scope)
     }
 
-    /// Sends bytes to a server's client as a segment of the server's, where its socket can say nothing more; the last one
-    /// ends its side.
+    /// Sends bytes to a server's client as a segment of the server's, where its socket can say nothing more.
     pub fn say(
         &mut self,
         from: &OwnedFd,
         place: &abi::pg_hole_event,
         seq: u32,
-        last: bool,
+        last: Last,
         payload: &[u8],
     ) -> io::Result<()> {
         let (server, client) = ends(&place.about);
         let mut header = header(place)?;
         header.get_mut(NUMBERS..NUMBERS + 4).into_iter().for_each(|at| at.copy_from_slice(&seq.to_be_bytes()));
-        header.get_mut(FLAGS).into_iter().for_each(|flags| *flags = ACK | PSH | if last { FIN } else { 0 });
+        header.get_mut(FLAGS).into_iter().for_each(|flags| *flags = last.flags());
         let packet = packet(server, client, &header, payload)?;
         let scope: SockaddrStorage = getpeername(from.as_raw_fd())?;
         self.send_packet(from, &packet, client, &scope)

@@ -281,7 +281,7 @@ fn lost_segments_of_denied_responses() {
         let mut session = calls.session();
         let (mut exact, mut others) = (0, 0);
         for turn in 0..CALLS {
-            let deadline = u64::try_from(patience(Duration::from_secs(20)).as_millis()).unwrap();
+            let deadline = u64::try_from(patience(Duration::from_secs(15)).as_millis()).unwrap();
             let text = if turn % 2 == 0 { "a SECRET" } else { "fine" };
             let call = json!({ "method": "/echo.Echo/Unary", "messages": [{ "text": text, "reply_bytes": 3000 }], "deadline_ms": deadline });
             let result = session.make(&json!([call])).remove(0);
