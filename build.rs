@@ -10,6 +10,7 @@ use libbpf_cargo::SkeletonBuilder;
 const OBJECT: &str = "bpf/protocg.bpf.c";
 const ENGINE: &str = "bpf/host/engine.c";
 const GUARD: &str = "bpf/guard.bpf.c";
+const TLS: &str = "bpf/tls.bpf.c";
 const PROBE: &str = "bpf/probe.bpf.c";
 const NAMES: &str = "bpf/host/names.c";
 const ABI: &str = "bpf/host/engine.h";
@@ -44,6 +45,7 @@ fn main() -> Result<()> {
         .compile("protocg_engine");
     skeleton(OBJECT, &out.join("protocg.skel.rs"))?;
     skeleton(GUARD, &out.join("guard.skel.rs"))?;
+    skeleton(TLS, &out.join("tls.skel.rs"))?;
     skeleton(PROBE, &out.join("probe.skel.rs"))?;
     Ok(())
 }

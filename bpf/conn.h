@@ -96,34 +96,6 @@ static __always_inline void pg_conn_identify(struct pg_conn *c, struct bpf_sock_
 	pg_address(c->remote, ops->family, ops->remote_ip4, remote);
 }
 
-/* All streams of a connection go with it. */
-PG_STEP int pg_streams_drop_some(struct pg_conn *c)
-{
-	int i;
-
-	if (!c)
-		return 0;
-	for (i = 0; i < 64; i++) {
-		if (!c->streams)
-			return 0;
-		pg_stream_close(c, c->streams);
-	}
-	return 1;
-}
-
-static long pg_streams_drop_cb(u32 index, void *data)
-{
-	struct pg_conn **c = data;
-
-	(void)index;
-	return !*c || !pg_streams_drop_some(*c);
-}
-
-static __always_inline void pg_streams_drop(struct pg_conn *c)
-{
-	bpf_loop(PG_MAX_STREAMS / 64 + 1, pg_streams_drop_cb, &c, 0);
-}
-
 struct pg_giving {
 	struct pg_conn *c;
 	u32 keep;

@@ -62,9 +62,12 @@ static inline void pg_event_fill(struct pg_event *e, const struct pg_conn *c, co
  * one. */
 PG_STEP int pg_emit(struct pg_conn *c, struct pg_work *w, u32 type, u32 verdict)
 {
-	struct pg_event *e = pg_event_scratch();
+	struct pg_event *e;
 
-	if (!c || !w || !e || !c->cookie)
+	if (!c || !w || !c->cookie)
+		return 0;
+	e = pg_event_scratch();
+	if (!e)
 		return 0;
 	pg_event_fill(e, c, w, type, verdict);
 	pg_event_put(e);

@@ -101,6 +101,16 @@ static __always_inline u64 pg_random(void)
 	return (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
 }
 
+static __always_inline const struct pg_seed *pg_seed_get(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&seed, &zero);
+}
+
+#ifdef PG_PLANE_TLS
+#include "tls/env.h"
+#else
 static __always_inline struct pg_bucket_set *pg_bucket_set_get(u32 set)
 {
 	return bpf_map_lookup_elem(&buckets, &set);
@@ -111,11 +121,16 @@ static __always_inline struct pg_own_bucket *pg_own_bucket_get(u32 limit)
 	return bpf_map_lookup_elem(&own_buckets, &limit);
 }
 
-static __always_inline const struct pg_seed *pg_seed_get(void)
+/* A spin lock of the kernel's: its holder is not interrupted. Returns 1. */
+static __always_inline int pg_bucket_lock(struct bpf_spin_lock *lock)
 {
-	u32 zero = 0;
+	bpf_spin_lock(lock);
+	return 1;
+}
 
-	return bpf_map_lookup_elem(&seed, &zero);
+static __always_inline void pg_bucket_unlock(struct bpf_spin_lock *lock)
+{
+	bpf_spin_unlock(lock);
 }
 
 static __always_inline struct pg_event *pg_event_scratch(void)
@@ -125,16 +140,18 @@ static __always_inline struct pg_event *pg_event_scratch(void)
 	return bpf_map_lookup_elem(&event_scratch, &zero);
 }
 
-static __always_inline void pg_event_put(const struct pg_event *e)
+static __always_inline void pg_event_put(struct pg_event *e)
 {
-	if (bpf_ringbuf_output(&events, (void *)e, sizeof(*e), 0))
+	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
 		pg_count_add(PG_N_EVENTS_LOST, 1);
 }
+#endif
 
 /*
  * A lock in a map's value: compare and swap, a bounded spin. The verifier's own spin lock allows no calls while it is
  * held. All who take it run with softirqs off, so the holder is on another CPU and goes on. On failure the segment is
- * dropped, and TCP sends it again.
+ * dropped, and TCP sends it again. Hooks in processes can be interrupted: they take locks that no packet's program
+ * takes.
  */
 #define PG_SPINS 4096
 

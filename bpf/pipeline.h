@@ -13,6 +13,7 @@
 #define PG_PIPELINE_H
 
 #include "proto/http2.h"
+#include "proto/tls.h"
 #include "proto/hpack.h"
 #include "proto/grpc.h"
 #include "proto/protobuf.h"
@@ -372,6 +373,24 @@ PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 	return PG_GO;
 }
 
+/* ---- TLS ---- */
+
+/*
+ * Some bytes of a TLS handshake. Before application data passes, the process that has the connection must have read the
+ * handshake through hooks: then these judge the plaintext, and the bytes on the wire pass.
+ */
+PG_STEP int pg_tls_handshake(struct pg_conn *c, struct pg_work *w)
+{
+	u32 reason, data = 0;
+
+	if (!c || !w)
+		return PG_CUT;
+	reason = pg_tls_record(&c->request, w, &data);
+	if (data && c->tls == PG_TLS_HOOKED)
+		return PG_BLIND;
+	return reason || data ? pg_fail_connection(c, w, PG_R_TLS) : PG_GO;
+}
+
 /* ---- frames ---- */
 
 /* A frame head is whole: does its stream allow it? */
@@ -476,7 +495,13 @@ PG_STEP int pg_request_step(struct pg_conn *c, struct pg_work *w)
 	switch (h->state) {
 	case PG_H2_PREFACE:
 		reason = pg_h2_preface(h, w);
+		if (reason == PG_R_TLS && config.tls) {
+			h->state = PG_H2_TLS;
+			return PG_GO;
+		}
 		break;
+	case PG_H2_TLS:
+		return pg_tls_handshake(c, w);
 	case PG_H2_HEAD:
 		reason = pg_h2_head(h, w, 1, &whole);
 		if (!reason && whole)

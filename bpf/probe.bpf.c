@@ -2,6 +2,7 @@
 /* One tiny program for each thing that protocg would like from the kernel: what loads is there. */
 #include "bpf.h"
 #include "abi/types.h"
+#include <asm/ptrace.h>
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -66,6 +67,30 @@ SEC("cgroup_skb/ingress") int pr_frozen(struct __sk_buff *skb)
 		bpf_rdonly_cast(kernel->head + kernel->end, bpf_core_type_id_kernel(struct skb_shared_info));
 
 	return info->flags ? 1 : 1;
+}
+
+/* The TLS plane: hooks, and what they can do to a call. */
+SEC("uprobe") int pr_hook(struct pt_regs *ctx)
+{
+	return bpf_get_attach_cookie(ctx) ? 0 : 0;
+}
+
+SEC("uprobe") int pr_context(struct pt_regs *ctx)
+{
+	ctx->rax = 0;
+	return 0;
+}
+
+SEC("uprobe") int pr_signal(struct pt_regs *ctx)
+{
+	(void)ctx;
+	bpf_send_signal(19);
+	return 0;
+}
+
+SEC("tp_btf/tcp_rcv_space_adjust") int pr_received(u64 *ctx)
+{
+	return ctx[0] ? 0 : 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

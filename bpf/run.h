@@ -148,6 +148,8 @@ static __always_inline int pg_next_chunk(struct pg_run *r)
 		return 0;
 	pg_chunk(w, s.source, s.slot, 0, s.length);
 	w->pos = r->judged - s.seq;
+	pg_count_add(PG_N_SEGMENTS, 1);
+	pg_count_add(PG_N_BYTES, s.length - w->pos);
 	pg_chunk_hole(r->c, w, r->judged);
 	if (s.why == PG_COPY_WITHHELD) {
 		w->hole_source = s.source;

@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-packages=(clang libclang-dev llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev linux-libc-dev iproute2 ethtool
+packages=(clang libclang-dev llvm libelf-dev zlib1g-dev libssl-dev pkg-config make gcc libc6-dev linux-libc-dev iproute2 ethtool
 	clang-format python3 python3-venv libclang-rt-dev nghttp2-client runc crun busybox-static
 	golang-go golang-google-grpc-dev golang-google-protobuf-dev)
 # Often from elsewhere than Debian, and then npm is part of it.

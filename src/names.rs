@@ -23,6 +23,8 @@ mod raw {
         pub static pg_count_row_count: usize;
         pub static pg_way_rows: [super::Row; 0];
         pub static pg_way_row_count: usize;
+        pub static pg_rung_rows: [super::Row; 0];
+        pub static pg_rung_row_count: usize;
     }
 }
 
@@ -113,6 +115,11 @@ pub fn way(index: u32) -> Option<Way> {
     ways().nth(index as usize)
 }
 
+/// What is done to a call into a TLS library that has denied plaintext: its name, and what it means; by `pg_rung`.
+pub fn rung(index: u32) -> Option<(&'static str, &'static str)> {
+    rows(List::Rungs).get(index as usize).map(|row| (text(row.name), text(row.text)))
+}
+
 /// The name of a gRPC status code.
 pub fn status(code: u32) -> &'static str {
     crate::policy::STATUS.get(code as usize).copied().unwrap_or("UNKNOWN")
@@ -124,6 +131,7 @@ enum List {
     Limits,
     Counters,
     Ways,
+    Rungs,
 }
 
 fn rows(list: List) -> &'static [Row] {
@@ -135,6 +143,7 @@ fn rows(list: List) -> &'static [Row] {
             List::Limits => (&raw const raw::pg_limit_rows, raw::pg_limit_row_count),
             List::Counters => (&raw const raw::pg_count_rows, raw::pg_count_row_count),
             List::Ways => (&raw const raw::pg_way_rows, raw::pg_way_row_count),
+            List::Rungs => (&raw const raw::pg_rung_rows, raw::pg_rung_row_count),
         };
         std::slice::from_raw_parts(first.cast::<Row>(), count)
     }

@@ -22,6 +22,11 @@ mod guard {
     include!(concat!(env!("OUT_DIR"), "/guard.skel.rs"));
 }
 
+mod tls {
+    include!(concat!(env!("OUT_DIR"), "/tls.skel.rs"));
+}
+
 pub use guard::GuardSkelBuilder;
 pub use probe::ProbeSkelBuilder;
 pub use protocg::ProtocgSkelBuilder;
+pub use tls::{TlsSkel, TlsSkelBuilder};

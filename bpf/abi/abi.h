@@ -6,3 +6,4 @@
 #include "state.h"
 #include "events.h"
 #include "guard.h"
+#include "tls.h"

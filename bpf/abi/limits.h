@@ -83,6 +83,10 @@
 	L(GUARD_LIBRARIES, 1024, "files with TLS code that one guard knows", "more are refused at the start")          \
 	L(GUARD_DEPTH, 32, "levels of the cgroup tree that the guard looks at",                                        \
 	  "a cgroup further down is refused at the start; what it holds may be deeper")                                \
+	L(TLS_PLACES, 64, "cgroups whose TLS one agent reads", "more are refused at the start")                        \
+	L(TLS_SESSIONS, 16384, "TLS connections that hooks follow, about 6 KiB each",                                  \
+	  "a further connection is cut with the cause tls")                                                            \
+	L(TLS_LIBRARIES, 1024, "files with a TLS library that are hooked", "a further one is not hooked")              \
 	L(EVENT_BYTES, 4194304, "ring buffer from the kernel to the agent",                                            \
 	  "events that find no room are lost, counted and said; verdicts are not affected")
 

@@ -29,6 +29,9 @@ enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
 	  "a rule on messages covers the method and no proto describes it")                                           \
 	R(NOT_HTTP2, NOT_HTTP2, "not_http2", "the connection does not open with the HTTP/2 preface")                  \
 	R(TLS, TLS, "tls", "the connection opens with a TLS record")                                                  \
+	R(TLS_CALL, TLS, "tls_call", "a TLS library was called in a way that cannot be judged")                       \
+	R(TLS_ELSEWHERE, TLS, "tls_elsewhere", "a TLS connection was read past the calls that are hooked")            \
+	R(TLS_UNREADABLE, TLS, "tls_unreadable", "the plaintext of a TLS connection could not be read")               \
 	R(MIDSTREAM, MIDSTREAM, "midstream", "the connection is older than the enforcer")                             \
 	R(FRAME_SIZE, MALFORMED, "frame_size", "a frame has a length that its type does not allow")                   \
 	R(FRAME_STREAM, MALFORMED, "frame_stream", "a frame stands on a stream that its type does not allow")         \

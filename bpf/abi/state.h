@@ -101,6 +101,7 @@ enum pg_h2_state {
 	PG_H2_SETTING,	  /* SETTINGS parameter, `have` bytes in head[] */
 	PG_H2_SKIP,	  /* payload that nobody reads */
 	PG_H2_PAD,	  /* padding */
+	PG_H2_TLS,	  /* TLS records of a handshake, `have` bytes of a record's head in head[] */
 };
 
 struct pg_h2 {
@@ -209,6 +210,12 @@ enum pg_answers {
 	PG_A_MUTED,  /* denied: nothing more of it passes, but again what has passed */
 };
 
+/* Where the plaintext of a connection is judged that opens with TLS: abi/tls.h. */
+enum pg_tls_phase {
+	PG_TLS_NONE,   /* nowhere: no hook has seen it */
+	PG_TLS_HOOKED, /* in the process that has it: hooks have seen it from its first byte on */
+};
+
 /* A segment that was dropped for its denied frames, and whose place the mended one may take. */
 struct pg_hole {
 	u32 seq;
@@ -269,6 +276,9 @@ struct pg_conn {
 	u32 shadow;	 /* 1: dead, and still read, so that every RPC under way gets its own answer */
 	u32 holes;	 /* how many of hole[] are open */
 	u32 mends;	 /* streams that ended by mending, ever */
+	u64 tls_object;	 /* the TLS library's object for it, and its process */
+	u32 tls_process;
+	u32 tls;       /* enum pg_tls_phase */
 	u32 ts_recent; /* while holes are open: TCP's TS.Recent, before which it refuses a segment (RFC 7323, section 5)
 			*/
 	u32 answers;   /* enum pg_answers */

@@ -164,12 +164,13 @@ static inline const struct pg_seed *pg_seed_get(void)
 	return &seed;
 }
 
-static inline void bpf_spin_lock(struct bpf_spin_lock *lock)
+static inline int pg_bucket_lock(struct bpf_spin_lock *lock)
 {
 	(void)lock;
+	return 1;
 }
 
-static inline void bpf_spin_unlock(struct bpf_spin_lock *lock)
+static inline void pg_bucket_unlock(struct bpf_spin_lock *lock)
 {
 	(void)lock;
 }
@@ -185,7 +186,7 @@ static inline struct pg_event *pg_event_scratch(void)
 	return &pg_here->scratch;
 }
 
-static inline void pg_event_put(const struct pg_event *e)
+static inline void pg_event_put(struct pg_event *e)
 {
 	struct pg_event *more;
 	u32 room;
@@ -201,6 +202,17 @@ static inline void pg_event_put(const struct pg_event *e)
 		pg_here->event_room = room;
 	}
 	pg_here->events[pg_here->event_count++] = *e;
+}
+
+static inline long bpf_loop(u32 turns, long (*turn)(u32, void *), void *data, u64 flags)
+{
+	u32 i;
+
+	(void)flags;
+	for (i = 0; i < turns; i++)
+		if (turn(i, data))
+			return i + 1;
+	return turns;
 }
 
 static inline int pg_lock(u32 *lock)

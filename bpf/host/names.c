@@ -30,3 +30,7 @@ const size_t pg_count_row_count = sizeof(pg_count_rows) / sizeof(pg_count_rows[0
 #define WAY_ROW(name, text, default_, what, open) {text, what, open, PG_GUARD_##default_},
 const struct pg_name_row pg_way_rows[] = {PG_WAYS(WAY_ROW)};
 const size_t pg_way_row_count = sizeof(pg_way_rows) / sizeof(pg_way_rows[0]);
+
+#define RUNG_ROW(name, text, what) {text, what, NULL, PG_RUNG_##name},
+const struct pg_name_row pg_rung_rows[] = {PG_RUNGS(RUNG_ROW)};
+const size_t pg_rung_row_count = sizeof(pg_rung_rows) / sizeof(pg_rung_rows[0]);

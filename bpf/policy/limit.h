@@ -70,8 +70,8 @@ static inline u32 pg_milliseconds(u64 ns)
 	return (ns + PG_NS_A_MS - 1) / PG_NS_A_MS;
 }
 
-/* The bucket of a key. Returns 1 if it has a token; 0, and in w->retry_ms when it will; -1 if there is no room for it.
- */
+/* The bucket of a key. Returns 1 if it has a token; 0, and in w->retry_ms when it will; -1 if there is no room for it,
+ * or it cannot be had. */
 PG_STEP int pg_bucket_of(struct pg_work *w, u32 index, u64 key0, u64 key1, u32 take)
 {
 	const struct pg_rate *l = pg_get_rate(index);
@@ -94,7 +94,8 @@ PG_STEP int pg_bucket_of(struct pg_work *w, u32 index, u64 key0, u64 key1, u32 t
 		return -1;
 	index++;
 	now = w->now ? w->now : pg_now();
-	bpf_spin_lock(&set->lock);
+	if (!pg_bucket_lock(&set->lock))
+		return -1;
 	at = pg_bucket_find(set, index, key0, key1, now);
 	if (at < PG_BUCKET_WAYS) {
 		struct pg_bucket *b = &set->way[pg_index(at, PG_BUCKET_WAYS)];
@@ -108,7 +109,7 @@ PG_STEP int pg_bucket_of(struct pg_work *w, u32 index, u64 key0, u64 key1, u32 t
 		if (b->limit == index && b->key[0] == key0 && b->key[1] == key1)
 			wait = pg_bucket_take(b, rate, cost, capacity, now, take);
 	}
-	bpf_spin_unlock(&set->lock);
+	pg_bucket_unlock(&set->lock);
 	if (at >= PG_BUCKET_WAYS)
 		return -1;
 	w->retry_ms = pg_milliseconds(wait);
@@ -130,9 +131,10 @@ PG_STEP int pg_bucket_own(struct pg_work *w, u32 index, u32 take)
 	if (!rate)
 		return 0;
 	now = w->now ? w->now : pg_now();
-	bpf_spin_lock(&own->lock);
+	if (!pg_bucket_lock(&own->lock))
+		return 0;
 	wait = pg_bucket_take(&own->bucket, rate, cost, capacity, now, take);
-	bpf_spin_unlock(&own->lock);
+	pg_bucket_unlock(&own->lock);
 	w->retry_ms = pg_milliseconds(wait);
 	return !wait;
 }

@@ -111,17 +111,6 @@ static inline int bpf_skb_load_bytes(const struct __sk_buff *skb, u32 at, void *
 	return 0;
 }
 
-static inline long bpf_loop(u32 turns, long (*turn)(u32, void *), void *data, u64 flags)
-{
-	u32 i;
-
-	(void)flags;
-	for (i = 0; i < turns; i++)
-		if (turn(i, data))
-			return i + 1;
-	return turns;
-}
-
 /* ---- maps: each is known by its address ---- */
 
 enum fuzz_map_kind { FUZZ_NONE, FUZZ_CELL, FUZZ_SLOTS, FUZZ_QUEUE };

@@ -1,7 +1,7 @@
 //! What the agent's tasks share.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -20,6 +20,7 @@ use crate::abi;
 use crate::cgroup::Cgroup;
 use crate::kernel::attach::Attachment;
 use crate::kernel::load::Shared;
+use crate::kernel::tls::Hooks;
 use crate::policy::{Direction, Policy};
 
 /// Process lists and cgroup trees are read again after this long.
@@ -44,6 +45,12 @@ pub struct Core {
     namespaces: RefCell<Namespaces>,
     processes: RefCell<(Option<Instant>, Vec<u32>)>,
     tree: RefCell<HashMap<u64, PathBuf>>,
+    /// Hooks in TLS libraries.
+    pub hooks: RefCell<Option<Hooks>>,
+    /// When sessions of TLS were last swept.
+    pub tls_swept: Cell<Option<Instant>>,
+    /// Processes that could not be sent on.
+    pub tls_stuck: RefCell<HashSet<u32>>,
     /// Senders of mended segments.
     pub senders: RefCell<Senders>,
     attended: RefCell<HashMap<u64, UnboundedSender<Signal>>>,
@@ -71,6 +78,9 @@ impl Core {
             namespaces: RefCell::default(),
             processes: RefCell::default(),
             tree: RefCell::default(),
+            hooks: RefCell::default(),
+            tls_swept: Cell::default(),
+            tls_stuck: RefCell::default(),
             senders: RefCell::default(),
             attended: RefCell::default(),
         }
@@ -124,6 +134,13 @@ impl Core {
     /// A copy of the descriptor of a socket of an enforced process.
     pub fn find_socket(&self, cookie: u64) -> Option<OwnedFd> {
         self.sockets.borrow_mut().find(cookie, &self.processes())
+    }
+
+    /// The process that has a socket.
+    pub fn owner(&self, cookie: u64) -> Option<u32> {
+        let mut sockets = self.sockets.borrow_mut();
+        sockets.find(cookie, &self.processes())?;
+        sockets.owner(cookie)
     }
 
     /// Lists TCP sockets on the policy's ports in every network namespace of the enforced processes.

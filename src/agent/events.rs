@@ -60,6 +60,9 @@ pub struct Ready {
     pub start_ms: u64,
     /// What the guard closes, and what it does not; nothing if the policy has no `[guard]` section.
     pub guard: Option<Vec<Cover>>,
+    /// What is done to calls with denied TLS plaintext; nothing if the policy has no `[tls]` section.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<&'static str>,
 }
 
 /// What was decided, by what, about what.
@@ -112,6 +115,24 @@ pub struct Decision {
     pub server_port: u16,
     /// The socket's cgroup.
     pub cgroup: String,
+    /// `tls` for plaintext that was judged in the process; nothing for what was judged on the wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plane: Option<&'static str>,
+    /// The file of the TLS library.
+    #[serde(rename = "tls.library", skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
+    /// What is done to a call with denied plaintext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforcement: Option<&'static str>,
+    /// The process.
+    #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Its name, as it gave it to itself.
+    #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Why TLS was not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// The HTTP/2 stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<u32>,
@@ -239,6 +260,7 @@ pub fn decision(policy: &Policy, event: &abi::pg_event, path: Option<&str>, cgro
         stream: rpc.then_some(event.stream),
         message: rpc.then_some(event.message),
         message_type: (rpc && event.response & abi::PG_RSP_JUDGED != 0).then_some("SENT"),
+        ..Decision::default()
     }
 }
 
@@ -301,24 +323,26 @@ impl Record {
                 let status = d.status.map(names::status).unwrap_or_default();
                 let gap = if status.is_empty() { "" } else { " " };
                 format!(
-                    "{} {:10} {} by {}{gap}{status} from {} stream {} {at} in {}",
+                    "{} {:10} {} by {}{gap}{status} from {} stream {} {at} in {}{}",
                     clock(&d.time),
                     d.verdict,
                     printable(&what),
                     d.by(),
                     endpoint(&d.peer_address, d.peer_port),
                     d.stream.unwrap_or(0),
-                    d.cgroup
+                    d.cgroup,
+                    d.where_judged()
                 )
             }
             Self::Connection(d) => format!(
-                "{} {:10} connection from {} to port {}: {} in {}",
+                "{} {:10} connection from {} to port {}: {} in {}{}",
                 clock(&d.time),
                 d.verdict,
                 endpoint(&d.peer_address, d.peer_port),
                 d.server_port,
                 d.by(),
-                d.cgroup
+                d.cgroup,
+                d.where_judged()
             ),
             Self::Lost(l) => match (l.at, l.verdict, &l.by) {
                 ("storm", Some(verdict), Some(by)) => {
@@ -334,6 +358,14 @@ impl Record {
 }
 
 impl Decision {
+    fn where_judged(&self) -> String {
+        let process = match (self.pid, &self.name) {
+            (Some(pid), Some(name)) => format!(" (TLS of process {pid}, `{name}`)"),
+            _ => String::new(),
+        };
+        self.detail.as_ref().map_or(process, |detail| format!(": {detail}"))
+    }
+
     fn by(&self) -> String {
         match (&self.rule, self.cause, self.reason_text) {
             (Some(rule), ..) => rule.clone(),

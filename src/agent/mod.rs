@@ -15,6 +15,7 @@ mod retry;
 pub mod silenced;
 pub mod sockets;
 pub mod sweep;
+pub mod tls;
 pub mod tried;
 
 use std::cell::RefCell;
@@ -59,16 +60,20 @@ enum Heard {
     Event(abi::pg_event),
     Hole(Box<abi::pg_hole_event>),
     Guard(abi::pg_guard_event),
+    Tls(Box<abi::pg_tls_event>),
 }
 
 impl Heard {
     fn read(bytes: &[u8]) -> Option<Self> {
-        // The ring buffer rounds no lengths: they tell the three apart.
+        // The ring buffer rounds no lengths: they tell the four apart.
         if bytes.len() == size_of::<abi::pg_guard_event>() {
             return load::read(bytes).map(Self::Guard);
         }
         if bytes.len() == size_of::<abi::pg_hole_event>() {
             return load::read(bytes).map(Box::new).map(Self::Hole);
+        }
+        if bytes.len() == size_of::<abi::pg_tls_event>() {
+            return load::read(bytes).map(Box::new).map(Self::Tls);
         }
         load::read(bytes).map(Self::Event)
     }
@@ -81,6 +86,7 @@ impl Heard {
                 let denial = answer(core, &hole.about);
                 core.attend(&hole.about, Signal::Silenced(Silenced { place: hole.clone(), denial }));
             }
+            Self::Tls(event) => tls::handle(core, event),
             Self::Hole(hole) => core.attend(&hole.about, Signal::Hole(hole.clone())),
         }
     }
@@ -155,6 +161,7 @@ pub async fn work<T>(
                 tokio::task::yield_now().await;
             }
             _ = tick.tick() => {
+                tls::tick(core);
                 ring.take().iter().for_each(|heard| heard.handle(core));
                 report_losses(core, sweeper.tick(core), false);
                 if !still_there(core) {
@@ -183,6 +190,7 @@ pub async fn wind_up(core: &Rc<Core>, ring: &Ring) {
         }
         sleep(Duration::from_millis(5)).await;
     }
+    tls::tick(core);
     sweep::cut_all(core);
     report_losses(core, 0, true);
 }
@@ -191,7 +199,11 @@ pub async fn wind_up(core: &Rc<Core>, ring: &Ring) {
 pub fn handle(core: &Rc<Core>, event: &abi::pg_event) {
     match event.type_ {
         abi::PG_EV_DECISION | abi::PG_EV_CONNECTION => {
-            print(core, event);
+            if event.reason == abi::PG_R_TLS {
+                print_with(core, event, |said| said.detail = tls::explain(core, event));
+            } else {
+                print(core, event);
+            }
             // that of a response is acted on when it is known what stood before it, which is heard next
             let of_response = event.type_ == abi::PG_EV_DECISION && event.response & abi::PG_RSP_JUDGED != 0;
             if event.verdict == abi::PG_V_DENY && !of_response {
@@ -232,13 +244,18 @@ fn undelivered(core: &Core, event: &abi::pg_event) -> Denial {
 }
 
 fn print(core: &Core, event: &abi::pg_event) {
+    print_with(core, event, |_| ());
+}
+
+fn print_with(core: &Core, event: &abi::pg_event, more: impl FnOnce(&mut events::Decision)) {
     if !core.limiter.borrow_mut().admit(events::kind(event), Instant::now()) {
         return;
     }
     let exact = core.policy.methods.get(event.method as usize).filter(|m| m.exact).and_then(|m| m.path.clone());
     let path = exact.or_else(|| (event.text != 0).then(|| core.shared.text(event.conn, event.text)).flatten());
     let cgroup = events::cgroup_name(core.cgroup_path(event.cgroup).as_deref());
-    let said = Box::new(events::decision(&core.policy, event, path.as_deref(), &cgroup));
+    let mut said = Box::new(events::decision(&core.policy, event, path.as_deref(), &cgroup));
+    more(&mut said);
     core.say(&if event.type_ == abi::PG_EV_DECISION { Record::Decision(said) } else { Record::Connection(said) });
 }
 

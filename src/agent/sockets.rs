@@ -42,6 +42,11 @@ impl Sockets {
         None
     }
 
+    /// The process that has a socket that was found.
+    pub fn owner(&self, cookie: u64) -> Option<u32> {
+        self.owners.get(&cookie).map(|(pid, _)| *pid)
+    }
+
     fn remembered(&mut self, cookie: u64) -> Option<OwnedFd> {
         let &(pid, fd) = self.owners.get(&cookie)?;
         let socket = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(&pidfd, fd)).ok();

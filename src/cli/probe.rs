@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::exit::{Exit, Failure};
 use crate::kernel::guard::Cover;
 use crate::kernel::probe::{self, Enforcer, Feature, Need};
+use crate::policy::Tls;
 use crate::{abi, kernel, names};
 
 #[derive(Serialize)]
@@ -17,7 +18,34 @@ struct Report {
     guard: Vec<Cover>,
     /// Instructions that the verifier looked at, by program of the guard.
     guard_verified: Vec<(&'static str, u32)>,
+    tls: Rung,
+    /// The same of the hooks in TLS libraries.
+    tls_verified: Vec<(String, u32)>,
     enforcer: Enforcer,
+}
+
+/// What is done to a call of a TLS library that has denied plaintext, under a policy with `[tls]`.
+#[derive(Serialize)]
+struct Rung {
+    name: &'static str,
+    what: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+fn tls() -> (Rung, Vec<(String, u32)>) {
+    let chosen = kernel::tls::choose(Tls::default());
+    let loaded = chosen.and_then(|rung| match kernel::tls::verified(rung) {
+        Ok(verified) => Ok((rung, verified)),
+        Err(e) => Err(e.to_string()),
+    });
+    let rung = loaded.as_ref().map_or(abi::PG_RUNG_NONE, |(rung, _)| *rung);
+    let (name, what) = names::rung(rung).unwrap_or_default();
+    let (verified, why) = match loaded {
+        Ok((_, verified)) => (verified, None),
+        Err(why) => (Vec::new(), Some(why)),
+    };
+    (Rung { name, what, why }, verified)
 }
 
 /// What the state of one thing takes in the kernel, the map's own overhead (about 64 bytes an entry) not counted.
@@ -55,6 +83,7 @@ struct LimitRow {
 pub fn probe(json: bool) -> Result<Exit, Failure> {
     kernel::require_privileges().map_err(|e| Failure::new(Exit::Permission, e))?;
     let (guard, guard_verified) = probe::guard();
+    let (tls, tls_verified) = tls();
     let report = Report {
         features: probe::features(),
         limits: names::limits()
@@ -63,6 +92,8 @@ pub fn probe(json: bool) -> Result<Exit, Failure> {
         memory: memory(),
         guard,
         guard_verified,
+        tls,
+        tls_verified,
         enforcer: probe::enforcer(),
     };
     let enough =
@@ -106,9 +137,17 @@ impl Report {
                 out.push_str(&format!("          open: {open}\n          why: {why}\n"));
             }
         }
+        out.push_str("\ntls (what is done to a call with denied plaintext, under a policy with [tls])\n");
+        out.push_str(&format!("  {:8}{}\n", self.tls.name, self.tls.what));
+        if let Some(why) = &self.tls.why {
+            out.push_str(&format!("          why: {why}\n"));
+        }
         out.push_str("\nenforcer\n");
         if self.enforcer.loads {
-            for (program, instructions) in self.enforcer.verified.iter().chain(&self.guard_verified) {
+            let own = self.enforcer.verified.iter().chain(&self.guard_verified).map(|(name, count)| (*name, *count));
+            for (program, instructions) in
+                own.chain(self.tls_verified.iter().map(|(name, count)| (name.as_str(), *count)))
+            {
                 out.push_str(&format!("  {program:12}{instructions:>9} instructions verified\n"));
             }
         } else {

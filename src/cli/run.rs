@@ -15,7 +15,6 @@ use tokio::process::Child;
 
 use super::exit::{Exit, Failure};
 use super::{Require, RunArgs, command};
-use crate::abi;
 use crate::agent::core::Core;
 use crate::agent::events::{self, Format, Ready, Record};
 use crate::agent::output::{Output, Target};
@@ -24,6 +23,7 @@ use crate::cgroup::Cgroup;
 use crate::kernel::attach::{self, Enforcer, Origin};
 use crate::kernel::{self, KernelError};
 use crate::policy::{self, Policy};
+use crate::{abi, names};
 
 /// Signals that end the agent, or go to the command.
 const SIGNALS: [Signal; 7] = [
@@ -42,6 +42,7 @@ pub fn run(args: RunArgs, started: Instant) -> Result<ExitCode, Failure> {
     policy.tables.config.events_allowed = args.events_allowed.into();
     kernel::require_privileges().map_err(|e| Failure::new(Exit::Permission, e))?;
     // Before any thread is made: all of them leave these signals to the descriptor.
+    let lacking = tls_rung(&mut policy)?;
     let signals = signals().map_err(|e| failed("catch signals", e))?;
     let files = raise_files();
 
@@ -50,7 +51,7 @@ pub fn run(args: RunArgs, started: Instant) -> Result<ExitCode, Failure> {
     let cgroups = cgroups.map_err(|e| Failure::new(Exit::Cgroup, e))?;
     let made = if own { None } else { cgroups.first().map(|c| c.path.clone()) };
 
-    let result = enforce(&args, policy, cgroups, signals, files, started);
+    let result = enforce(&args, policy, lacking, cgroups, signals, files, started);
     if let Some(made) = made
         && let Ok(cgroup) = Cgroup::open(&made)
     {
@@ -66,6 +67,7 @@ pub fn run(args: RunArgs, started: Instant) -> Result<ExitCode, Failure> {
 fn enforce(
     args: &RunArgs,
     policy: Policy,
+    lacking: Option<String>,
     cgroups: Vec<Cgroup>,
     signals: SignalFd,
     files: (u64, u64),
@@ -91,18 +93,24 @@ fn enforce(
         })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed("start", e))?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(args, policy, enforcer, signals, files, started))
+    local.block_on(&runtime, serve(args, policy, lacking, enforcer, signals, files, started))
 }
 
 async fn serve(
     args: &RunArgs,
     policy: Policy,
+    lacking: Option<String>,
     enforcer: Enforcer,
     signals: SignalFd,
     files: (u64, u64),
     started: Instant,
 ) -> Result<ExitCode, Failure> {
-    let Enforcer { shared, attachments, origin, pinned, guard } = enforcer;
+    let Enforcer { shared, attachments, origin, pinned, guard, tls } = enforcer;
+    let (hooks, lacking) = match tls {
+        Ok(hooks) => (hooks, lacking),
+        Err(why) => (None, Some(refused_tls(&why))),
+    };
+    let rung = hooks.as_ref().map_or(abi::PG_RUNG_NONE, |_| policy.tables.config.tls);
     let with_command = !args.command.is_empty();
     // A command's output is its own; JSON is asked for.
     let target = if with_command && args.events == Format::Human { Target::Stderr } else { Target::Stdout };
@@ -119,6 +127,7 @@ async fn serve(
         audit: policy.tables.config.audit != 0,
         start_ms: 0,
         guard: guard.as_ref().map(|guard| guard.coverage.clone()),
+        tls: policy.tls.map(|_| names::rung(rung).map_or("none", |(name, _)| name)),
     };
     let midstream = policy.tables.config.cause.get(abi::PG_CAUSE_MIDSTREAM as usize).copied();
     let cut_older = origin != Origin::Adopted && !ready.audit && midstream == Some(abi::PG_SWITCH_DENY as u8);
@@ -126,6 +135,12 @@ async fn serve(
         tracing::warn!("{warning}");
     }
     let core = Rc::new(Core::new(shared, attachments, policy, args.drain, args.events, Output::start(target)));
+    if let Some(text) = lacking {
+        core.warn("tls", text);
+    }
+    if let Some(hooks) = hooks {
+        agent::tls::begin(&core, hooks);
+    }
 
     let known = refuse_foreign(&core, args.allow_foreign_sockets).inspect_err(|_| {
         // What was pinned before stays; what this run attached goes.
@@ -155,6 +170,7 @@ async fn serve(
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!("cannot notify the service manager: {e}");
     }
+    give_back_memory();
 
     let end = agent::work(&core, &ring, known, stop(&signals, child.as_mut())).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -167,6 +183,15 @@ async fn serve(
         End::Stopped(Some(status)) => Ok(command::status(status)),
         End::Stopped(None) => Ok(Exit::Ok.into()),
         End::NoCgroup => Err(Failure::new(Exit::Cgroup, miette!("every enforced cgroup was removed"))),
+    }
+}
+
+/// Compiling and loading are over. What they took is free, and the C library would keep it: 16 MB after 10,000 rules.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it looks at free memory only, and any thread may call it.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
@@ -198,6 +223,26 @@ async fn next_signal(signals: &AsyncFd<SignalFd>) -> siginfo {
             }
         }
     }
+}
+
+/// Says what is to be done to calls with denied plaintext, if the policy wants TLS to be read; or why that cannot be.
+fn tls_rung(policy: &mut Policy) -> Result<Option<String>, Failure> {
+    let Some(wanted) = policy.tls else { return Ok(None) };
+    match kernel::tls::choose(wanted) {
+        Ok(rung) => {
+            policy.tables.config.tls = rung;
+            Ok(None)
+        }
+        Err(why) if wanted.required => {
+            let help = "without `required` in its [tls] section the policy starts, and TLS on policy ports is refused";
+            Err(Failure::new(Exit::Kernel, miette!(help = help, "TLS cannot be read: {why}")))
+        }
+        Err(why) => Ok(Some(refused_tls(&why))),
+    }
+}
+
+fn refused_tls(why: &str) -> String {
+    format!("TLS is not read, and so refused on policy ports: {why}")
 }
 
 fn signals() -> nix::Result<SignalFd> {

@@ -14,6 +14,7 @@ use super::guard::{self, Guarded};
 use super::load::{self, Loaded, Shared};
 use super::pin::{self, Pins};
 use super::sys::{self, Hook};
+use super::tls::{self, Hooks};
 use crate::cgroup::Cgroup;
 use crate::policy::Policy;
 
@@ -55,6 +56,8 @@ pub struct Enforcer {
     pub pinned: bool,
     /// What closes the ways around, if the policy asks for it.
     pub guard: Option<Guarded>,
+    /// What reads TLS, if the policy asks for it; or why nothing does.
+    pub tls: Result<Option<Hooks>, String>,
 }
 
 /// Enforces `policy` on each of `cgroups`. `whole_guard`: only if every way around that the policy does not allow is
@@ -71,6 +74,14 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bo
             refuse_unknown(&cgroup)?;
         }
         places.push((cgroup, lock, pins));
+    }
+    // Hooks end with the agent; what stayed pinned would then let TLS pass unread.
+    if policy.tls.is_some() && (pin || places.iter().any(|(_, _, pins)| pins.is_some())) {
+        return Err(KernelError::Failed {
+            what: "pin a policy with a [tls] section".to_owned(),
+            error: io::Error::other("hooks in TLS libraries end with the agent"),
+            help: "run it without --pin, after `protocg detach` if it is pinned already".to_owned(),
+        });
     }
     let some_pinned = places.iter().any(|(_, _, pins)| pins.is_some());
     if places.iter().all(|(_, _, pins)| pins.is_some()) && same_enforcement(&places, policy) {
@@ -89,6 +100,16 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bo
             require_whole(&started.0)?;
         }
         guarded = Some(started);
+    }
+    let mut hooks = Ok(None);
+    if policy.tables.config.tls != 0 {
+        let cgroups: Vec<_> = places.iter().map(|(cgroup, ..)| cgroup).collect();
+        // Without hooks nothing marks a connection's TLS as read: all of its data is refused, as the policy wants it.
+        hooks = match tls::start(policy, &loaded, &cgroups) {
+            Err(e) if policy.tls.is_some_and(|tls| tls.required) => return Err(e),
+            Err(e) => Err(e.to_string()),
+            Ok(hooks) => Ok(Some(hooks)),
+        };
     }
     let mut attachments = Vec::new();
     let mut begun = Vec::new();
@@ -109,7 +130,7 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bo
     }
     let guard = guarded.map(|(guarded, _)| guarded);
     let origin = if some_pinned { Origin::Exchanged } else { Origin::Fresh };
-    Ok(Enforcer { shared: loaded.shared, attachments, origin, pinned: pin || some_pinned, guard })
+    Ok(Enforcer { shared: loaded.shared, attachments, origin, pinned: pin || some_pinned, guard, tls: hooks })
 }
 
 /// Puts the programs on one cgroup, in place of those that are pinned there.
@@ -194,7 +215,7 @@ fn adopt(places: Vec<Place>, policy: &Policy, whole_guard: bool) -> Result<Enfor
         guard.maps.set_agent(true)?;
     }
     let shared = shared.ok_or_else(|| KernelError::failed("adopt pins", io::Error::other("there are none")))?;
-    Ok(Enforcer { shared, attachments, origin: Origin::Adopted, pinned: true, guard })
+    Ok(Enforcer { shared, attachments, origin: Origin::Adopted, pinned: true, guard, tls: Ok(None) })
 }
 
 fn attach(cgroup: &Cgroup, loaded: &Loaded) -> Result<Vec<(Hook, OwnedFd)>, KernelError> {

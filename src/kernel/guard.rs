@@ -392,7 +392,7 @@ fn check_place(cgroup: &Cgroup) -> Result<(), KernelError> {
 }
 
 /// The kernel numbers processes in the first namespace; the agent knows the number in its own.
-fn in_first_pid_namespace() -> bool {
+pub(super) fn in_first_pid_namespace() -> bool {
     const PROC_PID_INIT_INO: u64 = 0xeffffffc; // include/linux/proc_ns.h
     fs::metadata("/proc/self/ns/pid").is_ok_and(|m| m.ino() == PROC_PID_INIT_INO)
 }

@@ -8,7 +8,7 @@ use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder};
 use nix::sys::mman::{MapFlags as Mapping, ProtFlags, mmap, munmap};
 use plain::Plain;
@@ -65,6 +65,8 @@ pub struct Loaded {
     programs: Vec<(Hook, OwnedFd)>,
     /// The maps.
     pub shared: Shared,
+    /// The policy's tables, for other programs that run the engine.
+    pub tables: Vec<(String, MapHandle)>,
 }
 
 impl Loaded {
@@ -169,22 +171,30 @@ impl Replay {
 
 /// Loads the programs that enforce, under these tables.
 pub fn load(tables: &Tables) -> Result<Loaded, KernelError> {
-    let (programs, shared, _) = load_programs(tables, false)?;
-    Ok(Loaded { programs, shared })
+    let (programs, shared, maps) = load_programs(tables, false)?;
+    Ok(Loaded { programs, shared, tables: maps.tables })
 }
 
 /// Loads the program for BPF_PROG_TEST_RUN, under these tables.
 pub fn replay(tables: &Tables) -> Result<Replay, KernelError> {
-    let (programs, shared, buckets) = load_programs(tables, true)?;
+    let (programs, shared, maps) = load_programs(tables, true)?;
     match programs.into_iter().next() {
-        Some((_, program)) => Ok(Replay { program, buckets, shared }),
+        Some((_, program)) => Ok(Replay { program, buckets: maps.buckets, shared }),
         None => Err(KernelError::failed("keep a program", io::Error::other("there is none"))),
     }
 }
 
 type Programs = Vec<(Hook, OwnedFd)>;
 
-fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Vec<MapHandle>), KernelError> {
+/// Maps that others than the programs need.
+struct Maps {
+    /// What the engine reads and nobody writes, by name.
+    tables: Vec<(String, MapHandle)>,
+    /// Nothing without limits.
+    buckets: Vec<MapHandle>,
+}
+
+fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Maps), KernelError> {
     if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(KernelError::NoBtf);
     }
@@ -278,8 +288,15 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Vec
     } else {
         vec![handle(&skel.maps.buckets)?, handle(&skel.maps.own_buckets)?]
     };
+    let mut named = Vec::new();
+    for map in skel.object().maps() {
+        let name = map_name(map.name());
+        if name.starts_with("t_") || name == "seed" {
+            named.push((name, MapHandle::try_from(&map).map_err(|e| fail("keep a map", &e))?));
+        }
+    }
     log::take();
-    Ok((programs, shared, buckets))
+    Ok((programs, shared, Maps { tables: named, buckets }))
 }
 
 /// Why the programs do not load, in words where the kernel lacks something that can be named.
@@ -392,6 +409,10 @@ pub(super) fn bytes_of_mut<T>(row: &mut T) -> &mut [u8] {
 unsafe impl Plain for abi::pg_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_guard_event {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_tls_event {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_tls_hold {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_hole_event {}
 // SAFETY: as above.

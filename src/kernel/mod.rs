@@ -7,6 +7,7 @@ pub mod log;
 pub mod pin;
 pub mod probe;
 pub mod sys;
+pub mod tls;
 
 use std::io;
 use std::path::PathBuf;

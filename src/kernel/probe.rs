@@ -52,7 +52,7 @@ pub struct Enforcer {
 }
 
 /// program, feature, need, what it costs to be without it
-const PROGRAMS: [(&str, &str, Need, &str); 7] = [
+const PROGRAMS: [(&str, &str, Need, &str); 11] = [
     ("pr_ingress", "cgroup_skb ingress", Need::Required, "nothing is enforced"),
     ("pr_egress", "cgroup_skb egress", Need::Required, "nothing is enforced"),
     (
@@ -74,6 +74,20 @@ const PROGRAMS: [(&str, &str, Need, &str); 7] = [
         Need::Wanted,
         "bytes that a local client sent with sendfile or vmsplice can change after they were judged; it came with Linux 6.2",
     ),
+    ("pr_hook", "uprobes", Need::Wanted, "TLS cannot be read: it is refused on policy ports"),
+    (
+        "pr_received",
+        "view of who reads a TCP socket (tp_btf tcp_rcv_space_adjust)",
+        Need::Wanted,
+        "TLS cannot be read: it is refused on policy ports",
+    ),
+    (
+        "pr_context",
+        "registers that uprobes can write",
+        Need::Wanted,
+        "a process is stopped for a moment when TLS plaintext is denied; it came with Linux 6.18",
+    ),
+    ("pr_signal", "signals from programs", Need::Wanted, "denied TLS plaintext cannot be kept from a process"),
     ("pr_sock_create", "cgroup sock_create", Need::Wanted, "processes of the cgroup can make MPTCP and raw sockets"),
 ];
 
@@ -115,7 +129,7 @@ pub fn missing() -> Vec<&'static str> {
 
 /// Loads one program of the probe object, and nothing else of it. What the verifier says of a program that it cannot know
 /// is of no use to who asks what is missing; it is logged.
-fn loads(name: &str) -> Result<(), String> {
+pub(super) fn loads(name: &str) -> Result<(), String> {
     log::capture();
     let mut object = MaybeUninit::uninit();
     let mut open = ProbeSkelBuilder::default().open(&mut object).map_err(|e| e.to_string())?;
@@ -213,11 +227,5 @@ fn facts() -> Vec<Feature> {
                 "a [guard] section closes the ways around that sockets of the cgroup are, and no others",
             )
         },
-        feature(
-            "uprobes",
-            exists("/sys/bus/event_source/devices/uprobe"),
-            Need::Later,
-            "TLS cannot be read: it is refused on policy ports",
-        ),
     ]
 }

@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::err::Fault;
 use super::guard::{self, Guard, RawGuard};
 use super::limit::{self, Limit, RawLimit};
-use super::{Action, Direction, Mode, PortSet};
+use super::{Action, Direction, Mode, PortSet, Tls};
 use crate::abi;
 
 /// A policy as it was written, checked as far as one file can be.
@@ -27,6 +27,7 @@ pub struct File {
     /// By `pg_cause`: the causes that are let pass.
     pub allowed_causes: Vec<u32>,
     pub guard: Option<Guard>,
+    pub tls: Option<Tls>,
     /// In file order, of all kinds together; behind them those that `[validate]` becomes.
     pub rules: Vec<Rule>,
     pub validate: Option<Validate>,
@@ -69,6 +70,7 @@ struct RawFile {
     #[serde(default)]
     uninspectable: RawSwitches,
     guard: Option<RawGuard>,
+    tls: Option<RawTls>,
     #[serde(default)]
     deny: Vec<RawRule>,
     #[serde(default)]
@@ -88,6 +90,25 @@ struct RawSwitches {
     not_http2: Option<Spanned<String>>,
     tls: Option<Spanned<String>>,
     midstream: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    pause: Option<bool>,
+    kill: Option<bool>,
+    required: Option<bool>,
+}
+
+impl From<RawTls> for Tls {
+    fn from(raw: RawTls) -> Self {
+        let default = Self::default();
+        Self {
+            pause: raw.pause.unwrap_or(default.pause),
+            kill: raw.kill.unwrap_or(default.kill),
+            required: raw.required.unwrap_or(default.required),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -208,6 +229,7 @@ impl Checker<'_> {
             direction,
             mode,
             guard,
+            tls: raw.tls.map(Tls::from),
             default: self.choice(&raw.default, &actions),
             allowed_causes: self.switches(&raw.uninspectable),
             validate: raw.validate.map(|it| self.validate(it)),

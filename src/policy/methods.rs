@@ -350,6 +350,8 @@ fn config(file: &File, header: &Header, path_root: u32) -> abi::pg_config {
         port_bounds: header.port.1,
         peer_init: 0,
         responses: 0,
+        tls: 0,
+        reserved: 0,
         cause: [0; 16],
         fixed: header.fixed,
         ports: [0; 1024],

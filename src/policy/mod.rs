@@ -99,6 +99,24 @@ impl PortSet {
     }
 }
 
+/// The `[tls]` section: hooks in TLS libraries judge what is encrypted. What is done to a call with denied plaintext is the
+/// best that the kernel offers; these say how far that may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tls {
+    /// The process may be stopped for the moment that the agent takes to make the call fail.
+    pub pause: bool,
+    /// The process may be killed.
+    pub kill: bool,
+    /// Where none of that can be done protocg does not start; else it starts, and TLS on policy ports is refused.
+    pub required: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { pause: true, kill: false, required: false }
+    }
+}
+
 /// A compiled policy.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -118,6 +136,8 @@ pub struct Policy {
     pub methods: Vec<MethodInfo>,
     /// What is done about ways around the enforcer; nothing without a `[guard]` section.
     pub guard: Option<Guard>,
+    /// How TLS is read; nothing without a `[tls]` section.
+    pub tls: Option<Tls>,
     /// What the kernel reads.
     pub tables: Tables,
     /// What is allowed, and probably not meant.
@@ -287,6 +307,7 @@ pub fn study_text(text: &str, origin: &Path) -> Result<Study, Errors> {
         default: file.default,
         ports: file.ports.clone(),
         guard: file.guard.clone(),
+        tls: file.tls,
         methods: built.methods,
         tables,
         warnings,

@@ -111,7 +111,7 @@ pub fn all(file: &File, text: &str, protos: &Protos, warnings: &mut Vec<Warning>
     const ENOUGH: usize = 20;
     let (mut rules, mut faults) = (Vec::with_capacity(file.rules.len()), Vec::new());
     for raw in &file.rules {
-        match one(raw, file.direction, text, protos, warnings) {
+        match one(raw, file, text, protos, warnings) {
             Ok(rule) => rules.push(rule),
             Err(more) => faults.extend(more),
         }
@@ -151,7 +151,7 @@ pub fn blame(rules: &[Rule], refusal: Refusal) -> Fault {
 
 fn one(
     raw: &file::Rule,
-    direction: Direction,
+    file: &File,
     text: &str,
     protos: &Protos,
     warnings: &mut Vec<Warning>,
@@ -186,7 +186,7 @@ fn one(
         return Err(vec![fault.help("a limit's condition reads metadata and the peer")]);
     }
     if side == Some(Side::Response) {
-        reads_response(raw.action, direction, &condition).map_err(|fault| vec![fault])?;
+        reads_response(raw.action, file, &condition).map_err(|fault| vec![fault])?;
     }
     let decides = if let Some(side) = side {
         Decides::PerMessage(side, per_message(raw, side, &patterns, &condition, protos)?)
@@ -208,7 +208,7 @@ fn one(
 }
 
 /// Which rules can read responses.
-fn reads_response(action: Action, direction: Direction, condition: &Condition) -> Result<(), Fault> {
+fn reads_response(action: Action, file: &File, condition: &Condition) -> Result<(), Fault> {
     if action == Action::Allow {
         return Err(Fault::at(
             condition.span(),
@@ -218,9 +218,13 @@ fn reads_response(action: Action, direction: Direction, condition: &Condition) -
             "allow the method, and deny the responses that must not leave: a [[deny]] rule with the condition negated",
         ));
     }
-    if direction == Direction::Egress {
+    if file.direction == Direction::Egress {
         return Err(Fault::at(condition.span(), "`response` in an egress policy is not supported yet")
             .help("put the rule into an ingress policy of the server's cgroup, or decide on the request"));
+    }
+    if file.tls.is_some() {
+        return Err(Fault::at(condition.span(), "`response` beside a `[tls]` section is not supported yet")
+            .help("its hooks judge what clients send: without the section TLS is denied, and what is plain is judged both ways"));
     }
     Ok(())
 }

@@ -168,30 +168,22 @@ fn grpc_goes_on_under_the_guard() {
     }
 }
 
-/// Go from 1.24 on asks for Multipath TCP whenever it listens; the peers' program asks as that does.
+/// Go from 1.24 on asks for Multipath TCP whenever it listens.
 #[test]
 fn a_go_listener_falls_back_to_tcp() {
     need_root!();
-    if let Some(why) = Stack::Go.lacks() {
-        return println!("SKIPPED a_go_listener_falls_back_to_tcp: {why}");
-    }
     let place = Place::new();
     let [port, declared] = free_ports();
-    let go = harness::binaries().parent().unwrap().join("peers-go/pg-go");
+    let go = harness::binaries().parent().unwrap().join("peers-go/pg-listen");
     let listen = || {
-        let output = inside(&place, go.to_str().unwrap(), &["listen", &format!("127.0.0.1:{declared}")]);
+        let output = inside(&place, go.to_str().unwrap(), &[&format!("127.0.0.1:{declared}")]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
-    let without = listen();
-    if without != "mptcp" {
-        return println!(
-            "SKIPPED a_go_listener_falls_back_to_tcp: no Multipath TCP in this Go (1.21) or kernel: {without}"
-        );
-    }
+    assert_eq!(listen(), "mptcp");
     let (mut agent, _) = start(&place, &policy(&place, port, &format!("[guard]\nlisten = [{declared}]")), &[]);
     assert_eq!(listen(), "tcp");
     let event = agent.event().unwrap();
-    assert_eq!((&event["cause"], &event["process.name"]), (&json!("mptcp"), &json!("pg-go")));
+    assert_eq!((&event["cause"], &event["process.name"]), (&json!("mptcp"), &json!("pg-listen")));
     assert!(agent.stop().success());
 }

@@ -41,6 +41,10 @@ connect = ["10.0.0.0/8:443", "::1"]
 raw = "allow"
 bpf = "report"
 unix_listen = "deny"
+[tls]
+pause = false
+kill = true
+required = true
 [[deny]]
 name = "d"
 methods = ["/t.Search/Find", "/t.*", "*"]

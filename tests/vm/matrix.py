@@ -38,7 +38,7 @@ TOOLS = {
     "mke2fs": "e2fsprogs",
     "strip": "binutils",
 }
-RINGS = ["ring 0", "replay", "tcp", "live", "attacks", "agent", "guard", "scale", "soak"]
+RINGS = ["ring 0", "replay", "tcp", "live", "tls", "attacks", "agent", "guard", "scale", "soak"]
 # A kernel that is booted once more, with a list of security modules that BPF is not on: it takes LSM programs, and never
 # calls them.
 NO_LSM, NO_LSM_LINE = "6.12", "lsm=lockdown,yama,apparmor"
@@ -95,15 +95,17 @@ QUICK = {
     "attacks": (["http2::headers_whose_padding", "path::path_without", "protobuf::groups_that"], SLOW_THERE),
     "guard": (
         [
-            "containers::containers_of_runc",
+            "containers::",
             "escape::",
             "life::the_banner",
+            "report::a_go_listener",
             "report::an_egress_policy",
             "report::processes_outside",
         ],
         SLOW_THERE,
     ),
     "scale": ([NONE], SLOW_THERE),
+    "tls": (["openssl::calls_to_a_server_are", "openssl::calls_of_a_client", "prefork::a_prefork_server_that_reads_large"], SLOW_THERE),
     "soak": ([NONE], SLOW_THERE),
 }
 
@@ -207,7 +209,7 @@ class Run:
         if report:
             report = json.loads(report)
             enforcer = report["enforcer"]
-            self.verified, self.refused = dict(enforcer["verified"] + report["guard_verified"]), enforcer["why"]
+            self.verified, self.refused = dict(enforcer["verified"] + report["guard_verified"] + report["tls_verified"]), enforcer["why"]
 
     def cell(self, ring):
         if ring not in self.counts:

@@ -1,6 +1,6 @@
 // The grpc-go peers: what src/server and src/client are with tonic.
 //
-// usage: pg-go server --listen ADDR:PORT ... | pg-go client --target ADDR:PORT ... | pg-go listen ADDR:PORT
+// usage: pg-go server --listen ADDR:PORT ... | pg-go client --target ADDR:PORT ...
 package main
 
 import (
@@ -12,15 +12,13 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("usage: pg-go server|client ...; pg-go listen ADDR:PORT; pg-go version")
+		fail("usage: pg-go server|client ...; pg-go version")
 	}
 	switch arguments := os.Args[2:]; os.Args[1] {
 	case "server":
 		serve(arguments)
 	case "client":
 		makeCalls(arguments)
-	case "listen":
-		listen(arguments)
 	case "version":
 		fmt.Println(grpc.Version)
 	default:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the grpc-go peers, and prints where the program is. Nothing is fetched: grpc-go and protobuf are Debian's packages.
+# Builds the grpc-go peers, and prints where the program is. grpc-go and protobuf are Debian's packages, old on purpose; the
+# listener beside them (listen/) wants a Go of today, which comes from the Python package index.
 # usage: setup.sh [DIR], default peers-go below the target directory
 set -eu
 
@@ -21,4 +22,12 @@ flock 9
 cd "$here"
 GO111MODULE=off GOPATH=/usr/share/gocode GOFLAGS=-trimpath GOCACHE="$dir/cache" CGO_ENABLED=0 go build -o "$dir/pg-go" . ||
     fail "go cannot build it: are golang-google-grpc-dev and golang-google-protobuf-dev installed?"
+
+cmp -s "$here/listen/main.go" "$dir/listen.built" || {
+    new=$("$here/../python/setup.sh" "$dir/new" "$here/listen/requirements.txt")
+    (cd "$here/listen" && GOTOOLCHAIN=local GOFLAGS=-trimpath GOCACHE="$dir/cache" CGO_ENABLED=0 "$(dirname "$new")/go" build -o "$dir/pg-listen" .) ||
+        fail "the newer Go cannot build listen/"
+    rm -rf "$dir/new"
+    cp "$here/listen/main.go" "$dir/listen.built"
+}
 echo "$dir/pg-go"

@@ -11,4 +11,5 @@ pub mod json;
 pub mod proto;
 pub mod raw;
 pub mod server;
+pub mod tls;
 pub mod wire;

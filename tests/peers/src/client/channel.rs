@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 use bytes::{Buf, BufMut};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -23,7 +24,7 @@ pub struct Link {
 
 impl Link {
     /// A channel that connects with its first call.
-    pub fn new(target: SocketAddr) -> Result<Self> {
+    pub fn new(target: SocketAddr, tls: bool) -> Result<Self> {
         let connections = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&connections);
         let channel = Endpoint::from_shared(format!("http://{target}"))?.connect_with_connector_lazy(service_fn(
@@ -33,6 +34,8 @@ impl Link {
                     let stream = TcpStream::connect(target).await?;
                     stream.set_nodelay(true)?;
                     counter.fetch_add(1, Ordering::Relaxed);
+                    let stream: Box<dyn Stream> =
+                        if tls { Box::new(crate::tls::connect(stream).await?) } else { Box::new(stream) };
                     io::Result::Ok(TokioIo::new(stream))
                 }
             },
@@ -45,6 +48,11 @@ impl Link {
         self.connections.load(Ordering::Relaxed)
     }
 }
+
+/// What a channel runs over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Messages as bytes.
 #[derive(Debug, Clone, Copy, Default)]

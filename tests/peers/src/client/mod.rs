@@ -26,6 +26,9 @@ pub struct Args {
     /// The server
     #[arg(long, required_unless_present = "write_descriptors")]
     pub target: Option<SocketAddr>,
+    /// Connect over TLS, with OpenSSL as it is installed here
+    #[arg(long)]
+    pub tls: bool,
     /// Write the services' FileDescriptorSet to this file, and do nothing else
     #[arg(long)]
     pub write_descriptors: Option<PathBuf>,
@@ -51,7 +54,7 @@ pub async fn run(args: Args) -> Result<()> {
     if let Some(path) = &args.write_descriptors {
         return fs::write(path, proto::DESCRIPTORS).with_context(|| format!("cannot write {}", path.display()));
     }
-    let link = Link::new(args.target.context("--target is missing")?)?;
+    let link = Link::new(args.target.context("--target is missing")?, args.tls)?;
     let mut input = serde_json::Deserializer::from_reader(io::stdin()).into_iter::<Vec<Value>>();
     if let Some(count) = args.denials {
         let calls = parse(input.next().context("no calls on stdin")??)?;

@@ -13,7 +13,7 @@ pub mod stack;
 
 pub use cgroup::Cgroup;
 pub use net::Veth;
-pub use process::{Calls, Place, Protocg, Server, Session};
+pub use process::{Calls, Place, Protocg, Server, Session, Watched};
 pub use stack::Stack;
 
 /// The folder of this target's binaries: tests run from `deps/` below it.

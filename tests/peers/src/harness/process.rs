@@ -227,7 +227,13 @@ impl Calls<'_> {
     /// A client that stays, with its channel, and makes one list of calls after the other.
     #[must_use]
     pub fn session(&self) -> Session {
-        let mut command = self.command(&[]);
+        self.session_with(&[])
+    }
+
+    /// A client that stays, started with more arguments.
+    #[must_use]
+    pub fn session_with(&self, arguments: &[&str]) -> Session {
+        let mut command = self.command(arguments);
         command.stdin(Stdio::piped());
         let mut process = Watched::start(command);
         let input = process.child.stdin.take().expect("piped");

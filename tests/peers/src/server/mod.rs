@@ -36,6 +36,9 @@ pub struct Args {
     /// Where to write the counters when the server ends
     #[arg(long)]
     pub count_file: Option<PathBuf>,
+    /// Serve over TLS, with OpenSSL as it is installed here and a certificate that is made for the purpose
+    #[arg(long)]
+    pub tls: bool,
     /// SETTINGS_MAX_CONCURRENT_STREAMS
     #[arg(long)]
     pub max_streams: Option<u32>,
@@ -70,11 +73,15 @@ pub async fn run(args: Args) -> Result<()> {
             .add_service(echo.accept_compressed(Gzip))
             .add_service(search.accept_compressed(Gzip))
             .add_service(login.accept_compressed(Gzip));
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        servers.spawn(router.serve_with_incoming_shutdown(incoming, async move {
-            // The sender is gone: that is a stop too.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        }));
+        // The sender is gone: that is a stop too.
+        let stopped = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        if args.tls {
+            let incoming = crate::tls::accept(listener)?;
+            servers.spawn(async move { router.serve_with_incoming_shutdown(incoming, stopped).await });
+        } else {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            servers.spawn(async move { router.serve_with_incoming_shutdown(incoming, stopped).await });
+        }
     }
     for address in ready {
         log::line(format_args!("listening {address}"));

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A TLS connection as its process has it: which socket it is, and the engine over its plaintext.
+ *
+ * The socket is found, not asked for: a library reads the socket while one of its hooked calls runs, and the kernel
+ * says which socket a thread reads. So any kind of BIO will do that reads the socket itself. A session is only ever
+ * made while the socket's handshake has carried no application data, so it has the plaintext from its first byte on.
+ */
+#ifndef PG_TLS_SESSION_H
+#define PG_TLS_SESSION_H
+
+#include "pipeline.h"
+
+#define PG_STEPS_A_TURN 6
+#define PG_TURNS 65536
+
+struct pg_session {
+	u64 cookie;
+	u32 lock;
+	u32 dead;
+	u32 blind;	/* a switch of the policy lets it pass unread */
+	u32 reading;	/* 1: a call that reads has not returned */
+	u32 writing;	/* 1: a call that writes has not returned */
+	u32 ahead_in;	/* bytes that were peeked at: they are judged, and will be read again */
+	u32 ahead_out;	/* bytes that are judged, and that the library has not taken yet: they will be written again */
+	u32 unfollowed; /* 1: the direction that is not judged is out of step */
+	struct pg_conn conn; /* the plaintext's; apart from that of the bytes on the wire */
+	struct pg_work work;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PG_MAX_TLS_SESSIONS);
+	__type(key, struct pg_tls_key);
+	__type(value, struct pg_session);
+} tls_sessions SEC(".maps");
+
+/* Processes that use TLS as a BIO (BIO_f_ssl): what they read and write so passes no hooked call. The agent forgets
+ * those that have ended. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PG_MAX_TLS_SESSIONS);
+	__type(key, u32);
+	__type(value, u32);
+} tls_unread SEC(".maps");
+
+SCRATCH(blank_session, struct pg_session, BPF_MAP_TYPE_ARRAY); /* all zeros */
+
+/* ---- the engine over plaintext ---- */
+
+struct pg_plain {
+	struct pg_conn *c;
+	struct pg_work *w;
+	u64 user; /* where the process has it */
+	u32 judged;
+	int outcome;
+	int done;
+};
+
+PG_STEP int pg_plain_load(struct pg_work *w, u64 user)
+{
+	u32 n;
+
+	if (!w)
+		return 0;
+	n = w->end - w->pos;
+	if (n > PG_WINDOW)
+		n = PG_WINDOW;
+	if (!n)
+		return 0;
+	n = pg_length(n, PG_WINDOW);
+	if (bpf_probe_read_user(w->window, n, (void *)(user + w->pos)))
+		return 0;
+	w->window_at = w->pos;
+	w->window_size = n;
+	return 1;
+}
+
+static long pg_plain_cb(u32 index, void *data)
+{
+	struct pg_plain *p = data;
+	struct pg_work *w = p->w;
+	struct pg_conn *c = p->c;
+	u32 i;
+
+	(void)index;
+	if (!w || !c)
+		return 1;
+	for (i = 0; i < PG_STEPS_A_TURN; i++) {
+		if (w->pos >= w->end) {
+			p->done = 1;
+			return 1;
+		}
+		if (!p->judged) {
+			if (c->response.state != PG_H2_SKIP && !pg_ready(w) && !pg_plain_load(w, p->user))
+				return 1;
+			if (pg_response_step(c, w))
+				return 1;
+			continue;
+		}
+		if (!pg_ready(w) && !pg_plain_load(w, p->user)) {
+			p->outcome = pg_fail_connection(c, w, PG_R_TLS_UNREADABLE);
+			return 1;
+		}
+		p->outcome = pg_request_step(c, w);
+		if (p->outcome != PG_GO)
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline void pg_plain_chunk(struct pg_work *w, u32 length)
+{
+	w->source = PG_SRC_PACKET;
+	w->base = 0;
+	w->end = length;
+	w->pos = 0;
+	w->window_at = 0;
+	w->window_size = 0;
+	w->ended = 0;
+	w->mends = 0;
+	w->frame_at = PG_NO_FRAME;
+	w->path_at = PG_NO_FRAME;
+}
+
+static __always_inline void pg_session_die(struct pg_session *s)
+{
+	u64 cookie = s->cookie;
+	struct pg_conn *c;
+
+	s->dead = 1;
+	s->conn.phase = PG_P_DEAD;
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (c && c->cookie == cookie)
+		c->phase = PG_P_DEAD; /* nothing more of the wire passes either */
+}
+
+/* The session is undecidable from here on. Under its lock, or where nothing else can be done. */
+static __always_inline void pg_session_fail(struct pg_session *s, u32 reason)
+{
+	int outcome;
+
+	if (s->dead || s->blind)
+		return;
+	outcome = pg_fail_connection(&s->conn, &s->work, reason);
+	if (outcome == PG_BLIND) {
+		s->blind = 1;
+		return;
+	}
+	pg_session_die(s);
+	pg_emit(&s->conn, &s->work, PG_EV_CONNECTION, PG_V_DENY);
+}
+
+/* The next bytes that the policy is about. Returns 0 if they are denied. Under the lock. */
+static __always_inline int pg_plain_judge(struct pg_session *s, u64 user, u32 length)
+{
+	struct pg_plain p = {.c = &s->conn, .w = &s->work, .user = user, .judged = 1};
+
+	s->conn.delivered = s->conn.complete;
+	s->conn.run++;
+	s->conn.chunk++;
+	pg_plain_chunk(&s->work, length);
+	pg_count_add(PG_N_BYTES, length);
+	bpf_loop(PG_TURNS, pg_plain_cb, &p, 0);
+	if (p.outcome == PG_GO && !p.done)
+		p.outcome = pg_fail_connection(&s->conn, &s->work, PG_R_BUDGET);
+	if (p.outcome == PG_GO)
+		return 1;
+	if (p.outcome == PG_BLIND) {
+		s->blind = 1;
+		return 1;
+	}
+	pg_session_die(s);
+	if (p.outcome == PG_DENIED) {
+		pg_emit(&s->conn, &s->work, PG_EV_DECISION, PG_V_DENY);
+		pg_count_add(PG_N_DENIED, 1);
+	} else {
+		pg_emit(&s->conn, &s->work, PG_EV_CONNECTION, PG_V_DENY);
+	}
+	return 0;
+}
+
+/* The next bytes of the other direction, for what they say about streams. Under the lock. */
+static __always_inline void pg_plain_follow(struct pg_session *s, u64 user, u32 length)
+{
+	struct pg_plain p = {.c = &s->conn, .w = &s->work, .user = user};
+
+	if (s->unfollowed)
+		return;
+	pg_plain_chunk(&s->work, length);
+	bpf_loop(PG_TURNS, pg_plain_cb, &p, 0);
+	s->unfollowed = !p.done;
+}
+
+/* ---- which socket ---- */
+
+/* A session for a connection whose handshake a thread reads in a call on this object. */
+static __always_inline void pg_session_open(const struct pg_tls_key *key, struct pg_conn *c, u64 cookie)
+{
+	struct pg_session *blank, *s;
+	u32 zero = 0, process = key->process;
+
+	if (bpf_map_lookup_elem(&tls_unread, &process))
+		return;
+	blank = bpf_map_lookup_elem(&blank_session, &zero);
+	if (!blank || bpf_map_update_elem(&tls_sessions, key, blank, BPF_NOEXIST))
+		return;
+	s = bpf_map_lookup_elem(&tls_sessions, key);
+	if (!s || bpf_probe_read_kernel(&s->conn, sizeof(s->conn), c))
+		return;
+	s->cookie = cookie;
+	s->conn.cookie = cookie;
+	s->conn.lock = 0;
+	s->conn.response_lock = 0;
+	s->conn.phase = PG_P_LIVE;
+	s->conn.run = 1;
+	__builtin_memset(&s->conn.request, 0, sizeof(s->conn.request));
+	__builtin_memset(&s->conn.response, 0, sizeof(s->conn.response));
+	s->conn.request.state = PG_H2_PREFACE;
+	s->conn.response.state = PG_H2_HEAD;
+	s->conn.table_limit = PG_HPACK_DEFAULT_TABLE;
+	c->tls_object = key->object;
+	c->tls_process = key->process;
+	c->tls = PG_TLS_HOOKED;
+}
+
+static long pg_session_unread(void *map, struct pg_tls_key *key, struct pg_session *s, u32 *process)
+{
+	(void)map;
+	if (key->process == *process)
+		pg_session_fail(s, PG_R_TLS_CALL);
+	return 0;
+}
+
+/* From here on nobody knows what the process reads and writes: none of its connections has a session. */
+static __always_inline void pg_process_unread(void)
+{
+	u32 process = bpf_get_current_pid_tgid() >> 32, one = 1;
+
+	if (bpf_map_lookup_elem(&tls_unread, &process))
+		return;
+	if (bpf_map_update_elem(&tls_unread, &process, &one, BPF_ANY))
+		pg_count_add(PG_N_HELPER_FAILED, 1);
+	bpf_for_each_map_elem(&tls_sessions, pg_session_unread, &process, 0);
+}
+
+/* The object is gone, or used for another connection. */
+static __always_inline void pg_session_forget(const struct pg_tls_key *key)
+{
+	struct pg_session *s = bpf_map_lookup_elem(&tls_sessions, key);
+	struct pg_conn *c;
+
+	if (!s)
+		return;
+	c = &s->conn;
+	pg_streams_drop(c);
+	bpf_map_delete_elem(&tls_sessions, key);
+}
+
+#endif

@@ -1,0 +1,11 @@
+//! TLS that is judged in the processes that have it: real servers and clients over the installed OpenSSL.
+//!
+//! `cargo build --workspace --bins && cargo test --test tls`, as root. What this kernel cannot do is printed in lines that
+//! begin with `SKIPPED`.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
+
+mod openssl;
+mod prefork;
+mod refused;
+mod stage;

@@ -1,0 +1,143 @@
+//! A server and a client over TLS, one of them in a cgroup under a policy.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use protocg_peers::harness::{self, Calls, Cgroup, Place, Protocg, Server, Session, Stack, patience};
+use serde_json::{Value, json};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_protocg");
+pub const SECRET: &str = r#"
+[[deny]]
+name = "no-secrets"
+methods = ["/echo.Echo/*"]
+when = 'request.text.contains("SECRET")'
+status = "INVALID_ARGUMENT"
+"#;
+
+pub fn policy(port: u16, top: &str, rules: &str) -> String {
+    format!("name = \"tls\"\nproto = [\"echo.proto\"]\nports = [{port}]\ndefault = \"allow\"\n{top}\n{SECRET}\n{rules}")
+}
+
+/// Whether a test has to be skipped, and says so.
+pub fn skip(test: &str) -> bool {
+    harness::skip(test)
+}
+
+/// Python with what the scripts here need.
+pub fn python() -> Option<Command> {
+    let venv = std::env::var_os("PROTOCG_VENV").map(PathBuf::from);
+    let interpreter: PathBuf = venv.map_or_else(|| "python3".into(), |venv| venv.join("bin/python3"));
+    let has = Command::new(&interpreter).args(["-c", "import h2, ssl"]).output();
+    has.is_ok_and(|out| out.status.success()).then(|| Command::new(interpreter))
+}
+
+/// Where the server listens.
+#[derive(Clone, Copy)]
+pub enum Net {
+    V4,
+    V6,
+}
+
+impl Net {
+    fn address(self) -> SocketAddr {
+        match self {
+            Self::V4 => (Ipv4Addr::LOCALHOST, 0).into(),
+            Self::V6 => (Ipv6Addr::LOCALHOST, 0).into(),
+        }
+    }
+}
+
+/// A server over TLS, a policy, and where clients run. Dropped in this order.
+pub struct Stage {
+    pub agent: Protocg,
+    pub server: Server,
+    pub cgroup: Cgroup,
+    egress: bool,
+}
+
+impl Stage {
+    /// The server is in the cgroup.
+    pub fn serving(name: &str, net: Net, rules: &str) -> Self {
+        Self::new(name, net, rules, false)
+    }
+
+    /// The clients are in the cgroup.
+    pub fn calling(name: &str, rules: &str) -> Self {
+        Self::new(name, Net::V4, rules, true)
+    }
+
+    fn new(name: &str, net: Net, rules: &str, egress: bool) -> Self {
+        let cgroup = Cgroup::new(name);
+        let place = Place { cgroup: (!egress).then_some(&cgroup), net: None };
+        let server = Server::start_with(Stack::Tonic, place, net.address(), &["--tls"]);
+        let top = if egress { "direction = \"egress\"" } else { "" };
+        let agent = Protocg::run(BINARY, &[&cgroup], &policy(server.address.port(), top, rules), &[]);
+        Self { agent, server, cgroup, egress }
+    }
+
+    /// What is done here to calls with denied plaintext; nothing if TLS cannot be judged here.
+    pub fn rung(&self, test: &str) -> Option<String> {
+        let rung = self.agent.of_type("ready")[0]["tls"].as_str().unwrap().to_owned();
+        if rung == "none" {
+            println!("SKIPPED {test}: {:?}", self.agent.of_type("warning"));
+            return None;
+        }
+        Some(rung)
+    }
+
+    pub fn session(&self) -> Session {
+        let place = Place { cgroup: self.egress.then_some(&self.cgroup), net: None };
+        Calls { stack: Stack::Tonic, place, target: self.server.address }.session_with(&["--tls"])
+    }
+
+    /// The process that the policy is about is this one's or its client's.
+    pub fn texts_until(&self, last: &str) -> Vec<String> {
+        self.server.process().wait_for(last, |lines| {
+            let texts: Vec<String> = lines
+                .iter()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter(|e| e["event"] == "message")
+                .map(|e| e["fields"]["text"].as_str().unwrap_or_default().to_owned())
+                .collect();
+            texts.iter().any(|text| text == last).then_some(texts)
+        })
+    }
+}
+
+/// A call with a bound on its length: none may hang.
+pub fn call(method: &str, messages: Value) -> Value {
+    let deadline = u64::try_from(patience(Duration::from_secs(10)).as_millis()).unwrap();
+    json!({ "method": method, "messages": messages, "deadline_ms": deadline })
+}
+
+pub fn unary(text: &str) -> Value {
+    call("/echo.Echo/Unary", json!([{ "text": text }]))
+}
+
+pub fn make(session: &mut Session, call: &Value) -> Value {
+    session.make(&json!([call])).remove(0)
+}
+
+/// Makes a call until it succeeds: right behind a denial it may meet the end of the connection.
+pub fn make_until_ok(session: &mut Session, call: &Value) {
+    let started = Instant::now();
+    loop {
+        let result = make(session, call);
+        if result["code"] == 0 {
+            return;
+        }
+        assert!(started.elapsed() < patience(Duration::from_secs(5)), "{result:#}");
+    }
+}
+
+/// A denied call: its connection ends, and it hears of that at once.
+#[track_caller]
+pub fn refused(result: &Value) {
+    assert_ne!(result["code"], 0, "{result:#}");
+    assert_ne!(result["code"], 4, "not by its deadline: {result:#}");
+    let bound = patience(Duration::from_secs(1)).as_secs_f64() * 1000.0;
+    assert!(result["latency_ms"].as_f64().unwrap() < bound, "{result:#}");
+}
