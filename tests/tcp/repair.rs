@@ -85,7 +85,7 @@ fn bytes_that_a_process_gives_itself_end_the_connection() {
         if protected {
             field.cause("unjudged");
             assert!(raw.wait(harness::patience(SHORT * 10), |r| r.reset), "not reset");
-            eventually("the end", || lines(&process, "error").len() == 1);
+            eventually("the end", || lines(&process, "error").len() == 1 && lines(&process, "read").len() == 3);
             assert_eq!(lines(&process, "read")[..2], [format!("read {} clean", good.len()), "read 14 evil".to_owned()]);
             assert_eq!(lines(&process, "read")[2..], ["read 0 clean"]);
         } else {

@@ -102,7 +102,7 @@ fi
 timeout --foreground "$seconds" qemu-system-x86_64 "${accelerator[@]}" -smp "${PROTOCG_VM_CPUS:-2}" \
 	-m "${PROTOCG_VM_MEMORY:-2048}" -nodefaults -no-reboot -display none -monitor none \
 	-kernel "$kernel/vmlinuz" -initrd "$work/initramfs.cpio" \
-	-append "console=ttyS0 quiet panic=-1 oops=panic edd=off $more" \
+	-append "console=ttyS0 quiet panic=-1 oops=panic softlockup_panic=1 edd=off $more" \
 	-drive "file=$image,format=raw,if=virtio,snapshot=on" -device virtio-rng-pci \
 	-serial stdio -serial "file:$results" </dev/null | sed -u 's/\r*$//' | tee "$work/log" | sed -u -n '/^guest: up/,$p' || true
 

@@ -188,11 +188,23 @@ class Run:
             cd {ROOT} && scripts/run-programs.sh {programs} /dev/ttyS1
         """
         started = time.monotonic()
-        with self.log.open("wb") as log:
-            status = subprocess.run([HERE / "boot.sh", "-a", boot_line, "-o", results, folder, image, command], stdout=log).returncode
+        boot = [HERE / "boot.sh", "-a", boot_line, "-o", results, folder, image, command]
+        self.died = 0
+        while True:
+            with self.log.open("wb") as log:
+                self.failed = subprocess.run(boot, stdout=log).returncode != 0
+            if self.ended() or self.died:
+                break
+            # Emulated kernels have locked up or panicked, twice so far, for a reason that is not known. Once a guest may; its log is kept, and it is said.
+            self.died += 1
+            self.log.replace(self.log.with_suffix(".died.log"))
+            say(f"{self.kernel}: the guest died and is started again; {self.log.with_suffix('.died.log')} has its last words")
         self.seconds = time.monotonic() - started
         self.read(results)
-        self.failed = status != 0
+
+    def ended(self):
+        """Whether the guest came to its end, with whatever status."""
+        return b"\nguest: ended with status " in self.log.read_bytes()
 
     def read(self, results):
         report = ""
@@ -304,6 +316,8 @@ def main():
         for (name, why), kernels in skips.items():
             print(f"  {name}: {why}: on {', '.join(kernels)}")
     for run in runs:
+        if run.died:
+            print(f"\nOn {run.kernel} a guest died and was started again: {run.log.with_suffix('.died.log')}")
         if run.failed:
             print(f"\nFAILED on {run.kernel}; all that the guest printed is in {run.log}")
             if run.refused:
