@@ -129,18 +129,26 @@ PG_STEP int pg_holes_free(struct pg_conn *c, u32 keep)
 static __always_inline void pg_conn_close(u64 cookie)
 {
 	struct pg_conn *c = bpf_map_lookup_elem(&conns, &cookie);
+	u32 responses;
 
 	if (!c)
 		return;
-	if (pg_lock(&c->lock)) {
+	/* the order in which the server's side takes them */
+	responses = config.responses && pg_lock(&c->response_lock);
+	if (responses >= config.responses && pg_lock(&c->lock)) {
 		pg_streams_drop(c);
 		pg_holes_free(c, 0);
+		if (c->said.source != PG_SRC_PACKET)
+			pg_slot_free(c->said.source, c->said.slot);
+		c->said.source = PG_SRC_PACKET;
 		c->cookie = 0;
 		c->phase = PG_P_DEAD;
 		pg_unlock(&c->lock);
 	} else {
 		pg_count_add(PG_N_HELPER_FAILED, 1);
 	}
+	if (responses)
+		pg_unlock(&c->response_lock);
 	pg_held_drop(cookie);
 	bpf_map_delete_elem(&replies, &cookie);
 	bpf_map_delete_elem(&conns, &cookie);

@@ -43,9 +43,11 @@ static inline void pg_event_fill(struct pg_event *e, const struct pg_conn *c, co
 	e->highest = c->highest;
 	e->response = 0;
 	if (w->stream) {
-		s = pg_stream_get(c->id, w->stream);
+		s = pg_stream_get(c->id, w->stream | w->half);
 		e->response = s ? s->response : PG_RSP_END;
 	}
+	if (w->half)
+		e->response |= PG_RSP_JUDGED;
 	e->role = c->role;
 	e->family = c->family;
 	e->local_port = c->local_port;

@@ -182,6 +182,12 @@ PG_STEP int pg_lock(u32 *lock)
 	return spin.taken;
 }
 
+/* Takes it if it is free, at once. */
+static __always_inline int pg_trylock(u32 *lock)
+{
+	return __sync_val_compare_and_swap(lock, 0, 1) == 0;
+}
+
 static __always_inline void pg_unlock(u32 *lock)
 {
 	__sync_val_compare_and_swap(lock, 1, 0);

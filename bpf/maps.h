@@ -175,7 +175,14 @@ struct {
 	} name SEC(".maps")
 
 SCRATCH(work_scratch, struct pg_work, BPF_MAP_TYPE_PERCPU_ARRAY);
-SCRATCH(response_scratch, struct pg_work, BPF_MAP_TYPE_PERCPU_ARRAY);
+/* A packet goes out in a task's context: an interrupt, or another task, may send one on the same CPU meanwhile. */
+#define PG_NESTED 4
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PG_NESTED);
+	__type(key, u32);
+	__type(value, struct pg_work);
+} response_scratch SEC(".maps");
 SCRATCH(text_scratch, struct pg_text, BPF_MAP_TYPE_PERCPU_ARRAY);
 SCRATCH(event_scratch, struct pg_event, BPF_MAP_TYPE_PERCPU_ARRAY);
 SCRATCH(hole_scratch, struct pg_hole_event, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -405,7 +405,7 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	c->mended[pg_index(w->stream >> 1, PG_MAX_MENDED_STREAMS)] =
 		(struct pg_mended){.stream = w->stream, .as = mended};
 	c->mends++;
-	pg_stream_close(c, w->stream);
+	pg_stream_leave(c, w->stream);
 	return 1;
 }
 
@@ -429,23 +429,33 @@ PG_STEP int pg_mend_strip(struct __sk_buff *skb, struct pg_conn *c, struct pg_wo
 
 /* ---- holes ---- */
 
+/* The packet's TCP header, for another packet of the connection. */
+static __always_inline int pg_tcp_header(struct __sk_buff *skb, struct pg_hole_event *e)
+{
+	u32 tcp = pg_tcp_offset(skb), n;
+	u8 words;
+
+	if (!tcp || bpf_skb_load_bytes(skb, tcp + 12, &words, 1))
+		return 0;
+	n = (words >> 4) * 4;
+	if (!n || n > PG_TCP_HEADER_BYTES || bpf_skb_load_bytes(skb, tcp, e->tcp, pg_length(n, PG_TCP_HEADER_BYTES)))
+		return 0;
+	e->header = n;
+	return 1;
+}
+
 /* The chunk is judged, its segment dropped: the place is kept for the copy, and the agent told. Returns 0 if there is
  * no room. */
 PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_hole_event *e;
-	u32 zero = 0, tcp, n;
 	struct pg_hole *hole;
-	u8 words;
+	u32 zero = 0;
 
 	if (!skb || !c || !w || c->holes >= PG_MAX_HOLES)
 		return 0;
 	e = bpf_map_lookup_elem(&hole_scratch, &zero);
-	tcp = pg_tcp_offset(skb);
-	if (!e || !tcp || bpf_skb_load_bytes(skb, tcp + 12, &words, 1))
-		return 0;
-	n = (words >> 4) * 4;
-	if (!n || n > PG_TCP_HEADER_BYTES || bpf_skb_load_bytes(skb, tcp, e->tcp, pg_length(n, PG_TCP_HEADER_BYTES)))
+	if (!e || !pg_tcp_header(skb, e))
 		return 0;
 	hole = &c->hole[pg_index(c->holes, PG_MAX_HOLES)];
 	hole->seq = w->hole_seq;
@@ -464,7 +474,6 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	e->base = hole->base;
 	e->credit = w->credit;
 	e->resets = w->resets;
-	e->header = n;
 	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
 		pg_count_add(PG_N_EVENTS_LOST, 1);
 	return 1;

@@ -35,17 +35,17 @@ static inline u32 pg_message_unread(struct pg_stream *s)
 }
 
 /* The message cannot be decided: denied, or passed over if a switch says so. */
-PG_STEP int pg_message_fail(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 reason)
+PG_STEP int pg_message_fail(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 stream, u32 reason)
 {
 	if (!c || !w || !s)
 		return PG_CUT;
-	pg_about(w, s, c->request.stream);
+	pg_about(w, s, stream);
 	if (pg_fail_rpc(c, w, s, reason) != PG_GO)
 		return PG_DENIED;
 	return pg_message_unread(s);
 }
 
-PG_STEP int pg_message_start(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 compressed)
+PG_STEP int pg_message_start(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 stream, u32 compressed)
 {
 	const struct pg_method *m;
 	u32 i;
@@ -61,10 +61,10 @@ PG_STEP int pg_message_start(struct pg_conn *c, struct pg_work *w, struct pg_str
 		s->bits.word[i] = 0;
 	pg_row(&s->bits, m->init);
 	pg_count_add(PG_N_MESSAGES, 1);
-	return compressed ? pg_message_fail(c, w, s, PG_R_COMPRESSED) : PG_GO;
+	return compressed ? pg_message_fail(c, w, s, stream, PG_R_COMPRESSED) : PG_GO;
 }
 
-PG_STEP int pg_message_end(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
+PG_STEP int pg_message_end(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 stream)
 {
 	const struct pg_method *m;
 	u32 reason;
@@ -80,7 +80,7 @@ PG_STEP int pg_message_end(struct pg_conn *c, struct pg_work *w, struct pg_strea
 	s->value = 0;
 	if (s->request & PG_REQ_SKIP)
 		return PG_GO;
-	pg_about(w, s, c->request.stream);
+	pg_about(w, s, stream);
 	judgement = pg_judge(c, w, s, m->message_test, m->message_tests);
 	if (judgement == PG_J_UNDECIDED) {
 		reason = PG_R_BUDGET;
@@ -95,20 +95,18 @@ PG_STEP int pg_message_end(struct pg_conn *c, struct pg_work *w, struct pg_strea
 	return PG_GO;
 }
 
-/* Some of a DATA frame's bytes for a stream whose messages are read. */
-PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
+/* Some of a DATA frame's bytes for a stream, or its response's half, whose messages are read; `h` is the direction. */
+PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, struct pg_h2 *h)
 {
 	const struct pg_method *m;
-	struct pg_h2 *h;
 	u32 i, n, at, reason, compressed;
 	int outcome;
 
-	if (!c || !w || !s)
+	if (!c || !w || !s || !h)
 		return PG_CUT;
 	m = pg_get_method(s->method);
 	if (!m)
 		return PG_CUT;
-	h = &c->request;
 	for (i = 0; i < PG_DATA_STEPS_A_CALL; i++) {
 		n = w->end - w->pos;
 		if (n > h->left)
@@ -134,7 +132,7 @@ PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 				return outcome;
 			}
 			if (s->grpc == PG_G_MESSAGE)
-				outcome = pg_message_start(c, w, s, compressed);
+				outcome = pg_message_start(c, w, s, h->stream, compressed);
 		} else {
 			if (s->pb != PG_PB_SKIP && !pg_ready(w))
 				break;
@@ -146,9 +144,9 @@ PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 		if (!reason && s->grpc == PG_G_MESSAGE && s->offset == s->length && !(s->request & PG_REQ_SKIP))
 			reason = pg_pb_finish(s);
 		if (reason)
-			outcome = pg_message_fail(c, w, s, reason);
+			outcome = pg_message_fail(c, w, s, h->stream, reason);
 		if (outcome == PG_GO && s->grpc == PG_G_MESSAGE && s->offset == s->length)
-			outcome = pg_message_end(c, w, s);
+			outcome = pg_message_end(c, w, s, h->stream);
 		if (outcome != PG_GO)
 			return outcome;
 		if (s->request & PG_REQ_UNREAD)
@@ -275,6 +273,35 @@ PG_STEP int pg_request_start(struct pg_conn *c, struct pg_work *w)
 	return pg_request_judge(c, w, s, m);
 }
 
+/*
+ * The RPC may pass, and the server answer it: what it says is judged by the row of its method, if that has one. DATA on
+ * a stream without a half is undecidable, so every RPC gets one; what is read in the shadow never comes to the server.
+ */
+PG_STEP int pg_response_start(struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_stream *s, *half;
+	const struct pg_method *m;
+
+	if (!c || !w)
+		return PG_CUT;
+	if (c->phase == PG_P_DEAD)
+		return PG_GO;
+	s = pg_stream_get(c->id, c->request.stream);
+	half = s ? pg_stream_open(c, c->request.stream | PG_RESPONSE_HALF) : 0;
+	if (!half)
+		return pg_fail_connection(c, w, PG_R_STREAMS);
+	half->bits = c->block.bits;
+	half->text = s->text;
+	half->method = s->method;
+	half->request = PG_REQ_ALLOWED | PG_REQ_UNREAD;
+	m = pg_get_method(s->method);
+	if (m && m->response && !pg_block_check(&c->block) && !(s->request & PG_REQ_DENIED)) {
+		half->method = m->response;
+		half->request = PG_REQ_ALLOWED;
+	}
+	return PG_GO;
+}
+
 static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_h2 *h = &c->request;
@@ -286,6 +313,8 @@ static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 		return pg_fail_connection(c, w, PG_R_HPACK_TRUNCATED);
 	if (!c->block.trailers) {
 		outcome = pg_request_start(c, w);
+		if (outcome == PG_GO && config.responses)
+			outcome = pg_response_start(c, w);
 		if (outcome != PG_GO)
 			return outcome;
 	} else if (c->block.reason) {
@@ -391,7 +420,7 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 	s = pg_stream_get(c->id, h->stream);
 	if (h->type == PG_F_RST_STREAM) {
 		if (s)
-			pg_stream_close(c, h->stream);
+			pg_stream_leave(c, h->stream);
 		else if (pg_stripped(c, h))
 			return PG_STRIP;
 		return PG_GO;
@@ -416,7 +445,7 @@ static inline int pg_data_frame(struct pg_conn *c, struct pg_work *w)
 	struct pg_stream *s = pg_stream_get(c->id, c->request.stream);
 
 	if (s && !(s->request & PG_REQ_UNREAD))
-		return pg_data(c, w, s);
+		return pg_data(c, w, s, &c->request);
 	pg_h2_skip(&c->request, w);
 	return PG_GO;
 }
@@ -507,7 +536,7 @@ PG_STEP int pg_request_step(struct pg_conn *c, struct pg_work *w)
 	return pg_request_advance(c, w);
 }
 
-/* ---- the server's side: only its frames are followed, for replies and for what ends streams ---- */
+/* ---- the server's side: its frames are followed, and its messages are judged where rules read them ---- */
 
 static inline void pg_response_frame_end(struct pg_conn *c)
 {
@@ -528,32 +557,94 @@ static inline void pg_response_frame_end(struct pg_conn *c)
 		if (s->request & PG_REQ_END || h->type == PG_F_RST_STREAM)
 			pg_stream_close(c, h->stream);
 	}
+	if (config.responses)
+		pg_half_close(c, h->stream | PG_RESPONSE_HALF);
 	pg_unlock(&c->lock);
 }
 
-/* One step of the server's side. Returns a reason if it is not HTTP/2. */
-PG_STEP int pg_response_step(struct pg_conn *c, struct pg_work *w)
+/* The server's bytes are no HTTP/2. Where rules read responses, nothing can be said of what follows. */
+static inline int pg_response_fail(struct pg_conn *c, struct pg_work *w, u32 reason)
+{
+	if (config.responses)
+		return pg_fail_connection(c, w, reason);
+	w->reason = reason;
+	return PG_CUT;
+}
+
+/* In audit mode: would the call have been denied for its request? Then it makes no more events. */
+static inline int pg_would_be_over(const struct pg_conn *c, u32 stream)
+{
+	const struct pg_stream *s = pg_stream_get(c->id, stream);
+
+	return s && s->request & PG_REQ_DENIED;
+}
+
+/* A frame head of the server is whole. DATA whose messages are judged keeps the state that reads it. */
+PG_STEP int pg_response_frame(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_stream *s;
 	struct pg_h2 *h;
-	u32 reason, whole = 0;
 
 	if (!c || !w)
-		return PG_R_INTERNAL;
+		return PG_CUT;
+	h = &c->response;
+	h->have = 0;
+	if (h->type == PG_F_HEADERS || h->type == PG_F_CONTINUATION || h->type == PG_F_PUSH_PROMISE)
+		h->block = !(h->flags & PG_FLAG_END_HEADERS);
+	if (h->type == PG_F_HEADERS) {
+		s = pg_stream_get(c->id, h->stream);
+		if (s)
+			s->response |= PG_RSP_HEADERS;
+	}
+	if (config.responses) {
+		if (h->type == PG_F_PUSH_PROMISE)
+			return pg_fail_connection(c, w, PG_R_FRAME_ORDER);
+		s = h->type == PG_F_HEADERS || h->type == PG_F_DATA ? pg_half_get(c, h->stream) : 0;
+		if (s && h->type == PG_F_HEADERS)
+			s->response |= PG_RSP_HEADERS;
+		if (h->type == PG_F_DATA && h->left) {
+			if (!s)
+				return pg_fail_connection(c, w, PG_R_RESPONSE_STREAM);
+			if (!(s->request & PG_REQ_UNREAD) && !(config.audit && pg_would_be_over(c, h->stream)))
+				return PG_GO;
+		}
+	}
+	h->state = h->type == PG_F_SETTINGS ? PG_H2_SETTING : PG_H2_SKIP;
+	return PG_GO;
+}
+
+static inline int pg_response_data(struct pg_conn *c, struct pg_work *w)
+{
+	struct pg_stream *s = pg_half_get(c, c->response.stream);
+
+	if (!s)
+		return pg_fail_connection(c, w, PG_R_RESPONSE_STREAM);
+	if (!(s->request & PG_REQ_UNREAD))
+		return pg_data(c, w, s, &c->response);
+	pg_h2_skip(&c->response, w);
+	return PG_GO;
+}
+
+/* One step of the server's side. Where no rule reads responses, PG_CUT says that it is not HTTP/2. */
+PG_STEP int pg_response_step(struct pg_conn *c, struct pg_work *w)
+{
+	int outcome = PG_GO;
+	struct pg_h2 *h;
+	u32 reason = PG_R_NONE, whole = 0;
+
+	if (!c || !w)
+		return PG_CUT;
 	h = &c->response;
 	if (h->state == PG_H2_HEAD) {
 		reason = pg_h2_head(h, w, 0, &whole);
-		if (reason || !whole)
-			return reason;
-		h->state = h->type == PG_F_SETTINGS ? PG_H2_SETTING : PG_H2_SKIP;
-		h->have = 0;
-		if (h->type == PG_F_HEADERS || h->type == PG_F_CONTINUATION || h->type == PG_F_PUSH_PROMISE)
-			h->block = !(h->flags & PG_FLAG_END_HEADERS);
-		if (h->type == PG_F_HEADERS) {
-			s = pg_stream_get(c->id, h->stream);
-			if (s)
-				s->response |= PG_RSP_HEADERS;
-		}
+		if (!reason && whole)
+			outcome = pg_response_frame(c, w);
+	} else if (config.responses && h->state == PG_H2_DATA) {
+		outcome = pg_response_data(c, w);
+	} else if (config.responses && h->state == PG_H2_PAD_LENGTH) {
+		reason = pg_h2_pad_length(h, w);
+	} else if (config.responses && h->state == PG_H2_PAD) {
+		pg_h2_padding(h, w);
 	} else if (h->state == PG_H2_SETTING) {
 		pg_h2_setting(h, w, &whole);
 		if (whole && pg_h2_setting_id(h) == PG_SETTINGS_HEADER_TABLE_SIZE &&
@@ -562,12 +653,18 @@ PG_STEP int pg_response_step(struct pg_conn *c, struct pg_work *w)
 	} else {
 		pg_h2_skip(h, w);
 	}
-	if (h->state != PG_H2_HEAD && !h->left) {
+	if (reason)
+		return pg_response_fail(c, w, reason);
+	if (outcome != PG_GO || h->state == PG_H2_HEAD || h->left)
+		return outcome;
+	if (config.responses && h->state == PG_H2_DATA)
+		h->state = PG_H2_PAD;
+	if (!config.responses || h->state != PG_H2_PAD || !h->pad) {
 		h->state = PG_H2_HEAD;
 		h->have = 0;
 		pg_response_frame_end(c);
 	}
-	return PG_R_NONE;
+	return PG_GO;
 }
 
 /* ---- a new connection ---- */

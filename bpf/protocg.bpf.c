@@ -67,6 +67,12 @@ SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 	return verdict;
 }
 
+/* What goes out is looked at, and not judged. */
+static __always_inline int pg_follows_only(void)
+{
+	return config.direction == PG_INGRESS && !config.responses;
+}
+
 SEC("cgroup_skb/egress") int pg_egress(struct __sk_buff *skb)
 {
 	struct pg_segment g = {};
@@ -79,17 +85,17 @@ SEC("cgroup_skb/egress") int pg_egress(struct __sk_buff *skb)
 	if (!sk)
 		return PG_PASS;
 	if (!pg_segment_read(skb, &g))
-		return config.direction == PG_INGRESS ? PG_PASS : pg_drop(PG_R_HEADERS_UNREADABLE);
+		return pg_follows_only() ? PG_PASS : pg_drop(PG_R_HEADERS_UNREADABLE);
 	if (config.direction == PG_EGRESS && g.length && g.flags & PG_TCP_SYN)
 		return pg_drop(PG_R_SYN_DATA);
 	if (!g.length && !(g.flags & PG_TCP_URG))
 		return PG_PASS;
 	cookie = bpf_get_socket_cookie(skb);
 	c = bpf_map_lookup_elem(&conns, &cookie);
-	if (config.direction == PG_INGRESS)
-		return c ? pg_index(pg_server_response(skb, c, &g), 2) : PG_PASS; /* the verifier wants to see 0 or 1 */
 	if (!c)
-		return pg_stranger(skb, sk, cookie, g.length);
+		return pg_follows_only() ? PG_PASS : pg_stranger(skb, sk, cookie, g.length);
+	if (config.direction == PG_INGRESS)
+		return pg_index(pg_server_response(skb, c, &g), 2); /* the verifier wants to see 0 or 1 */
 	if (!pg_lock(&c->lock))
 		return pg_drop(PG_R_LOCK);
 	verdict = c->cookie == cookie ? pg_client_segment(skb, c, &g) : PG_DROP;

@@ -89,6 +89,85 @@ static inline void pg_streams_drop(struct pg_conn *c)
 	bpf_loop(PG_MAX_STREAMS / 64 + 1, pg_streams_drop_cb, &c, 0);
 }
 
+/* ---- responses ---- */
+
+static inline struct pg_stream *pg_half_get(const struct pg_conn *c, u32 stream)
+{
+	return pg_stream_get(c->id, stream | PG_RESPONSE_HALF);
+}
+
+/* Takes a half out of the queue of those whose stream the client has reset, if it is there. */
+static inline void pg_gone_remove(struct pg_conn *c, struct pg_stream *half, u32 id)
+{
+	struct pg_stream *other;
+
+	if (!half->newer && !half->older && c->gone_first != id)
+		return;
+	other = half->older ? pg_stream_get(c->id, half->older) : 0;
+	if (other)
+		other->newer = half->newer;
+	else
+		c->gone_first = half->newer;
+	other = half->newer ? pg_stream_get(c->id, half->newer) : 0;
+	if (other)
+		other->older = half->older;
+	else
+		c->gone_last = half->older;
+	if (c->gone)
+		c->gone--;
+}
+
+/* The server's side of the RPC is over. Under both locks. */
+PG_STEP int pg_half_close(struct pg_conn *c, u32 id)
+{
+	struct pg_stream *half;
+
+	if (!c)
+		return 0;
+	half = pg_stream_get(c->id, id);
+	if (!half)
+		return 0;
+	pg_gone_remove(c, half, id);
+	return pg_stream_close(c, id);
+}
+
+/*
+ * The client's side of the RPC is over before the server's: the server may not have heard of it, and what it still says
+ * is judged. The last of such responses are kept. The order of the locks is the other way round, so the response lock
+ * is only tried; the next time will do, too. Under the request lock.
+ */
+PG_STEP int pg_stream_leave(struct pg_conn *c, u32 stream)
+{
+	struct pg_stream *half, *last;
+	u32 id = stream | PG_RESPONSE_HALF;
+
+	if (!c)
+		return 0;
+	pg_stream_close(c, stream);
+	if (!config.responses)
+		return 0;
+	half = pg_stream_get(c->id, id);
+	if (!half)
+		return 0;
+	half->older = c->gone_last;
+	last = c->gone_last ? pg_stream_get(c->id, c->gone_last) : 0;
+	if (last)
+		last->newer = id;
+	else
+		c->gone_first = id;
+	c->gone_last = id;
+	c->gone++;
+	if (c->gone <= PG_MAX_RESET_STREAMS || !pg_trylock(&c->response_lock))
+		return 0;
+	pg_half_close(c, c->gone_first);
+	if (c->gone > PG_MAX_RESET_STREAMS)
+		pg_half_close(c, c->gone_first);
+	pg_unlock(&c->response_lock);
+	return 0;
+}
+
+/* ---- mending ---- */
+
 /* Was the stream ended by mending, and how? An old one may be forgotten: then the server decides what becomes of its
  * frames, and no handler is left for them. */
 static inline u32 pg_mended_as(const struct pg_conn *c, u32 stream)

@@ -75,7 +75,7 @@ static inline u32 pg_deny_rpc(struct pg_conn *c, struct pg_work *w, struct pg_st
 	if (config.audit) {
 		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
 		/* enforced, the call would be over: it makes no more events */
-		s->request |= PG_REQ_ALLOWED | PG_REQ_UNREAD;
+		s->request |= PG_REQ_ALLOWED | PG_REQ_UNREAD | PG_REQ_DENIED;
 		return PG_GO;
 	}
 	s->request |= PG_REQ_DENIED | PG_REQ_UNREAD;

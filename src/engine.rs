@@ -21,6 +21,19 @@ pub enum Outcome {
     Blind,
 }
 
+impl Outcome {
+    /// From the engine's number: `PG_GO` and so on.
+    #[must_use]
+    pub fn of(outcome: i32) -> Outcome {
+        match u32::try_from(outcome) {
+            Ok(abi::PG_GO) => Outcome::Pass,
+            Ok(abi::PG_DENIED) => Outcome::Denied,
+            Ok(abi::PG_BLIND) => Outcome::Blind,
+            _ => Outcome::Cut,
+        }
+    }
+}
+
 /// One connection under a policy.
 pub struct Connection<'t> {
     host: NonNull<abi::pg_host>,
@@ -107,22 +120,17 @@ impl<'t> Connection<'t> {
     /// Judges the next bytes of the client's side. After anything but [`Outcome::Pass`] the same comes again.
     pub fn request(&mut self, bytes: &[u8]) -> Outcome {
         // SAFETY: `host` is valid until drop, and `bytes` for the call.
-        let outcome = unsafe { abi::pg_host_request(self.host.as_ptr(), bytes.as_ptr(), count(bytes)) };
-        match u32::try_from(outcome) {
-            Ok(abi::PG_GO) => Outcome::Pass,
-            Ok(abi::PG_DENIED) => Outcome::Denied,
-            Ok(abi::PG_BLIND) => Outcome::Blind,
-            _ => Outcome::Cut,
-        }
+        Outcome::of(unsafe { abi::pg_host_request(self.host.as_ptr(), bytes.as_ptr(), count(bytes)) })
     }
 
-    /// Follows the next bytes of the server's side. Returns false if they are not HTTP/2.
-    pub fn response(&mut self, bytes: &[u8]) -> bool {
+    /// Follows the next bytes of the server's side, and judges its messages where rules read responses. [`Outcome::Cut`]: they
+    /// are not HTTP/2, or cannot be decided.
+    pub fn response(&mut self, bytes: &[u8]) -> Outcome {
         // SAFETY: as above.
-        unsafe { abi::pg_host_response(self.host.as_ptr(), bytes.as_ptr(), count(bytes)) == 0 }
+        Outcome::of(unsafe { abi::pg_host_response(self.host.as_ptr(), bytes.as_ptr(), count(bytes)) })
     }
 
-    /// The events of the last [`Self::request`].
+    /// The events of the last [`Self::request`] or [`Self::response`].
     #[must_use]
     pub fn events(&self) -> Vec<abi::pg_event> {
         let mut events = std::ptr::null();

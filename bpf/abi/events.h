@@ -16,6 +16,7 @@ enum pg_event_type {
 	PG_EV_UNDELIVERED,   /* a whole request on a denied connection: no rule denies it, the server never has it */
 	PG_EV_HOLE,	     /* a segment was dropped, and another may take its place: struct pg_hole_event */
 	PG_EV_GUARD,	     /* a way around was tried: struct pg_guard_event */
+	PG_EV_SILENCED,	     /* a response is denied, and nothing more of the server leaves: struct pg_hole_event */
 };
 
 enum pg_verdict { PG_V_ALLOW, PG_V_DENY, PG_V_AUDIT_DENY };
@@ -64,7 +65,7 @@ struct pg_event {
 	u32 message;   /* index of the message in its stream, from 1; 0: the header block */
 	u32 delivered; /* highest stream whose header block was delivered before this segment */
 	u32 highest;   /* highest stream that the client has opened */
-	u32 response;  /* PG_RSP_* of the stream, when it was denied */
+	u32 response;  /* PG_RSP_* of the stream, when it was denied; PG_RSP_JUDGED: it was its response */
 	u16 role;      /* enum pg_role */
 	u16 family;    /* AF_INET or AF_INET6 */
 	u16 local_port;
@@ -92,7 +93,8 @@ struct pg_hole_event {
 	u32 base;   /* where in the slot it begins */
 	u8 tcp[PG_TCP_HEADER_BYTES]; /* of a segment of the client, for all but its place */
 	u32 resets;		     /* RST_STREAM frames in the copy */
-	u32 reserved;
+	u32 placed; /* PG_EV_SILENCED, 1: the slot has all that stands before the denied frame, and the caller can be
+		       answered behind it */
 };
 PG_SIZE(struct pg_hole_event, 224);
 

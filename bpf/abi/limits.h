@@ -10,7 +10,8 @@
 #define PG_LIMITS(L)                                                                                                   \
 	L(CONNECTIONS, 16384, "one state of about 7 KiB each, made when the connection is established",                \
 	  "a further connection is reset with the cause too_large")                                                    \
-	L(STREAMS, 65536, "live RPCs over all connections, about 0.9 KiB each, made when the RPC begins",              \
+	L(STREAMS, 65536,                                                                                              \
+	  "live RPCs over all connections, about 0.9 KiB each; one takes two where rules read responses",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
 	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
 	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \
@@ -59,6 +60,9 @@
 	  "past half of them, further segments are dropped, and TCP sends them again")                                 \
 	L(MENDED_STREAMS, 128, "streams of one connection whose mending is remembered; a power of two",                \
 	  "late frames of one before reach the server, where no handler is behind them")                               \
+	L(RESET_STREAMS, 128,                                                                                          \
+	  "streams of one connection whose responses are still judged after the client has reset them",                \
+	  "DATA of the server on one before resets the connection with the cause too_large")                           \
 	L(RESETS, 4, "RST_STREAM frames in the copy of one segment: servers count them (CVE-2023-44487)",              \
 	  "further denied messages of unary calls lose their data instead")                                            \
 	L(WALKED, 16384,                                                                                               \

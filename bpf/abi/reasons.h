@@ -26,7 +26,7 @@ enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
 	R(NONE, ALWAYS, "none", "nothing is wrong")                                                                   \
 	R(COMPRESSED, COMPRESSED, "compressed", "a rule needs the fields of a compressed message")                    \
 	R(UNKNOWN_METHOD, UNKNOWN_METHOD, "unknown_method",                                                           \
-	  "a request rule covers the method and no proto describes it")                                               \
+	  "a rule on messages covers the method and no proto describes it")                                           \
 	R(NOT_HTTP2, NOT_HTTP2, "not_http2", "the connection does not open with the HTTP/2 preface")                  \
 	R(TLS, TLS, "tls", "the connection opens with a TLS record")                                                  \
 	R(TLS_CALL, TLS, "tls_call", "a TLS library was called in a way that cannot be judged")                       \
@@ -67,6 +67,8 @@ enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
 	R(MESSAGE_DEPTH, TOO_LARGE, "message_depth", "a message is nested deeper than the limit")                     \
 	R(STREAMS, TOO_LARGE, "streams", "there are more live streams than the limit")                                \
 	R(CONNECTIONS, TOO_LARGE, "connections", "there are more connections than the limit")                         \
+	R(RESPONSE_STREAM, TOO_LARGE, "response_stream",                                                              \
+	  "the server sends DATA on a stream that is over for it, or was reset too long ago")                         \
 	R(BUDGET, TOO_LARGE, "budget", "one segment needs more steps than the limit")                                 \
 	R(UNJUDGED, ALWAYS, "unjudged", "TCP received bytes that were not judged")                                    \
 	R(RETRANSMIT_UNVERIFIED, ALWAYS, "retransmit_unverified",                                                     \

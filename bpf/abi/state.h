@@ -15,11 +15,20 @@
 #define PG_REQ_END 1u	  /* the request has ended: END_STREAM was let through */
 #define PG_REQ_ALLOWED 2u /* an allow rule or the default admitted it on its header block */
 #define PG_REQ_UNREAD 4u  /* its messages are not read: no rule needs them, or a switch lets them pass */
-#define PG_REQ_DENIED 8u
-#define PG_REQ_SKIP 16u /* the current message is not read: a switch lets it pass */
+#define PG_REQ_DENIED 8u  /* or in audit mode would be */
+#define PG_REQ_SKIP 16u	  /* the current message is not read: a switch lets it pass */
 
 #define PG_RSP_HEADERS 1u /* the server has sent a header block on it */
 #define PG_RSP_END 2u	  /* the server has ended or reset it */
+#define PG_RSP_JUDGED 4u  /* of an event: it is about a message of the response */
+
+/*
+ * Where rules read responses, each RPC has a second entry in the table of streams: its id has this bit, and its state
+ * is that of the response's messages. It is made under the request lock, before the server can have the request; from
+ * then on it is written and deleted under the response lock only, but for its places in lists, which the request lock
+ * guards.
+ */
+#define PG_RESPONSE_HALF 0x80000000u
 
 struct pg_level {
 	u32 end;     /* message offset where the sub-message or group's enclosing field ends */
@@ -61,6 +70,8 @@ struct pg_stream {
 	u32 head_chunk; /* the chunk that its HEADERS are in, if these are one frame and change no HPACK table; else 0
 			 */
 	u32 head_at;	/* where in it the frame begins */
+	u32 newer;	/* of responses: neighbours in the queue of those whose stream the client has reset */
+	u32 older;
 	u64 value;
 	u32 packed; /* message offset where the packed elements that are read end; 0: there are none */
 	u32 clause; /* 1: the tests of an element's clause so far hold */
@@ -192,6 +203,13 @@ enum pg_phase {
 	PG_P_BLIND, /* a policy switch lets it pass unread */
 };
 
+/* What becomes of the server's side where rules read responses. */
+enum pg_answers {
+	PG_A_JUDGED,
+	PG_A_UNREAD, /* a switch or audit mode lets it pass unread */
+	PG_A_MUTED,  /* denied: nothing more of it passes, but again what has passed */
+};
+
 /* Where the plaintext of a connection is judged that opens with TLS: abi/tls.h. */
 enum pg_tls_phase {
 	PG_TLS_NONE,   /* nowhere: no hook has seen it */
@@ -263,7 +281,12 @@ struct pg_conn {
 	u32 tls;       /* enum pg_tls_phase */
 	u32 ts_recent; /* while holes are open: TCP's TS.Recent, before which it refuses a segment (RFC 7323, section 5)
 			*/
+	u32 answers;   /* enum pg_answers */
+	u32 gone;      /* responses whose stream the client has reset: how many, the oldest and the newest */
+	u32 gone_first;
+	u32 gone_last;
 	u32 reserved;
+	struct pg_hole said; /* what stands before a denied response in its segment, if it is in a slot */
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
 	struct pg_bits peer;				/* header-scope bits that depend on the peer only */

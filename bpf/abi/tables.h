@@ -69,8 +69,10 @@ struct pg_method {
 	u32 allow_messages; /* 1: some message test belongs to an allow rule, so the RPC is admitted provisionally */
 	u32 limit_test;	    /* first of the tests of limits */
 	u32 limit_tests;
+	u32 response; /* row of the rules on its responses: message tests, plan and init; 0: no rule reads them */
+	u32 reserved;
 };
-PG_SIZE(struct pg_method, 40);
+PG_SIZE(struct pg_method, 48);
 
 enum pg_action { PG_DENY, PG_ALLOW, PG_LIMIT };
 #define PG_RULE_AUDIT 1u
@@ -288,11 +290,13 @@ struct pg_config {
 	u32 port_bound; /* bounds of peer.port */
 	u32 port_bounds;
 	u32 peer_init; /* row applied first for every connection; 0: none */
+	u32 responses; /* 1: rules read responses */
 	u32 tls;       /* enum pg_rung: hooks in TLS libraries judge what is encrypted; 0: none do */
-	u8 cause[16];  /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
+	u32 reserved;
+	u8 cause[16]; /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
 	struct pg_entry fixed[PG_STATIC_ENTRIES]; /* HPACK's static table under this policy */
 	u64 ports[1024];			  /* bit p: TCP port p is looked at */
 };
-PG_SIZE(struct pg_config, 64 + PG_STATIC_ENTRIES * sizeof(struct pg_entry) + 8192);
+PG_SIZE(struct pg_config, 72 + PG_STATIC_ENTRIES * sizeof(struct pg_entry) + 8192);
 
 #endif

@@ -8,8 +8,10 @@
 #define PG_HOOKS_REPLAY_H
 
 #include "hooks/request.h"
+#include "hooks/response.h"
 
 #define PG_REPLAY_COOKIE 1
+#define PG_REPLAY_SERVER 2
 
 /* A connection that begins here, from the peer that the control block names; the one before it goes. */
 static __always_inline struct pg_conn *pg_replay_begin(struct __sk_buff *skb)
@@ -40,13 +42,43 @@ static __always_inline struct pg_conn *pg_replay_begin(struct __sk_buff *skb)
 	return c;
 }
 
-/* The whole packet is the client's next bytes; with a mark they are the first of a new connection. */
+/* The whole packet is the server's next bytes. */
+static __always_inline int pg_replay_response(struct __sk_buff *skb)
+{
+	struct pg_run r = {.skb = skb};
+	u64 cookie = PG_REPLAY_COOKIE;
+	u32 zero = 0;
+
+	r.w = bpf_map_lookup_elem(&response_scratch, &zero);
+	r.c = bpf_map_lookup_elem(&conns, &cookie);
+	if (!r.w || !r.c)
+		return pg_drop(PG_R_INTERNAL);
+	if (r.c->phase == PG_P_BLIND || r.c->answers == PG_A_UNREAD)
+		return PG_PASS;
+	if (r.c->answers == PG_A_MUTED)
+		return PG_DROP;
+	r.w->half = config.responses ? PG_RESPONSE_HALF : 0;
+	pg_chunk(r.w, PG_SRC_PACKET, 0, 0, skb->len);
+	if (pg_follow_to(&r, skb->len) || !config.responses)
+		return PG_PASS;
+	if (r.outcome == PG_GO)
+		r.outcome = pg_fail_connection(r.c, r.w, PG_R_BUDGET);
+	r.c->answers = r.outcome == PG_BLIND ? PG_A_UNREAD : PG_A_MUTED;
+	if (r.outcome == PG_BLIND)
+		return PG_PASS;
+	pg_emit(r.c, r.w, r.outcome == PG_DENIED ? PG_EV_DECISION : PG_EV_CONNECTION, PG_V_DENY);
+	return pg_drop(r.w->reason);
+}
+
+/* The whole packet is the client's next bytes; with a mark they are the first of a new connection, or the server's. */
 static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
 {
 	struct pg_run r = {.skb = skb};
 	u64 cookie = PG_REPLAY_COOKIE;
 	u32 zero = 0;
 
+	if (skb->mark == PG_REPLAY_SERVER)
+		return pg_replay_response(skb);
 	r.w = bpf_map_lookup_elem(&work_scratch, &zero);
 	r.c = skb->mark ? pg_replay_begin(skb) : bpf_map_lookup_elem(&conns, &cookie);
 	if (!r.w || !r.c)

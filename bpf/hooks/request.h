@@ -6,25 +6,12 @@
 #ifndef PG_HOOKS_REQUEST_H
 #define PG_HOOKS_REQUEST_H
 
+#include "hooks/pass.h"
 #include "run.h"
-
-enum pg_pass { PG_DROP = 0, PG_PASS = 1 };
 
 #define PG_STUCK_DROPS 5
 #define PG_STUCK_NS 1000000000ull
 #define PG_STUCK_HOLE_NS 10000000000ull /* a hole waits for the agent, which may be busy */
-
-static __always_inline int pg_drop(u32 reason)
-{
-	u64 *count;
-
-	if (reason < PG_R_COUNT) {
-		count = bpf_map_lookup_elem(&drops, &reason);
-		if (count)
-			*count += 1;
-	}
-	return PG_DROP;
-}
 
 /* The connection is denied as a whole: nothing more of the client passes. In audit mode it passes unread from here on.
  * Under the lock. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The server's side of a connection, on its way out. Its frames are followed, never judged: for the streams that it
- * answers, and so that the agent's reply leaves between two frames and nowhere else.
+ * The server's side of a connection, on its way out. Its frames are followed: for the streams that it answers, and so
+ * that the agent's reply leaves between two frames and nowhere else. Where rules read responses its messages are
+ * judged, and what nothing can be said of does not leave (config.responses).
  *
  * The agent sends its reply on the server's own socket, where the server may be writing too. So while a reply is
  * registered, everything that is sent is searched for the reply's first bytes, the mark; where they stand inside a
@@ -10,7 +11,7 @@
 #ifndef PG_HOOKS_RESPONSE_H
 #define PG_HOOKS_RESPONSE_H
 
-#include "run.h"
+#include "hooks/silence.h"
 
 #define PG_SCAN_BYTES 16
 /* Bytes of the mark that tell it from a frame's end. Fewer, all of them a frame's length, end many frames; they could
@@ -19,6 +20,12 @@
 #define PG_BORDERS 8 /* a reply's mark has no longer chain of borders: it begins with a frame head */
 
 /* ---- following ---- */
+
+/* Is there nothing to look at for a while? */
+static __always_inline int pg_response_skips(const struct pg_conn *c)
+{
+	return c->response.state == PG_H2_SKIP || (config.responses && c->response.state == PG_H2_PAD);
+}
 
 static long pg_follow_cb(u32 index, void *data)
 {
@@ -32,9 +39,10 @@ static long pg_follow_cb(u32 index, void *data)
 		r->done = 1;
 		return 1;
 	}
-	if (r->c->response.state != PG_H2_SKIP && !pg_ready(w) && !pg_load(r->skb, w))
+	if (!pg_response_skips(r->c) && !pg_ready(w) && !pg_load(r->skb, w))
 		return 1;
-	return pg_response_step(r->c, w) ? 1 : 0;
+	r->outcome = pg_response_step(r->c, w);
+	return r->outcome != PG_GO;
 }
 
 /* Follows the chunk up to `end`. Returns 0 if the server is out of step. */
@@ -143,14 +151,50 @@ static __always_inline int pg_follow_reply(struct pg_run *r, struct pg_reply *re
 	return 0;
 }
 
-/* Under the response lock. Returns 0 if the segment must not leave. */
-static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
+#define PG_FOLLOW 2
+
+/* Where rules read responses: may the segment leave before it is looked at? PG_FOLLOW: it is to be looked at. */
+PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g, struct pg_work *w)
 {
-	struct pg_run r = {.skb = skb, .c = c};
+	u32 b, reason = PG_R_NONE;
+
+	if (!skb || !c || !g || !w)
+		return PG_DROP;
+	b = g->seq + g->length;
+	if (!pg_after(b, c->sent) && !(g->flags & PG_TCP_URG))
+		return PG_PASS; /* again: the kernel keeps these bytes itself, see below */
+	if (c->answers == PG_A_MUTED) {
+		pg_count_add(PG_N_DEAD, 1);
+		return PG_DROP;
+	}
+	if (g->flags & PG_TCP_URG)
+		reason = PG_R_URGENT;
+	else if (pg_pages_shared(skb))
+		reason = PG_R_SHARED_PAGES;
+	else if (!c->followed)
+		reason = PG_R_INTERNAL;
+	else if (pg_after(g->seq, c->sent))
+		return pg_drop(
+			PG_R_LOCK); /* one before this was dropped for want of the lock; both come again, in order */
+	if (!reason)
+		return PG_FOLLOW;
+	pg_about(w, 0, 0);
+	w->reason = reason;
+	if (!config.audit)
+		return pg_silence(skb, c, w, g, PG_CUT);
+	pg_emit(c, w, PG_EV_CONNECTION, PG_V_AUDIT_DENY);
+	return pg_silence(skb, c, w, g, PG_BLIND);
+}
+
+/* Under the response lock. Returns 0 if the segment must not leave. */
+static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g,
+				     struct pg_work *w)
+{
+	struct pg_run r = {.skb = skb, .c = c, .w = w};
 	u32 b = g->seq + g->length, zero = 0, from;
 	struct pg_reply *reply = 0;
 	u64 cookie = c->cookie;
-	int pass = 1;
+	int pass = 1, verdict;
 
 	if (c->phase == PG_P_DEAD || c->mends) {
 		reply = bpf_map_lookup_elem(&replies, &cookie);
@@ -159,15 +203,22 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 		if (reply && reply->done)
 			reply = 0;
 	}
+	if (config.responses && c->answers != PG_A_UNREAD) {
+		verdict = pg_follow_may(skb, c, g, w);
+		if (verdict != PG_FOLLOW)
+			return verdict;
+	}
 	if (!c->followed)
 		return !reply;
 	if (!pg_after(b, c->sent))
 		return 1;
-	r.w = bpf_map_lookup_elem(&response_scratch, &zero);
+	if (!config.responses)
+		r.w = bpf_map_lookup_elem(&response_scratch, &zero);
 	if (!r.w || pg_after(g->seq, c->sent)) {
 		c->followed = 0;
 		return !reply;
 	}
+	r.w->half = config.responses ? PG_RESPONSE_HALF : 0;
 	from = c->sent - g->seq;
 	pg_chunk(r.w, PG_SRC_PACKET, 0, g->offset, g->length);
 	r.w->pos = from;
@@ -175,7 +226,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 		c->followed = pg_follow_to(&r, g->length);
 	} else {
 		pass = pg_follow_reply(&r, reply, from);
-		if (!pass && reply->done != PG_EV_INJECT_FAILED) {
+		if (!pass && reply->done != PG_EV_INJECT_FAILED && !(config.responses && r.outcome != PG_GO)) {
 			/* nothing that could tell is left: no reply, a reset */
 			reply->done = PG_EV_INJECT_FAILED;
 			c->phase = PG_P_DEAD;
@@ -183,6 +234,13 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 			pg_emit(c, r.w, PG_EV_INJECT_FAILED, PG_V_DENY);
 		}
 		c->followed = pass;
+	}
+	if (config.responses && !c->followed) {
+		if (r.outcome == PG_GO && pass) {
+			pg_about(r.w, 0, 0);
+			r.outcome = pg_fail_connection(c, r.w, PG_R_BUDGET);
+		}
+		return pg_silence(skb, c, r.w, g, r.outcome);
 	}
 	c->sent = b;
 	if (c->phase == PG_P_DEAD && !c->pending && !c->drained) {
@@ -193,18 +251,44 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 	return pass;
 }
 
+/* A scratch that no run has which this one has interrupted: what is judged lies in it. */
+static __always_inline struct pg_work *pg_response_scratch(void)
+{
+	struct pg_work *w;
+	u32 i, at;
+
+	for (i = 0; i < PG_NESTED; i++) {
+		at = i;
+		w = bpf_map_lookup_elem(&response_scratch, &at);
+		if (w && pg_trylock(&w->taken))
+			return w;
+	}
+	return 0;
+}
+
 static __always_inline int pg_server_response(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
 {
+	struct pg_work *w = 0;
 	int pass;
 
-	if (c->phase == PG_P_BLIND)
+	if (c->phase == PG_P_BLIND && !(config.responses && c->answers == PG_A_MUTED))
 		return 1;
-	if (!pg_lock(&c->response_lock)) {
-		c->followed = 0;
-		return c->phase != PG_P_DEAD;
+	if (config.responses) {
+		w = pg_response_scratch();
+		if (!w)
+			return pg_drop(PG_R_LOCK);
 	}
-	pass = pg_follow(skb, c, g);
-	pg_unlock(&c->response_lock);
+	if (pg_lock(&c->response_lock)) {
+		pass = pg_follow(skb, c, g, w);
+		pg_unlock(&c->response_lock);
+	} else if (config.responses && c->answers != PG_A_UNREAD) {
+		pass = pg_drop(PG_R_LOCK);
+	} else {
+		c->followed = 0;
+		pass = c->phase != PG_P_DEAD;
+	}
+	if (w)
+		pg_unlock(&w->taken);
 	return pass;
 }
 

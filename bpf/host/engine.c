@@ -124,16 +124,27 @@ int pg_host_request(struct pg_host *host, const u8 *bytes, u32 length)
 int pg_host_response(struct pg_host *host, const u8 *bytes, u32 length)
 {
 	struct pg_work *w = &host->response_work;
-	int reason = PG_R_NONE;
+	int outcome = PG_GO;
 
 	pg_here = host;
+	host->event_count = 0;
+	if (host->response_outcome || host->held_outcome == PG_BLIND)
+		return host->response_outcome ? host->response_outcome : PG_BLIND;
 	pg_host_chunk(w, length);
-	while (w->pos < w->end && reason == PG_R_NONE) {
+	w->half = config.responses ? PG_RESPONSE_HALF : 0;
+	while (w->pos < w->end && outcome == PG_GO) {
 		if (!pg_ready(w))
 			pg_host_load(w, bytes);
-		reason = pg_response_step(&host->conn, w);
+		outcome = pg_response_step(&host->conn, w);
 	}
-	return reason;
+	if (!config.responses)
+		return outcome;
+	host->response_outcome = outcome;
+	if (outcome == PG_DENIED || outcome == PG_CUT) {
+		host->held_outcome = outcome;
+		pg_emit(&host->conn, w, outcome == PG_DENIED ? PG_EV_DECISION : PG_EV_CONNECTION, PG_V_DENY);
+	}
+	return outcome;
 }
 
 u32 pg_host_events(struct pg_host *host, const struct pg_event **events)

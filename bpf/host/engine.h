@@ -64,7 +64,10 @@ void pg_host_time(struct pg_host *host, u64 now);
 /* Judges the next bytes of the client's side. Returns enum pg_outcome; after anything but 0 the same comes again. */
 int pg_host_request(struct pg_host *host, const u8 *bytes, u32 length);
 
-/* Follows the next bytes of the server's side. Returns enum pg_reason; 0: it is HTTP/2 so far. */
+/*
+ * Follows the next bytes of the server's side. Returns enum pg_outcome; PG_CUT: it is not HTTP/2. Where rules read
+ * responses its messages are judged, and after anything but 0 the same comes again.
+ */
 int pg_host_response(struct pg_host *host, const u8 *bytes, u32 length);
 
 /* Events since the last call; they stay valid until the next call into this connection. */

@@ -41,6 +41,7 @@ struct pg_host {
 	u32 event_count;
 	u32 event_room;
 	u32 held_outcome;
+	u32 response_outcome;
 	u64 counters[PG_COUNTERS];
 	struct pg_text text;
 };
@@ -215,6 +216,12 @@ static inline long bpf_loop(u32 turns, long (*turn)(u32, void *), void *data, u6
 }
 
 static inline int pg_lock(u32 *lock)
+{
+	(void)lock;
+	return 1;
+}
+
+static inline int pg_trylock(u32 *lock)
 {
 	(void)lock;
 	return 1;

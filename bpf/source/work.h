@@ -104,7 +104,9 @@ struct pg_work {
 	u32 absorbed;  /* where in the chunk a frame begins that one of the copy has taken in; PG_NO_FRAME: none */
 	u32 walked;    /* frames looked at to find those of denied RPCs, in this run */
 	u32 mends;     /* 1: the denial that is being told ends its RPC only */
-	u64 now;       /* ns; 0: the clock says it */
+	u32 half;      /* PG_RESPONSE_HALF: what is told is of the response; else 0 */
+	u32 taken; /* of the server's side, where rules read responses: 1: a run has it, see pg_response_scratch() */
+	u64 now;   /* ns; 0: the clock says it */
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW];
 };

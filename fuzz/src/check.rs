@@ -105,7 +105,7 @@ pub fn by_engine(pair: &Pair, steps: &[Step], seed: u64, about: usize) -> (Resul
                 result.outcome = outcome(connection.request(chunk.to_vec().as_slice()));
                 result.verdicts.extend(connection.events().iter().map(verdict));
             } else {
-                result.server = connection.response(chunk.to_vec().as_slice());
+                result.server = connection.response(chunk.to_vec().as_slice()) == engine::Outcome::Pass;
             }
         }
     }

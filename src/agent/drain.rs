@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::core::Core;
 use super::reply::{self, Denial};
+use super::silenced::{self, Silenced};
 use super::sockets;
 use crate::abi;
 
@@ -64,6 +65,8 @@ pub enum Signal {
     },
     /// A segment was dropped, and its copy is ready.
     Hole(Box<abi::pg_hole_event>),
+    /// A response is denied: the server says nothing more.
+    Silenced(Silenced),
     /// The connection is denied as a whole, and nobody on it can be answered.
     Cut,
     /// A whole request came that the server never gets.
@@ -119,6 +122,9 @@ pub async fn attend(core: Rc<Core>, event: abi::pg_event, signals: UnboundedRece
             farewell(&socket).await;
         }
         break;
+    }
+    if let Some(silenced) = talk.silenced().await {
+        silenced::say(&core, &socket, &silenced).await;
     }
     core.destroy(&event, Some(&socket));
     leave(&core, cookie);
@@ -207,6 +213,10 @@ impl Talk<'_> {
                         return Outcome::Broken;
                     }
                 }
+                Signal::Silenced(_) => {
+                    self.inbox.push_front(signal);
+                    return Outcome::Broken;
+                }
                 Signal::Cut | Signal::InjectFailed => return Outcome::Broken,
                 Signal::Undelivered(_) | Signal::Injected | Signal::Drained => {}
             }
@@ -254,7 +264,12 @@ impl Talk<'_> {
     /// Waits, if need be, until the server has looked at the RST_STREAM frames before these.
     async fn let_read(&mut self, resets: u32) {
         let bound = Instant::now() + READ;
-        while resets > 0 && self.resets + resets > RESETS && !self.has_looked() && Instant::now() < bound {
+        while resets > 0
+            && self.resets + resets > RESETS
+            && !self.has_looked()
+            && Instant::now() < bound
+            && !self.is_silent_for_good()
+        {
             sleep(LOOKED).await;
         }
         if resets > 0 {
@@ -309,6 +324,27 @@ impl Talk<'_> {
         false
     }
 
+    /// Whether a response was denied, so that the server says nothing more.
+    fn is_silent_for_good(&self) -> bool {
+        self.core.shared.conn(self.cookie).is_some_and(|conn| conn.answers == abi::PG_A_MUTED)
+    }
+
+    /// The denied response, if it is one that ends the connection. Its event may still be under way.
+    async fn silenced(&mut self) -> Option<Silenced> {
+        let bound = Instant::now() + LOOK;
+        loop {
+            self.inbox.extend(std::iter::from_fn(|| self.signals.try_recv().ok()));
+            let found = self.inbox.iter().find_map(|signal| match signal {
+                Signal::Silenced(silenced) => Some(silenced.clone()),
+                _ => None,
+            });
+            if found.is_some() || !self.is_silent_for_good() || Instant::now() >= bound {
+                return found;
+            }
+            sleep(LOOKED).await;
+        }
+    }
+
     /// Whether nothing waits to be heard.
     fn is_silent(&mut self) -> bool {
         self.inbox.extend(self.signals.try_recv());
@@ -327,6 +363,9 @@ impl Talk<'_> {
         let quiet = sockets::round_trip(self.socket).unwrap_or(QUIET_LEAST).clamp(QUIET_LEAST, QUIET_MOST) * 2;
         let mut heard = Instant::now();
         while Instant::now() < deadline {
+            if self.is_silent_for_good() {
+                return false;
+            }
             let frames = self.answers().await;
             if !frames.is_empty() {
                 if !self.say_all(frames, deadline).await {
@@ -361,6 +400,7 @@ impl Talk<'_> {
                 Signal::Denied { denial, .. } => frames.extend(denial.answer()),
                 Signal::Undelivered(denial) if denial.stream <= denial.delivered => frames.extend(denial.answer()),
                 Signal::Hole(hole) => drop(self.fill(&hole).await),
+                Signal::Silenced(_) => self.inbox.push_back(signal),
                 _ => {}
             }
         }
@@ -406,7 +446,13 @@ impl Talk<'_> {
             match timeout(LOOK, self.signals.recv()).await {
                 Ok(Some(Signal::Injected)) => break true,
                 Ok(Some(Signal::InjectFailed) | None) => break false,
-                Ok(Some(signal)) => self.inbox.push_back(signal),
+                Ok(Some(signal)) => {
+                    let over = matches!(signal, Signal::Silenced(_));
+                    self.inbox.push_back(signal);
+                    if over {
+                        break false;
+                    }
+                }
                 // The event may have been lost; the registration says it too.
                 Err(_) => match self.core.shared.answered(self.cookie) {
                     Some(abi::PG_EV_INJECTED) => break true,

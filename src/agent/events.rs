@@ -139,6 +139,9 @@ pub struct Decision {
     /// The message's index in its stream, from 1; 0 is the header block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<u32>,
+    /// `SENT`: it is a message of the response.
+    #[serde(rename = "rpc.message.type", skip_serializing_if = "Option::is_none")]
+    pub message_type: Option<&'static str>,
 }
 
 /// Events that are not printed one by one.
@@ -256,6 +259,7 @@ pub fn decision(policy: &Policy, event: &abi::pg_event, path: Option<&str>, cgro
         cgroup: cgroup.to_owned(),
         stream: rpc.then_some(event.stream),
         message: rpc.then_some(event.message),
+        message_type: (rpc && event.response & abi::PG_RSP_JUDGED != 0).then_some("SENT"),
         ..Decision::default()
     }
 }
@@ -313,6 +317,7 @@ impl Record {
                 };
                 let at = match d.message {
                     Some(0) | None => "headers".to_owned(),
+                    Some(n) if d.message_type.is_some() => format!("response {n}"),
                     Some(n) => format!("message {n}"),
                 };
                 let status = d.status.map(names::status).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Segments that take the place of dropped ones.
+//! Segments that take the place of dropped ones, of clients and of servers.
 //!
 //! The kernel drops a segment with a denied frame and keeps a copy in which harmless frames stand in its place
 //! (bpf/mend.h). Sent as a segment of the same connection, the copy fills the hole, and the connection goes on. It goes
@@ -14,7 +14,8 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, getsockname, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, getpeername, getsockname, sendto,
+    socket,
 };
 
 use super::events;
@@ -24,10 +25,37 @@ const TCP: u8 = 6;
 const TTL: u8 = 64;
 /// Where sequence and acknowledgement number are in a TCP header.
 const NUMBERS: usize = 4;
+/// Where its flags are.
+const FLAGS: usize = 13;
+const FIN: u8 = 1;
+const RST: u8 = 4;
+const PSH: u8 = 8;
+const ACK: u8 = 16;
 /// Where the checksum is.
 const CHECKSUM: usize = 16;
 /// Network namespaces whose sockets are kept; past this many all are closed.
 const MAX_NAMESPACES: usize = 256;
+
+/// Whether a segment is a connection's last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// More come.
+    No,
+    /// It ends its side.
+    Fin,
+    /// It ends the connection. Its sequence number is the next that the client expects, so that it counts at once (RFC 5961, section 3).
+    Reset,
+}
+
+impl Last {
+    fn flags(self) -> u8 {
+        ACK | match self {
+            Last::No => PSH,
+            Last::Fin => PSH | FIN,
+            Last::Reset => RST,
+        }
+    }
+}
 
 /// Raw sockets in the network namespaces of servers.
 #[derive(Default)]
@@ -47,26 +75,49 @@ impl Senders {
         ts_recent: u32,
         payload: &[u8],
     ) -> io::Result<()> {
-        let about = &hole.about;
-        let (source, destination) = (events::address(about.remote), events::address(about.local));
-        let (source, destination) = match i32::from(about.family) {
-            libc::AF_INET6 => (source, destination),
-            _ => (source.to_canonical(), destination.to_canonical()),
-        };
-        let header = hole.tcp.get(..hole.header as usize).ok_or_else(|| io::Error::other("no TCP header"))?;
-        let mut header = header.to_vec();
+        let (server, client) = ends(&hole.about);
+        let mut header = header(hole)?;
         let numbers = header.get_mut(NUMBERS..NUMBERS + 8).ok_or_else(|| io::Error::other("short TCP header"))?;
         numbers.copy_from_slice(&[hole.seq.to_be_bytes(), acknowledged.to_be_bytes()].concat());
         renew(&mut header, ts_recent);
-        let packet = packet(source, destination, &header, payload)?;
-        // A link-local address needs its interface, which the socket knows; a raw socket wants no port.
-        let address: SockaddrStorage = getsockname(to.as_raw_fd())?;
-        let address = match (address.as_sockaddr_in6(), destination) {
+        let packet = packet(client, server, &header, payload)?;
+        let scope: SockaddrStorage = getsockname(to.as_raw_fd())?;
+        self.send_packet(to, &packet, server, &scope)
+    }
+
+    /// Sends bytes to a server's client as a segment of the server's, where its socket can say nothing more.
+    pub fn say(
+        &mut self,
+        from: &OwnedFd,
+        place: &abi::pg_hole_event,
+        seq: u32,
+        last: Last,
+        payload: &[u8],
+    ) -> io::Result<()> {
+        let (server, client) = ends(&place.about);
+        let mut header = header(place)?;
+        header.get_mut(NUMBERS..NUMBERS + 4).into_iter().for_each(|at| at.copy_from_slice(&seq.to_be_bytes()));
+        header.get_mut(FLAGS).into_iter().for_each(|flags| *flags = last.flags());
+        let packet = packet(server, client, &header, payload)?;
+        let scope: SockaddrStorage = getpeername(from.as_raw_fd())?;
+        self.send_packet(from, &packet, client, &scope)
+    }
+
+    /// Sends a packet in the network namespace of a socket. A link-local address needs its interface, which `scope` has; a
+    /// raw socket wants no port.
+    fn send_packet(
+        &mut self,
+        near: &OwnedFd,
+        packet: &[u8],
+        destination: IpAddr,
+        scope: &SockaddrStorage,
+    ) -> io::Result<()> {
+        let address = match (scope.as_sockaddr_in6(), destination) {
             (Some(v6), IpAddr::V6(ip)) => SockaddrStorage::from(std::net::SocketAddrV6::new(ip, 0, 0, v6.scope_id())),
             _ => SockaddrStorage::from(SocketAddr::new(destination, 0)),
         };
-        let sender = self.in_namespace_of(to, packet_is_v6(&packet))?;
-        match sendto(sender.as_raw_fd(), &packet, &address, MsgFlags::MSG_DONTWAIT)? {
+        let sender = self.in_namespace_of(near, packet_is_v6(packet))?;
+        match sendto(sender.as_raw_fd(), packet, &address, MsgFlags::MSG_DONTWAIT)? {
             sent if sent == packet.len() => Ok(()),
             _ => Err(io::Error::other("the segment was cut short")),
         }
@@ -83,6 +134,21 @@ impl Senders {
             std::collections::hash_map::Entry::Vacant(new) => new.insert(open_in(namespace, v6)?),
         })
     }
+}
+
+/// The addresses of a connection: the server's and the client's.
+fn ends(about: &abi::pg_event) -> (IpAddr, IpAddr) {
+    let (server, client) = (events::address(about.local), events::address(about.remote));
+    match i32::from(about.family) {
+        libc::AF_INET6 => (server, client),
+        _ => (server.to_canonical(), client.to_canonical()),
+    }
+}
+
+/// The TCP header of a dropped segment.
+fn header(dropped: &abi::pg_hole_event) -> io::Result<Vec<u8>> {
+    let header = dropped.tcp.get(..dropped.header as usize).ok_or_else(|| io::Error::other("no TCP header"))?;
+    Ok(header.to_vec())
 }
 
 /// Sets a timestamp that is older than TS.Recent to that (RFC 7323, section 3.2: kind 8, length 10, value, echo).

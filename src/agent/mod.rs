@@ -12,6 +12,7 @@ pub mod mend;
 pub mod output;
 pub mod reply;
 mod retry;
+pub mod silenced;
 pub mod sockets;
 pub mod sweep;
 pub mod tls;
@@ -33,6 +34,7 @@ use self::core::Core;
 use self::drain::Signal;
 use self::events::{Lost, Record};
 use self::reply::Denial;
+use self::silenced::Silenced;
 use self::sweep::Sweeper;
 use crate::abi;
 use crate::kernel::load;
@@ -80,6 +82,10 @@ impl Heard {
         match self {
             Self::Event(event) => handle(core, event),
             Self::Guard(event) => print_guard(core, event),
+            Self::Hole(hole) if hole.about.type_ == abi::PG_EV_SILENCED => {
+                let denial = answer(core, &hole.about);
+                core.attend(&hole.about, Signal::Silenced(Silenced { place: hole.clone(), denial }));
+            }
             Self::Tls(event) => tls::handle(core, event),
             Self::Hole(hole) => core.attend(&hole.about, Signal::Hole(hole.clone())),
         }
@@ -198,7 +204,9 @@ pub fn handle(core: &Rc<Core>, event: &abi::pg_event) {
             } else {
                 print(core, event);
             }
-            if event.verdict == abi::PG_V_DENY {
+            // that of a response is acted on when it is known what stood before it, which is heard next
+            let of_response = event.type_ == abi::PG_EV_DECISION && event.response & abi::PG_RSP_JUDGED != 0;
+            if event.verdict == abi::PG_V_DENY && !of_response {
                 let goes_on = event.mends == 1;
                 let signal = denial(core, event).map_or(Signal::Cut, |denial| Signal::Denied { denial, goes_on });
                 core.attend(event, signal);
@@ -217,10 +225,14 @@ fn denial(core: &Core, event: &abi::pg_event) -> Option<Denial> {
     if event.type_ != abi::PG_EV_DECISION || u32::from(event.role) != abi::PG_ROLE_SERVER || event.stream == 0 {
         return None;
     }
+    Some(answer(core, event))
+}
+
+fn answer(core: &Core, event: &abi::pg_event) -> Denial {
     let (status, message) = events::answer(&core.policy, event);
     let (stream, delivered, response) = (event.stream, event.delivered, event.response);
     let retry_ms = events::retry_ms(&core.policy, event);
-    Some(Denial { stream, delivered, response, status, message, retry_ms })
+    Denial { stream, delivered, response, status, message, retry_ms }
 }
 
 /// What the caller of a request is told that no rule denies, on a connection that ends for another's denial.

@@ -133,6 +133,14 @@ pub fn bytes_sent(socket: &OwnedFd) -> Option<u64> {
     option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_SENT)
 }
 
+/// How many bytes a segment of it may have.
+pub fn segment_size(socket: &OwnedFd) -> Option<u32> {
+    /// `tcpi_snd_mss` in struct tcp_info: 32 bits.
+    const SEGMENT: usize = 16;
+    let low = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, SEGMENT)?.to_ne_bytes();
+    Some(u32::from_ne_bytes(low.first_chunk().copied()?))
+}
+
 /// How many bytes the peer has acknowledged.
 pub fn bytes_acked(socket: &OwnedFd) -> Option<u64> {
     /// `tcpi_bytes_acked` in struct tcp_info.

@@ -3,9 +3,25 @@
 use super::doc::{Node, Value};
 use super::near;
 use super::read::{Reader, Table};
-use super::{Expected, Verdict};
+use super::{At, Expected, Verdict};
 use crate::names;
 use crate::policy::STATUS;
+
+/// `1`, or `"response 1"`.
+fn where_decided(value: &Value) -> Option<At> {
+    match value {
+        Value::Number(number) => {
+            let message = u32::try_from(number.as_u64()?).ok()?;
+            Some(At { response: false, message })
+        }
+        Value::Text(text) => {
+            let number = text.strip_prefix("response ").filter(|number| number.bytes().all(|b| b.is_ascii_digit()))?;
+            let message = number.parse().ok().filter(|number| *number > 0)?;
+            Some(At { response: true, message })
+        }
+        _ => None,
+    }
+}
 
 impl Reader<'_> {
     /// Reads the keys that speak of the outcome.
@@ -42,13 +58,14 @@ impl Reader<'_> {
         };
         let at = match table.get("at").map(|node| (node, &node.value)) {
             None => None,
-            Some((node, value)) => {
-                let number = if let Value::Number(number) = value { number.as_u64() } else { None };
-                match number.and_then(|number| u32::try_from(number).ok()) {
-                    Some(number) => Some(number),
-                    None => self.wrong(node, "`at` is the number of a message, or 0 for the header block", "")?,
-                }
-            }
+            Some((node, value)) => match where_decided(value) {
+                Some(at) => Some(at),
+                None => self.wrong(
+                    node,
+                    "`at` is the number of a message, or 0 for the header block",
+                    "of the response's messages write \"response 1\"",
+                )?,
+            },
         };
         let audited = match table.get("audited").map(|node| (node, &node.value)) {
             None => None,

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::wire::{self, STREAM};
-use super::{By, Call, Outcome, Verdict};
+use super::{At, By, Call, Outcome, Verdict};
 use crate::abi;
 use crate::agent::events;
 use crate::engine::{self, Buckets, Connection};
@@ -14,12 +14,18 @@ use crate::names;
 use crate::policy::{Policy, Tables};
 
 /// What the engine said of a call.
+#[derive(Default)]
 pub struct Run {
     /// Its events, in order.
     pub events: Vec<abi::pg_event>,
     /// The call's state when its header block, or a message, had come: that of the header block first. On the kernel, the last only.
     pub stages: Vec<abi::pg_stream>,
+    /// The response's, where rules read one: before its first message, and after each. On the kernel, the last only.
+    pub answers: Vec<abi::pg_stream>,
 }
+
+/// The id of the response's state.
+const ANSWER: u32 = STREAM | abi::PG_RESPONSE_HALF;
 
 /// The policy's tables, with which allowed calls make events too.
 fn loud(policy: &Policy) -> Tables {
@@ -44,6 +50,11 @@ fn moments<'c>(call: &'c Call, tables: &Tables) -> Vec<(&'c Call, u64)> {
     }
 }
 
+/// The parts of the response, if the call says one.
+fn answers(call: &Call) -> Vec<Vec<u8>> {
+    if call.response.is_empty() { Vec::new() } else { wire::answers(call) }
+}
+
 /// The engine on the host.
 pub struct Host {
     tables: Tables,
@@ -58,7 +69,7 @@ impl Host {
     /// Judges a call, after those that were made before it.
     pub fn run(&self, call: &Call) -> Run {
         let buckets = Buckets::new(&self.tables);
-        let mut run = Run { events: Vec::new(), stages: Vec::new() };
+        let mut run = Run::default();
         for (call, now) in moments(call, &self.tables) {
             run = self.once(call, now, &buckets);
         }
@@ -69,11 +80,19 @@ impl Host {
         let mut connection = Connection::new(&self.tables, call.peer.0, call.peer.1);
         connection.share(buckets);
         connection.set_time(now);
-        let mut run = Run { events: Vec::new(), stages: Vec::new() };
+        let mut run = Run::default();
         for part in wire::parts(call) {
             let outcome = connection.request(&part);
             run.events.extend(connection.events());
             run.stages.extend(connection.stream(STREAM));
+            if outcome != engine::Outcome::Pass {
+                return run;
+            }
+        }
+        for part in answers(call) {
+            let outcome = connection.response(&part);
+            run.events.extend(connection.events());
+            run.answers.extend(connection.stream(ANSWER));
             if outcome != engine::Outcome::Pass {
                 break;
             }
@@ -98,7 +117,7 @@ impl Kernel {
     /// Judges a call, after those that were made before it.
     pub fn run(&self, call: &Call) -> io::Result<Run> {
         self.replay.refill()?;
-        let mut run = Run { events: Vec::new(), stages: Vec::new() };
+        let mut run = Run::default();
         for (call, now) in moments(call, &self.tables) {
             run = self.once(call, now)?;
         }
@@ -106,23 +125,43 @@ impl Kernel {
     }
 
     fn once(&self, call: &Call, now: u64) -> io::Result<Run> {
-        const MOST: usize = 3000;
-        const LEAST: usize = 14;
-        let bytes = wire::parts(call).concat();
         self.replay.events()?;
-        let (mut rest, mut fresh) = (bytes.as_slice(), true);
-        while !rest.is_empty() {
-            // what is left must not be less than the kernel takes
-            let size = if rest.len() > MOST { MOST.min(rest.len() - LEAST) } else { rest.len() };
-            let (chunk, after) = rest.split_at(size);
-            if !self.replay.judge_at(call.peer, now, chunk, fresh, 1)?.0 {
-                break;
+        let mut fresh = true;
+        let mut passes = in_chunks(&wire::parts(call).concat(), |chunk| {
+            let verdict = self.replay.judge_at(call.peer, now, chunk, fresh, 1)?;
+            fresh = false;
+            Ok(verdict.0)
+        })?;
+        let state = |id| self.replay.stream(id).map(|stream| *stream).into_iter().collect();
+        let stages: Vec<abi::pg_stream> = state(STREAM);
+        let parts = answers(call);
+        if let (true, Some((trailers, parts))) = (passes, parts.split_last()) {
+            passes = in_chunks(&parts.concat(), |chunk| self.replay.judge_response(chunk))?;
+            let answers = state(ANSWER);
+            if passes {
+                self.replay.judge_response(trailers)?;
             }
-            (rest, fresh) = (after, false);
+            return Ok(Run { events: self.replay.events()?, stages, answers });
         }
-        let events = self.replay.events()?;
-        Ok(Run { events, stages: self.replay.stream(STREAM).map(|stream| *stream).into_iter().collect() })
+        Ok(Run { events: self.replay.events()?, stages, answers: Vec::new() })
     }
+}
+
+/// Hands bytes over as long as they pass, in pieces that the kernel takes. Says whether all did.
+fn in_chunks(bytes: &[u8], mut judge: impl FnMut(&[u8]) -> io::Result<bool>) -> io::Result<bool> {
+    const MOST: usize = 3000;
+    const LEAST: usize = 14;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        // what is left must not be less than the kernel takes
+        let size = if rest.len() > MOST { MOST.min(rest.len() - LEAST) } else { rest.len() };
+        let (chunk, after) = rest.split_at(size);
+        if !judge(chunk)? {
+            return Ok(false);
+        }
+        rest = after;
+    }
+    Ok(true)
 }
 
 /// What the events say of the call.
@@ -133,7 +172,7 @@ pub fn outcome(policy: &Policy, run: &Run) -> Outcome {
         status: None,
         status_message: None,
         retry_ms: None,
-        at: 0,
+        at: At::default(),
         connection: false,
         audited: Vec::new(),
     };
@@ -153,7 +192,7 @@ pub fn outcome(policy: &Policy, run: &Run) -> Outcome {
     }
     if let Some(event) = allowed {
         out.by = by(policy, event);
-        out.at = event.message;
+        out.at = at(event);
         out.connection = event.type_ == abi::PG_EV_CONNECTION;
     }
     // a call that was admitted on its header block makes events about its messages: they do not say by which rule
@@ -174,10 +213,14 @@ fn decided(policy: &Policy, event: &abi::pg_event, out: Outcome) -> Outcome {
         status: (!connection).then(|| names::status(status)),
         status_message: (!connection).then_some(message),
         retry_ms: events::retry_ms(policy, event),
-        at: event.message,
+        at: at(event),
         connection,
         ..out
     }
+}
+
+fn at(event: &abi::pg_event) -> At {
+    At { response: event.response & abi::PG_RSP_JUDGED != 0, message: event.message }
 }
 
 fn by(policy: &Policy, event: &abi::pg_event) -> By {

@@ -36,6 +36,8 @@ pub struct Call {
     pub messages: Vec<Message>,
     /// They are marked as compressed.
     pub compressed: bool,
+    /// The response's messages, if something is to be said of them.
+    pub response: Vec<Message>,
     /// Calls that were made before it, each in its turn.
     pub before: Vec<Call>,
     /// How often it is made; the last time is the one that is judged.
@@ -59,7 +61,7 @@ impl Default for Repeated {
     }
 }
 
-/// A request message.
+/// A message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// As it is sent.
@@ -94,8 +96,8 @@ pub struct Expected {
     pub status: Option<String>,
     /// The message of that status.
     pub status_message: Option<String>,
-    /// Where it is decided: 0 is the header block, n the n-th message.
-    pub at: Option<u32>,
+    /// Where it is decided.
+    pub at: Option<At>,
     /// The audit rules that would have denied it, in order.
     pub audited: Option<Vec<String>>,
 }
@@ -119,6 +121,22 @@ impl Verdict {
             Verdict::Deny => "deny",
             Verdict::AuditDeny => "audit-deny",
         }
+    }
+}
+
+/// Where a call is decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct At {
+    /// It is a message of the response.
+    pub response: bool,
+    /// 0 is the header block, n the n-th message.
+    pub message: u32,
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let side = if self.response { "response " } else { "" };
+        write!(f, "{side}{}", self.message)
     }
 }
 
@@ -153,8 +171,8 @@ pub struct Outcome {
     pub status_message: Option<String>,
     /// Of a limit's denial: after how many milliseconds a call may find a token.
     pub retry_ms: Option<u32>,
-    /// Where it was decided: 0 is the header block, n the n-th message.
-    pub at: u32,
+    /// Where it was decided.
+    pub at: At,
     /// Whether it was the connection that was decided, and not the call.
     pub connection: bool,
     /// The audit rules that would have denied it, in order.

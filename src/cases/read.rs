@@ -15,8 +15,20 @@ pub const BYTES: u64 = 4 << 20;
 /// Where a call comes from that does not say it.
 const PEER: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50000);
 
-const CALL: [&str; 11] =
-    ["method", "metadata", "peer", "message", "messages", "raw", "compressed", "before", "calls", "every", "wait"];
+const CALL: [&str; 12] = [
+    "method",
+    "metadata",
+    "peer",
+    "message",
+    "messages",
+    "raw",
+    "compressed",
+    "response",
+    "before",
+    "calls",
+    "every",
+    "wait",
+];
 const EXPECTED: [&str; 7] = ["verdict", "rule", "cause", "status", "status_message", "at", "audited"];
 
 /// The cases of a file.
@@ -274,6 +286,7 @@ impl Reader<'_> {
             Some((node, _)) => self.wrong(node, "`compressed` is true or false", "")?,
         };
         let messages = self.messages(table, method, &path);
+        let response = self.response(table, method, &path);
         let (repeated, before) = (self.repeated(table), self.before(table));
         let (ip, port) = peer?;
         let ip = match ip {
@@ -281,8 +294,8 @@ impl Reader<'_> {
             IpAddr::V6(ip) => ip,
         };
         let (metadata, messages, peer) = (metadata?, messages?, (ip, port));
-        let (before, repeated) = (before?, repeated?);
-        Some(Call { method: path, metadata, peer, messages, compressed, before, repeated })
+        let (before, repeated, response) = (before?, repeated?, response?);
+        Some(Call { method: path, metadata, peer, messages, compressed, response, before, repeated })
     }
 
     fn metadata(&mut self, node: &Node) -> Option<Vec<(String, String)>> {
@@ -362,6 +375,24 @@ impl Reader<'_> {
                 &format!("no proto of the policy describes `{path}`, and the call has a message"),
                 help,
             );
+        };
+        self.each(nodes, |node| message::encode(node, &described))
+    }
+
+    /// The response: a message, or a list of them; none if nothing is said of it.
+    fn response(&mut self, table: &Table<'_>, method: &Node, path: &str) -> Option<Vec<Message>> {
+        let Some(node) = table.get("response") else { return Some(Vec::new()) };
+        let Some(described) = self.study.method(path).map(prost_reflect::MethodDescriptor::output) else {
+            let help = "add its file to the policy's `proto`";
+            return self.wrong(
+                method,
+                &format!("no proto of the policy describes `{path}`, and the call has a response"),
+                help,
+            );
+        };
+        let nodes = match &node.value {
+            Value::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(node),
         };
         self.each(nodes, |node| message::encode(node, &described))
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{By, Case, Outcome, Verdict};
+use super::{At, By, Case, Outcome, Verdict};
 
 /// One thing that is not as a case says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +85,10 @@ impl fmt::Display for Outcome {
         }
         match (self.connection, self.at) {
             (true, _) => f.write_str(", with its whole connection")?,
-            (false, 0) => f.write_str(", when its headers end")?,
-            (false, at) => write!(f, ", on message {at}")?,
+            (false, At { message: 0, .. }) => f.write_str(", when its headers end")?,
+            (false, At { response, message }) => {
+                write!(f, ", on {}message {message}", if response { "response " } else { "" })?;
+            }
         }
         match (&self.status, &self.status_message) {
             (Some(status), Some(message)) => write!(f, "\n{status}: {message}")?,

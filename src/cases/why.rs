@@ -6,7 +6,7 @@ use std::ops::Range;
 use prost_reflect::DynamicMessage;
 
 use super::judge::{self, Matcher, Run};
-use super::{By, Call, Outcome, Verdict, read, shown};
+use super::{At, By, Call, Outcome, Verdict, read, shown};
 use crate::abi;
 use crate::policy::trace::{Input, Predicate, Said};
 use crate::policy::{Action, Errors, Study};
@@ -23,7 +23,7 @@ pub fn explain(study: &Study, origin: &str, call: &Call, run: &Run) -> Result<St
     if !outcome.audited.is_empty() {
         let _ = writeln!(why.out, "audit rules that would deny it: {}", outcome.audited.join(", "));
     }
-    let undecided_headers = matches!(outcome.by, By::Cause { .. }) && outcome.at == 0;
+    let undecided_headers = matches!(outcome.by, By::Cause { .. }) && outcome.at.message == 0;
     if let (Some(stage), false) = (run.stages.first(), undecided_headers) {
         why.method(stage.method as usize, run)?;
     }
@@ -73,6 +73,10 @@ impl Why<'_> {
         if call.messages.is_empty() {
             self.out.push_str("  no message\n");
         }
+        for (i, message) in call.response.iter().enumerate() {
+            let size = message.bytes.len();
+            let _ = writeln!(self.out, "  response {} {} ({size} bytes)", i + 1, shown::cut(&message.text));
+        }
     }
 
     fn method(&mut self, method: usize, run: &Run) -> Result<(), Errors> {
@@ -81,6 +85,10 @@ impl Why<'_> {
         let on_headers = self.rules(entry.header_test..entry.header_test + entry.header_tests);
         let limits = self.rules(entry.limit_test..entry.limit_test + entry.limit_tests);
         let on_messages = self.rules(entry.message_test..entry.message_test + entry.message_tests);
+        let answering = entry.response as usize;
+        let on_answers = tables.methods.get(answering).filter(|_| answering != 0);
+        let on_answers = on_answers.map_or(0..0, |it| it.message_test..it.message_test + it.message_tests);
+        let on_answers = self.rules(on_answers);
         self.out.push_str("\nwhen its headers end\n");
         if on_headers.is_empty() {
             self.out.push_str("  no rule decides here\n");
@@ -102,7 +110,7 @@ impl Why<'_> {
                 self.out.push_str("  it is not read: a switch of the policy lets it pass\n");
                 continue;
             }
-            if matches!(self.outcome.by, By::Cause { .. }) && self.outcome.at == number {
+            if self.is_undecided(At { response: false, message: number }) {
                 self.out.push_str("  no rule decides: it cannot be read\n");
                 break;
             }
@@ -110,8 +118,34 @@ impl Why<'_> {
             let decoded = descriptor.and_then(|it| DynamicMessage::decode(it, message.bytes.as_slice()).ok());
             self.stage(&on_messages, method, &after.bits, decoded.as_ref())?;
         }
-        self.end(&[on_headers, limits, on_messages].concat());
+        self.answers(&on_answers, answering, run)?;
+        self.end(&[on_headers, limits, on_messages, on_answers].concat());
         Ok(())
+    }
+
+    /// The response's messages, as far as they came.
+    fn answers(&mut self, rules: &[(usize, Range<u32>)], method: usize, run: &Run) -> Result<(), Errors> {
+        let (before, after) = (run.answers.iter(), run.answers.iter().skip(1));
+        for ((i, message), (before, after)) in self.call.response.iter().enumerate().zip(before.zip(after)) {
+            let number = u32::try_from(i + 1).unwrap_or(u32::MAX);
+            let _ = writeln!(self.out, "\non response message {number}");
+            if before.request & abi::PG_REQ_UNREAD != 0 || rules.is_empty() {
+                self.out.push_str("  it is not read: no rule reads it\n");
+                break;
+            }
+            if self.is_undecided(At { response: true, message: number }) {
+                self.out.push_str("  no rule decides: it cannot be read\n");
+                break;
+            }
+            let descriptor = self.study.method(&self.call.method).map(prost_reflect::MethodDescriptor::output);
+            let decoded = descriptor.and_then(|it| DynamicMessage::decode(it, message.bytes.as_slice()).ok());
+            self.stage(rules, method, &after.bits, decoded.as_ref())?;
+        }
+        Ok(())
+    }
+
+    fn is_undecided(&self, at: At) -> bool {
+        matches!(self.outcome.by, By::Cause { .. }) && self.outcome.at == at
     }
 
     /// The rules of a run of tests, each with its own run, in the order in which the engine looks at them.

@@ -1,6 +1,6 @@
-//! A call as the bytes of a client: HTTP/2 without any table or code that a policy does not see anyway.
+//! A call as the bytes of a client, and of its server: HTTP/2 without any table or code that a policy does not see anyway.
 
-use super::Call;
+use super::{Call, Message};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -9,6 +9,8 @@ const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+/// `:status: 200` in HPACK's static table.
+const STATUS_200: u8 = 0x80 | 8;
 /// The largest frame that every server takes.
 const FRAME: usize = 16384;
 
@@ -28,23 +30,45 @@ pub fn parts(call: &Call) -> Vec<Vec<u8>> {
     }
     let mut parts = vec![first];
     let last = call.messages.len();
-    for (i, message) in call.messages.iter().enumerate() {
-        let length = u32::try_from(message.bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
-        let body = [&[u8::from(call.compressed)], &length[..], &message.bytes].concat();
-        let mut part = Vec::new();
-        let mut pieces = body.chunks(FRAME).peekable();
-        while let Some(piece) = pieces.next() {
-            let ends = i + 1 == last && pieces.peek().is_none();
-            frame(&mut part, DATA, if ends { END_STREAM } else { 0 }, STREAM, piece);
-        }
-        parts.push(part);
-    }
+    parts.extend(call.messages.iter().enumerate().map(|(i, it)| data(it, call.compressed, i + 1 == last)));
     if call.messages.is_empty() {
         let mut end = Vec::new();
         frame(&mut end, DATA, END_STREAM, STREAM, &[]);
         parts.push(end);
     }
     parts
+}
+
+/// The bytes of its response: up to the end of the header block, then a part for each message, then the trailers.
+pub fn answers(call: &Call) -> Vec<Vec<u8>> {
+    let mut first = Vec::new();
+    frame(&mut first, SETTINGS, 0, 0, &[]);
+    let mut block = vec![STATUS_200, 0];
+    string(&mut block, "content-type");
+    string(&mut block, "application/grpc");
+    frame(&mut first, HEADERS, END_HEADERS, STREAM, &block);
+    let mut parts = vec![first];
+    parts.extend(call.response.iter().map(|message| data(message, false, false)));
+    let mut block = vec![0];
+    string(&mut block, "grpc-status");
+    string(&mut block, "0");
+    let mut trailers = Vec::new();
+    frame(&mut trailers, HEADERS, END_HEADERS | END_STREAM, STREAM, &block);
+    parts.push(trailers);
+    parts
+}
+
+/// A message in DATA frames; the last may end the stream.
+fn data(message: &Message, compressed: bool, ends: bool) -> Vec<u8> {
+    let length = u32::try_from(message.bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let body = [&[u8::from(compressed)], &length[..], &message.bytes].concat();
+    let mut part = Vec::new();
+    let mut pieces = body.chunks(FRAME).peekable();
+    while let Some(piece) = pieces.next() {
+        let end = if ends && pieces.peek().is_none() { END_STREAM } else { 0 };
+        frame(&mut part, DATA, end, STREAM, piece);
+    }
+    part
 }
 
 /// RFC 9113, section 4.1.
@@ -102,7 +126,6 @@ fn string(out: &mut Vec<u8>, text: &str) {
 mod tests {
     use std::net::Ipv6Addr;
 
-    use super::super::Message;
     use super::*;
 
     #[test]
@@ -113,7 +136,16 @@ mod tests {
         let messages = vec![message(0), message(20_000)];
         let peer = (Ipv6Addr::LOCALHOST, 1);
         let (before, repeated) = Default::default();
-        let call = Call { method: "/a.B/C".into(), metadata, peer, messages, compressed: false, before, repeated };
+        let call = Call {
+            method: "/a.B/C".into(),
+            metadata,
+            peer,
+            messages,
+            compressed: false,
+            response: Vec::new(),
+            before,
+            repeated,
+        };
         let mut bytes = parts(&call).concat();
         let mut rest = bytes.split_off(PREFACE.len());
         let (mut block, mut data, mut ends) = (Vec::<u8>::new(), Vec::<u8>::new(), 0);

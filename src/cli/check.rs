@@ -76,7 +76,7 @@ pub fn report(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "\nwarning: {warning}")?;
     }
     let costs = &policy.costs;
-    writeln!(out, "\nmethods      {}", policy.methods.len() - 1)?;
+    writeln!(out, "\nmethods      {}", policy.methods.iter().skip(1).filter(|method| !method.response).count())?;
     writeln!(
         out,
         "predicates   {} on headers, {} on a message at most",
@@ -90,7 +90,11 @@ pub fn report(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn write_rule(rule: &RuleInfo, out: &mut dyn Write) -> io::Result<()> {
-    let decided = if rule.cost.per_message { "on each request message" } else { "when the headers end" };
+    let decided = match (rule.cost.per_message, rule.cost.on_response) {
+        (true, true) => "on each response message",
+        (true, false) => "on each request message",
+        (false, _) => "when the headers end",
+    };
     let audit = if rule.audit { ", audit only" } else { "" };
     writeln!(out, "\n{} {}: decided {decided}{audit}", action(rule.action), rule.name)?;
     writeln!(out, "  methods    {}", rule.methods.join(", "))?;

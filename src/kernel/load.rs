@@ -86,6 +86,8 @@ impl Loaded {
 
 /// What stands for a socket cookie there: `PG_REPLAY_COOKIE` of bpf/hooks/replay.h.
 const REPLAY_COOKIE: u64 = 1;
+/// The mark that says that bytes are the server's: `PG_REPLAY_SERVER`.
+const REPLAY_SERVER: u32 = 2;
 
 /// The engine in the kernel, over bytes that are no connection's.
 #[derive(Debug)]
@@ -124,6 +126,11 @@ impl Replay {
         control[4] = u32::from(peer.1);
         super::sys::test_run(self.program.as_fd(), bytes, u32::from(fresh), control, time, repeat)
             .map(|(value, ns)| (value == 1, ns))
+    }
+
+    /// Judges the next bytes of the server: whether they may pass. At least 14 bytes, at most 3,000.
+    pub fn judge_response(&self, bytes: &[u8]) -> io::Result<bool> {
+        super::sys::test_run(self.program.as_fd(), bytes, REPLAY_SERVER, [0; 5], 0, 1).map(|(value, _)| value == 1)
     }
 
     /// Makes all token buckets full.

@@ -1,4 +1,4 @@
-//! Stage 3, conditions to formulas: types a parsed `when` against a request message.
+//! Stage 3, conditions to formulas: types a parsed `when` against a message.
 
 use std::cell::RefCell;
 
@@ -13,10 +13,10 @@ use super::predicate::{Formula, Ranges, Test, Text};
 use super::re2;
 use super::resolve::Block;
 
-/// A place in a request: field numbers, and their names as they are shown; a map's keys and values have none.
+/// A place in a message: field numbers, and their names as they are shown; a map's keys and values have none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct At {
-    /// 0: below `request`; else below the variable of the so many-th macro around.
+    /// 0: below `request` or `response`; else below the variable of the so many-th macro around.
     pub scope: usize,
     pub path: Vec<u32>,
     pub labels: Vec<String>,
@@ -69,12 +69,33 @@ pub enum Leaf {
 /// A leaf or a formula of them.
 pub type Typed = Result<Formula<Leaf>, Fault>;
 
-/// Types one condition against one request message.
+/// Which of an RPC's messages a rule reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    Request,
+    Response,
+}
+
+impl Side {
+    pub const BOTH: [Side; 2] = [Side::Request, Side::Response];
+
+    /// The variable that stands for the message.
+    pub fn variable(self) -> &'static str {
+        match self {
+            Side::Request => "request",
+            Side::Response => "response",
+        }
+    }
+}
+
+/// Types one condition against one message.
 pub struct Typer<'a> {
     pub condition: &'a Condition,
-    pub request: Option<&'a MessageDescriptor>,
+    pub message: Option<&'a MessageDescriptor>,
+    /// Which message that is.
+    pub side: Side,
     pub pool: &'a DescriptorPool,
-    /// What the request is called: `request`, or in a constraint `this`.
+    /// What it is called: `request`, `response`, or in a constraint `this`.
     pub root: &'a str,
     /// The variables of the macros around, the innermost last.
     pub vars: RefCell<Vec<Var>>,

@@ -8,7 +8,7 @@ use cel::parser::Parser;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 use toml::Spanned;
 
-use super::cel::{Typed, Typer};
+use super::cel::{Side, Typed, Typer};
 use super::err::Fault;
 
 /// A parsed `when`.
@@ -136,9 +136,20 @@ impl Condition {
         }
     }
 
-    /// Types the condition; `request` is the message that `request` is.
-    pub fn formula(&self, request: Option<&MessageDescriptor>, pool: &DescriptorPool) -> Typed {
-        Typer { condition: self, request, pool, root: "request", vars: RefCell::default() }.formula(&self.expr)
+    /// Types the condition; `message` is what `request` or `response` is.
+    pub fn formula(&self, side: Side, message: Option<&MessageDescriptor>, pool: &DescriptorPool) -> Typed {
+        let root = side.variable();
+        Typer { condition: self, message, side, pool, root, vars: RefCell::default() }.formula(&self.expr)
+    }
+
+    /// Which message it reads, if one. It cannot read both: a rule is decided when its message ends.
+    pub fn side(&self) -> Result<Option<Side>, Fault> {
+        let mut sides = Side::BOTH.into_iter().filter(|side| self.reads(side.variable()));
+        match (sides.next(), sides.next()) {
+            (Some(_), Some(_)) => Err(Fault::at(self.span(), "the condition reads `request` and `response`")
+                .help("a request is decided before there is a response: write a rule for each")),
+            (side, _) => Ok(side),
+        }
     }
 
     fn extent(&self, expr: &IdedExpr) -> (usize, usize) {

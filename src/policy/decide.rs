@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::Action;
 use super::automata;
-use super::cel::Leaf;
+use super::cel::{Leaf, Side};
 use super::predicate::{Formula, Number, Ranges, Test, Text};
 use super::resolve::Block;
 use super::show::Names;
@@ -76,9 +76,9 @@ impl Decision {
         Decision { clauses: vec![Clause::new()], names: Names::default() }
     }
 
-    /// Normalises a rule's formula.
-    pub fn new(formula: &Formula<Leaf>, action: Action) -> Result<Decision, Useless> {
-        let mut names = Names::default();
+    /// Normalises a rule's formula over the messages of a side.
+    pub fn new(formula: &Formula<Leaf>, action: Action, side: Side) -> Result<Decision, Useless> {
+        let mut names = Names::new(side);
         names.collect(formula);
         let clauses = satisfiable(clauses(formula, action, true)?);
         if clauses.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prost_reflect::{MessageDescriptor, MethodDescriptor};
 
+use super::cel::Side;
 use super::decide::Bit;
 use super::err::Warning;
 use super::file::File;
@@ -118,31 +119,41 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
         message_predicates: 0,
     };
 
-    let mut infos = vec![MethodInfo { path: None, exact: false }];
+    let mut infos = vec![MethodInfo { path: None, exact: false, response: false }];
     let mut methods = vec![builder.method(&cover.rules("", false), None)?];
+    let mut responses = Vec::new();
     let mut paths: BTreeMap<Vec<u8>, Ends> = BTreeMap::new();
     let prefixes: BTreeSet<&str> = cover.prefix.keys().copied().filter(|prefix| !prefix.is_empty()).collect();
     for prefix in prefixes {
         paths.entry(prefix.as_bytes().to_vec()).or_default().prefix = index(methods.len()) + 1;
-        infos.push(MethodInfo { path: Some(format!("{prefix}*")), exact: false });
+        infos.push(MethodInfo { path: Some(format!("{prefix}*")), exact: false, response: false });
         methods.push(builder.method(&cover.rules(prefix, false), None)?);
     }
     let named: BTreeSet<&str> = cover.exact.keys().copied().collect();
     let described = protos.methods.iter().map(|(path, _)| path.as_str()).filter(|path| !named.contains(path));
     for path in named.iter().copied().chain(described) {
-        if methods.len() >= abi::PG_MAX_METHODS as usize {
+        if methods.len() + responses.len() >= abi::PG_MAX_METHODS as usize {
             let most = abi::PG_MAX_METHODS;
             return Err(Refusal::whole(format!("rules and protos name more than {most} methods (limit METHODS)")));
         }
         paths.entry(path.as_bytes().to_vec()).or_default().exact = index(methods.len()) + 1;
-        infos.push(MethodInfo { path: Some(path.to_owned()), exact: true });
-        methods.push(builder.method(&cover.rules(path, true), protos.method(path))?);
+        infos.push(MethodInfo { path: Some(path.to_owned()), exact: true, response: false });
+        let (covering, described) = (cover.rules(path, true), protos.method(path));
+        responses.extend(builder.response(&covering, described)?.map(|row| (methods.len(), row)));
+        methods.push(builder.method(&covering, described)?);
+    }
+    let reads_responses = !responses.is_empty();
+    for (of, row) in responses {
+        let own = index(methods.len());
+        infos.extend(infos.get(of).cloned().map(|info| MethodInfo { response: true, ..info }));
+        methods.extend([row]);
+        methods.get_mut(of).into_iter().for_each(|method| method.response = own);
     }
     warn_unknown(file, &cover, rules, protos, warnings);
 
     let Builder { mut tables, header, message_predicates, layouts, .. } = builder;
     let path_root = tables.tries.add(&paths);
-    let config = config(file, &header, path_root);
+    let config = abi::pg_config { responses: u32::from(reads_responses), ..config(file, &header, path_root) };
     let mut limit = 0..;
     let entries = file.rules.iter().map(|rule| abi::pg_rule {
         action: rule.action.abi(),
@@ -158,19 +169,45 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
 }
 
 impl Builder<'_> {
-    /// Deny rules first, then allow rules, each in file order.
-    fn ordered(&self, rules: &[usize], per_message: bool) -> Vec<usize> {
+    /// Deny rules first, then allow rules, each in file order; of those that read this message, or none.
+    fn ordered(&self, rules: &[usize], side: Option<Side>) -> Vec<usize> {
         let of = |action| {
-            rules.iter().copied().filter(move |i| {
-                self.rules.get(*i).is_some_and(|rule| rule.action == action && rule.is_per_message() == per_message)
-            })
+            rules
+                .iter()
+                .copied()
+                .filter(move |i| self.rules.get(*i).is_some_and(|rule| rule.action == action && rule.side() == side))
         };
         of(Action::Deny).chain(of(Action::Allow)).collect()
     }
 
+    /// The entry for a method's responses, if rules read them.
+    fn response(
+        &mut self,
+        covering: &[usize],
+        described: Option<&MethodDescriptor>,
+    ) -> Result<Option<abi::pg_method>, Refusal> {
+        let rules = self.ordered(covering, Some(Side::Response));
+        let Some(message) = described.map(MethodDescriptor::output).filter(|_| !rules.is_empty()) else {
+            return Ok(None);
+        };
+        let part = self.on_message(&message, rules)?;
+        if part.count > abi::PG_MAX_CLAUSE_TESTS {
+            return Err(too_many_tests());
+        }
+        Ok(Some(abi::pg_method {
+            flags: abi::PG_METHOD_MESSAGES,
+            message_test: part.first,
+            message_tests: part.count,
+            plan: part.plan,
+            init: part.init,
+            ..Default::default()
+        }))
+    }
+
     fn method(&mut self, covering: &[usize], described: Option<&MethodDescriptor>) -> Result<abi::pg_method, Refusal> {
-        let on_header = self.ordered(covering, false);
-        let mut on_message = self.ordered(covering, true);
+        let on_header = self.ordered(covering, None);
+        let mut on_message = self.ordered(covering, Some(Side::Request));
+        let reads_response = !self.ordered(covering, Some(Side::Response)).is_empty();
         if let Some(request) = described.map(MethodDescriptor::input) {
             // a constraint is of one message
             on_message.retain(|i| self.rules.get(*i).is_some_and(|rule| rule.on(request.full_name()).is_some()));
@@ -199,17 +236,14 @@ impl Builder<'_> {
                 (method.plan, method.init) = (part.plan, part.init);
             }
             Some(_) => {}
-            None if !on_message.is_empty() => method.flags |= abi::PG_METHOD_UNKNOWN,
+            None if !on_message.is_empty() || reads_response => method.flags |= abi::PG_METHOD_UNKNOWN,
             None => {}
         }
         if self.is_refused(covering) {
             method.flags |= abi::PG_METHOD_REFUSED;
         }
         if method.header_tests + method.message_tests + method.limit_tests > abi::PG_MAX_CLAUSE_TESTS {
-            let most = abi::PG_MAX_CLAUSE_TESTS;
-            return Err(Refusal::whole(format!(
-                "the rules of one method need more than {most} tests (limit CLAUSE_TESTS): name methods in their rules"
-            )));
+            return Err(too_many_tests());
         }
         Ok(method)
     }
@@ -271,7 +305,14 @@ impl Builder<'_> {
     }
 }
 
-/// Health checks and reflection stop working where a request rule covers them and no proto describes them.
+fn too_many_tests() -> Refusal {
+    let most = abi::PG_MAX_CLAUSE_TESTS;
+    Refusal::whole(format!(
+        "the rules of one method need more than {most} tests (limit CLAUSE_TESTS): name methods in their rules"
+    ))
+}
+
+/// Health checks and reflection stop working where a rule on messages covers them and no proto describes them.
 fn warn_unknown(file: &File, cover: &Cover<'_>, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Warning>) {
     if file.allowed_causes.contains(&abi::PG_CAUSE_UNKNOWN_METHOD) {
         return;
@@ -282,8 +323,8 @@ fn warn_unknown(file: &File, cover: &Cover<'_>, rules: &[Rule], protos: &Protos,
     ];
     for (path, what) in services {
         let covering = cover.rules(path, true);
-        let rule = covering.iter().find(|i| rules.get(**i).is_some_and(Rule::is_per_message));
-        if let (Some(rule), None) = (rule, protos.request(path)) {
+        let rule = covering.iter().find(|i| rules.get(**i).is_some_and(|rule| rule.side().is_some()));
+        if let (Some(rule), None) = (rule, protos.method(path)) {
             warnings.push(Warning {
                 rule: file.rules.get(*rule).map(|rule| rule.name.get_ref().clone()),
                 message: format!("it covers {what}, which no proto describes: denied as unknown_method"),
@@ -308,7 +349,9 @@ fn config(file: &File, header: &Header, path_root: u32) -> abi::pg_config {
         port_bound: header.port.0,
         port_bounds: header.port.1,
         peer_init: 0,
+        responses: 0,
         tls: 0,
+        reserved: 0,
         cause: [0; 16],
         fixed: header.fixed,
         ports: [0; 1024],

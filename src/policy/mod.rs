@@ -174,8 +174,10 @@ pub struct RuleInfo {
 /// What one rule costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RuleCost {
-    /// Whether it is decided on each request message, not on the header block.
+    /// Whether it is decided on each message, not on the header block.
     pub per_message: bool,
+    /// Whether these are the response's.
+    pub on_response: bool,
     /// Predicate results that it looks at.
     pub predicates: usize,
     /// Conjunctions in its normal form.
@@ -212,6 +214,8 @@ pub struct MethodInfo {
     pub path: Option<String>,
     /// Whether it is one method.
     pub exact: bool,
+    /// Whether it is the second entry of a method, for its responses.
+    pub response: bool,
 }
 
 /// Reads and compiles a policy.

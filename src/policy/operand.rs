@@ -315,7 +315,6 @@ impl Typer<'_> {
                 Err(self.fault(expr, format!("`{root}` is a message, not a value")).help("name one of its fields"))
             }
             (root, names) if root == self.root => self.below(expr, None, names),
-            ("response", _) => Err(self.fault(expr, "`response` is not supported yet").help("decide on the request")),
             ("metadata", []) => Ok(Operand::MetadataMap),
             ("metadata", [(key, _), ..]) => Err(self
                 .fault(expr, "metadata has no fields")
@@ -343,16 +342,17 @@ impl Typer<'_> {
             fault.help("time is not an input: a verdict depends on the call alone")
         } else {
             fault.help(
-                "the variables are request, metadata, peer.ip and peer.port; enum values are `package.Enum.VALUE`",
+                "the variables are request, response, metadata, peer.ip and peer.port; enum values are `package.Enum.VALUE`",
             )
         })
     }
 
-    /// A field below the request, or below a field whose names these are.
+    /// A field below the message, or below a field whose names these are.
     fn below(&self, expr: &IdedExpr, start: Option<Field>, names: &[(&str, &IdedExpr)]) -> Result<Operand, Fault> {
         let mut at = At::default();
-        let (mut guards, mut shown, mut found, mut element) = (Vec::new(), "request".to_owned(), None, false);
-        let mut message = self.request.cloned();
+        let variable = self.side.variable();
+        let (mut guards, mut shown, mut found, mut element) = (Vec::new(), variable.to_owned(), None, false);
+        let mut message = self.message.cloned();
         if let Some(start) = start {
             if names.is_empty() {
                 let is_list = !start.element && (start.descriptor.is_list() || start.descriptor.is_map());
@@ -365,7 +365,7 @@ impl Typer<'_> {
             (at, guards, shown, element) = (start.at, start.guards, start.name, start.element);
             found = Some(start.descriptor);
         } else if message.is_none() {
-            return Err(self.fault(expr, "the type of `request` is not known here"));
+            return Err(self.fault(expr, format!("the type of `{variable}` is not known here")));
         }
         for (name, place) in names {
             if let (Some(list), false) = (&found, element)
@@ -398,7 +398,7 @@ impl Typer<'_> {
             };
             (found, element) = (Some(field), false);
         }
-        let Some(descriptor) = found else { return Err(self.fault(expr, "`request` is a message")) };
+        let Some(descriptor) = found else { return Err(self.fault(expr, format!("`{variable}` is a message"))) };
         let is_list = descriptor.is_list() || descriptor.is_map();
         let field = Field { at, guards, wrapper: None, name: shown, descriptor, element };
         Ok(if is_list { Operand::List(field) } else { Operand::Field(field.unwrapped()) })

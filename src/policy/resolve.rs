@@ -9,6 +9,7 @@ use prost_reflect::prost_types::FileDescriptorSet;
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 use toml::Spanned;
 
+use super::cel::Side;
 use super::editions::{self, Closed};
 use super::err::Fault;
 use super::file::File;
@@ -35,15 +36,23 @@ impl Protos {
         self.methods.get(*self.by_path.get(path)?).map(|(_, method)| method)
     }
 
-    /// The request of a method.
-    pub fn request(&self, path: &str) -> Option<MessageDescriptor> {
-        self.method(path).map(MethodDescriptor::input)
+    /// The request or response of a method.
+    pub fn message(&self, path: &str, side: Side) -> Option<MessageDescriptor> {
+        self.method(path).map(|method| message(method, side))
     }
 
     /// The methods whose path begins so.
     pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a (String, MethodDescriptor)> {
         let start = self.methods.partition_point(|(path, _)| path.as_str() < prefix);
         self.methods.iter().skip(start).take_while(move |(path, _)| path.starts_with(prefix))
+    }
+}
+
+/// The request or response of a method.
+pub fn message(method: &MethodDescriptor, side: Side) -> MessageDescriptor {
+    match side {
+        Side::Request => method.input(),
+        Side::Response => method.output(),
     }
 }
 

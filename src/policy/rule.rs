@@ -6,7 +6,7 @@ use std::ops::Range;
 use prost_reflect::MessageDescriptor;
 use toml::Spanned;
 
-use super::cel::Leaf;
+use super::cel::{Leaf, Side};
 use super::condition::Condition;
 use super::decide::{Bit, Decision, Useless};
 use super::err::{Fault, Warning};
@@ -15,7 +15,7 @@ use super::plan::Size;
 use super::predicate::Formula;
 use super::resolve::{self, Pattern, Protos};
 use super::tables::{Input, Refusal};
-use super::{Action, RuleCost};
+use super::{Action, Direction, RuleCost};
 use crate::abi;
 
 /// A rule, decided.
@@ -31,8 +31,8 @@ pub struct Rule {
 pub enum Decides {
     /// It reads no message.
     OnHeader(Decision),
-    /// It reads the request: by the message's full name.
-    PerMessage(BTreeMap<String, Decision>),
+    /// It reads the request, or the response: by the message's full name.
+    PerMessage(Side, BTreeMap<String, Decision>),
 }
 
 impl Rule {
@@ -45,7 +45,7 @@ impl Rule {
     pub fn decisions(&self) -> Vec<&Decision> {
         match &self.decides {
             Decides::OnHeader(decision) => vec![decision],
-            Decides::PerMessage(decisions) => decisions.values().collect(),
+            Decides::PerMessage(_, decisions) => decisions.values().collect(),
         }
     }
 
@@ -54,16 +54,19 @@ impl Rule {
         matches!(&self.decides, Decides::OnHeader(decision) if decision.clauses.iter().any(BTreeMap::is_empty))
     }
 
-    /// Whether it reads the request.
-    pub fn is_per_message(&self) -> bool {
-        matches!(self.decides, Decides::PerMessage(_))
+    /// Which message it reads, if one.
+    pub fn side(&self) -> Option<Side> {
+        match self.decides {
+            Decides::OnHeader(_) => None,
+            Decides::PerMessage(side, _) => Some(side),
+        }
     }
 
-    /// Its decision on a request message.
+    /// Its decision on a message of its side.
     pub fn on(&self, message: &str) -> Option<&Decision> {
         match &self.decides {
             Decides::OnHeader(_) => None,
-            Decides::PerMessage(decisions) => decisions.get(message),
+            Decides::PerMessage(_, decisions) => decisions.get(message),
         }
     }
 
@@ -77,7 +80,7 @@ impl Rule {
         let Some(decision) = self.decisions().first().copied() else { return RuleCost::default() };
         let bits = decision.all_bits();
         let message = match &self.decides {
-            Decides::PerMessage(decisions) => decisions.keys().next().cloned().unwrap_or_default(),
+            Decides::PerMessage(_, decisions) => decisions.keys().next().cloned().unwrap_or_default(),
             Decides::OnHeader(_) => String::new(),
         };
         let mut inputs: Vec<Input> = Vec::new();
@@ -93,7 +96,8 @@ impl Rule {
         }
         let sizes: Vec<&Size> = inputs.iter().filter_map(|input| sizes.get(input)).collect();
         RuleCost {
-            per_message: self.is_per_message(),
+            per_message: self.side().is_some(),
+            on_response: self.side() == Some(Side::Response),
             predicates: bits.len(),
             clauses: decision.clauses.len(),
             states: sizes.iter().map(|size| size.states).sum(),
@@ -107,7 +111,7 @@ pub fn all(file: &File, text: &str, protos: &Protos, warnings: &mut Vec<Warning>
     const ENOUGH: usize = 20;
     let (mut rules, mut faults) = (Vec::with_capacity(file.rules.len()), Vec::new());
     for raw in &file.rules {
-        match one(raw, text, protos, warnings) {
+        match one(raw, file, text, protos, warnings) {
             Ok(rule) => rules.push(rule),
             Err(more) => faults.extend(more),
         }
@@ -145,7 +149,13 @@ pub fn blame(rules: &[Rule], refusal: Refusal) -> Fault {
     }
 }
 
-fn one(raw: &file::Rule, text: &str, protos: &Protos, warnings: &mut Vec<Warning>) -> Result<Rule, Vec<Fault>> {
+fn one(
+    raw: &file::Rule,
+    file: &File,
+    text: &str,
+    protos: &Protos,
+    warnings: &mut Vec<Warning>,
+) -> Result<Rule, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut patterns = Vec::with_capacity(raw.methods.len());
     for method in &raw.methods {
@@ -170,15 +180,19 @@ fn one(raw: &file::Rule, text: &str, protos: &Protos, warnings: &mut Vec<Warning
         let decides = Decides::OnHeader(Decision::always());
         return Ok(Rule { action: raw.action, patterns, decides, span });
     };
-    if raw.action == Action::Limit && ["request", "response"].into_iter().any(|it| condition.reads(it)) {
+    let side = condition.side().map_err(|fault| vec![fault])?;
+    if raw.action == Action::Limit && side.is_some() {
         let fault = Fault::at(span, "a call takes its tokens when its header block ends, before there is a message");
         return Err(vec![fault.help("a limit's condition reads metadata and the peer")]);
     }
-    let decides = if condition.reads("request") {
-        Decides::PerMessage(per_message(raw, &patterns, &condition, protos)?)
+    if side == Some(Side::Response) {
+        reads_response(raw.action, file, &condition).map_err(|fault| vec![fault])?;
+    }
+    let decides = if let Some(side) = side {
+        Decides::PerMessage(side, per_message(raw, side, &patterns, &condition, protos)?)
     } else {
-        let formula = condition.formula(None, &protos.pool).map_err(|fault| vec![fault])?;
-        Decides::OnHeader(decide(&formula, raw.action, &condition).map_err(|fault| vec![fault])?)
+        let formula = condition.formula(Side::Request, None, &protos.pool).map_err(|fault| vec![fault])?;
+        Decides::OnHeader(decide(&formula, raw.action, Side::Request, &condition).map_err(|fault| vec![fault])?)
     };
     let rule = Rule { action: raw.action, patterns, decides, span };
     if raw.action == Action::Allow {
@@ -193,8 +207,30 @@ fn one(raw: &file::Rule, text: &str, protos: &Protos, warnings: &mut Vec<Warning
     Ok(rule)
 }
 
-fn decide(formula: &Formula<Leaf>, action: Action, condition: &Condition) -> Result<Decision, Fault> {
-    Decision::new(formula, action).map_err(|useless| {
+/// Which rules can read responses.
+fn reads_response(action: Action, file: &File, condition: &Condition) -> Result<(), Fault> {
+    if action == Action::Allow {
+        return Err(Fault::at(
+            condition.span(),
+            "an allow rule cannot read `response`: a call is admitted before there is one",
+        )
+        .help(
+            "allow the method, and deny the responses that must not leave: a [[deny]] rule with the condition negated",
+        ));
+    }
+    if file.direction == Direction::Egress {
+        return Err(Fault::at(condition.span(), "`response` in an egress policy is not supported yet")
+            .help("put the rule into an ingress policy of the server's cgroup, or decide on the request"));
+    }
+    if file.tls.is_some() {
+        return Err(Fault::at(condition.span(), "`response` beside a `[tls]` section is not supported yet")
+            .help("its hooks judge what clients send: without the section TLS is denied, and what is plain is judged both ways"));
+    }
+    Ok(())
+}
+
+fn decide(formula: &Formula<Leaf>, action: Action, side: Side, condition: &Condition) -> Result<Decision, Fault> {
+    Decision::new(formula, action, side).map_err(|useless| {
         let at = |message: &str| Fault::at(condition.span(), message);
         match useless {
             Useless::AlwaysTrue => at("the condition is always true").help("leave `when` out if that is meant"),
@@ -208,8 +244,10 @@ fn decide(formula: &Formula<Leaf>, action: Action, condition: &Condition) -> Res
     })
 }
 
-/// The requests of the methods that a rule covers, each message once; the first is the one that errors speak of.
-pub fn requests(
+/// The requests (or responses) of the methods that a rule covers, each message once; the first is the one that errors
+/// speak of.
+pub fn messages(
+    side: Side,
     methods: &[Spanned<String>],
     patterns: &[Pattern],
     protos: &Protos,
@@ -218,8 +256,8 @@ pub fn requests(
     let (mut out, mut faults): (BTreeMap<String, MessageDescriptor>, Vec<Fault>) = Default::default();
     for (pattern, written) in patterns.iter().zip(methods) {
         let covered: Vec<MessageDescriptor> = match pattern {
-            Pattern::Exact(path) => protos.request(path).into_iter().collect(),
-            Pattern::Prefix(prefix) => protos.under(prefix).map(|(_, method)| method.input()).collect(),
+            Pattern::Exact(path) => protos.message(path, side).into_iter().collect(),
+            Pattern::Prefix(prefix) => protos.under(prefix).map(|(_, method)| resolve::message(method, side)).collect(),
         };
         if covered.is_empty() {
             let message = match pattern {
@@ -230,25 +268,28 @@ pub fn requests(
             };
             faults.push(Fault::at(written.span(), message).help("add its file to `proto`"));
         }
-        out.extend(covered.into_iter().map(|request| (request.full_name().to_owned(), request)));
+        out.extend(covered.into_iter().map(|message| (message.full_name().to_owned(), message)));
     }
     if faults.is_empty() { Ok(out.into_values().collect()) } else { Err(faults) }
 }
 
 fn per_message(
     raw: &file::Rule,
+    side: Side,
     patterns: &[Pattern],
     condition: &Condition,
     protos: &Protos,
 ) -> Result<BTreeMap<String, Decision>, Vec<Fault>> {
-    let requests = requests(&raw.methods, patterns, protos, "the condition reads its request")?;
-    let many = requests.len() > 1;
+    let variable = side.variable();
+    let why = format!("the condition reads its {variable}");
+    let messages = messages(side, &raw.methods, patterns, protos, &why)?;
+    let many = messages.len() > 1;
     let mut out = BTreeMap::new();
     let mut first: Option<(String, BTreeMap<String, &'static str>)> = None;
-    for request in &requests {
-        let formula = condition.formula(Some(request), &protos.pool).map_err(|fault| {
+    for message in &messages {
+        let formula = condition.formula(side, Some(message), &protos.pool).map_err(|fault| {
             let help = fault.help.clone().unwrap_or_default();
-            let note = format!("the rule covers methods whose request is `{}`; {help}", request.full_name());
+            let note = format!("the rule covers methods whose {variable} is `{}`; {help}", message.full_name());
             vec![if many { fault.help(note.trim_end_matches("; ")) } else { fault }]
         })?;
         let mut types = BTreeMap::new();
@@ -258,13 +299,13 @@ fn per_message(
         {
             let differs = types.iter().find(|(field, kind)| other.get(*field) != Some(kind));
             let field = differs.map_or("a field", |(field, _)| field.as_str());
-            let message = format!("`{field}` has another type in `{}` than in `{name}`", request.full_name());
+            let message = format!("`{field}` has another type in `{}` than in `{name}`", message.full_name());
             return Err(vec![Fault::at(condition.span(), message).help("write a rule for each")]);
         }
-        first.get_or_insert_with(|| (request.full_name().to_owned(), types));
+        first.get_or_insert_with(|| (message.full_name().to_owned(), types));
         out.insert(
-            request.full_name().to_owned(),
-            decide(&formula, raw.action, condition).map_err(|fault| vec![fault])?,
+            message.full_name().to_owned(),
+            decide(&formula, raw.action, side, condition).map_err(|fault| vec![fault])?,
         );
     }
     Ok(out)

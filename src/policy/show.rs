@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use super::cel::{At, Leaf};
+use super::cel::{At, Leaf, Side};
 use super::decide::{Bit, Clause, Decision};
 use super::predicate::{self, Formula, Number, Ranges, Test, Text};
 use super::resolve::Block;
@@ -14,6 +14,8 @@ const PORT: Number = Number::Unsigned { bits: 16 };
 /// How bits are written in CEL.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
+    /// What the message is called.
+    root: &'static str,
     /// The last name of each path.
     labels: HashMap<Vec<u32>, String>,
     /// By repeated field or map: the variable that stands for an element, and whether it is a key.
@@ -25,6 +27,11 @@ pub struct Names {
 type Roots<'a> = Vec<(&'a [u32], String)>;
 
 impl Names {
+    /// Names of what a message of this side holds.
+    pub fn new(side: Side) -> Names {
+        Names { root: side.variable(), ..Names::default() }
+    }
+
     /// Notes the names of a formula.
     pub fn collect(&mut self, formula: &Formula<Leaf>) {
         match formula {
@@ -58,7 +65,7 @@ impl Names {
 
     fn name(&self, path: &[u32], roots: &Roots<'_>) -> String {
         let root = roots.iter().rev().find(|(root, _)| path.starts_with(root));
-        let (mut out, from) = root.map_or_else(|| ("request".to_owned(), 0), |(root, name)| (name.clone(), root.len()));
+        let (mut out, from) = root.map_or_else(|| (self.root.to_owned(), 0), |(root, name)| (name.clone(), root.len()));
         for i in from..path.len() {
             out.push('.');
             out.push_str(path.get(..=i).and_then(|path| self.labels.get(path)).map_or("?", String::as_str));

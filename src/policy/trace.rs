@@ -9,7 +9,7 @@ use std::ops::Range;
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators as op};
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 
-use super::cel::{At, Leaf, Typer};
+use super::cel::{At, Leaf, Side, Typer};
 use super::condition::Condition;
 use super::decide::{self, Clause};
 use super::err::{Fault, Source};
@@ -81,7 +81,7 @@ pub struct Asked {
 /// What a predicate reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A field of the request: its name in CEL and the field numbers on the way to it.
+    /// A field of the message: its name in CEL and the field numbers on the way to it.
     Field(String, Vec<u32>),
     /// A metadata key.
     Metadata(String),
@@ -124,20 +124,23 @@ impl Study {
         self.text.get(..start).unwrap_or_default().matches('\n').count() + 1
     }
 
-    /// A rule's condition on a method of [`Policy::methods`]; nothing if it has none.
+    /// A rule's condition on an entry of [`Policy::methods`], of a rule on responses that of the responses; nothing if it
+    /// has none.
     pub fn trace(&self, rule: usize, method: usize) -> Result<Option<Trace>, Errors> {
         let Some(raw) = self.file.rules.get(rule) else { return Ok(None) };
         let Some(when) = &raw.when else { return Ok(None) };
         let refuse = |faults: Vec<Fault>| Errors::new(&self.source, faults);
         let condition = Condition::parse(when, &self.text).map_err(refuse)?;
+        let side = condition.side().map_err(|fault| refuse(vec![fault]))?.unwrap_or(Side::Request);
         let path = self.policy.methods.get(method).and_then(|method| method.path.as_deref());
-        let request = path.and_then(|path| self.protos.request(path));
+        let message_type = path.and_then(|path| self.protos.message(path, side));
         let none = Layout::default();
         let first = self.policy.tables.methods.get(method).map_or(0, |method| method.message_test);
         let message = self.layouts.message.get(&first).unwrap_or(&none);
         let pool = &self.protos.pool;
-        let (request, vars) = (request.as_ref(), RefCell::default());
-        let typer = Typer { condition: &condition, request, pool, root: "request", vars };
+        let vars = RefCell::default();
+        let typer =
+            Typer { condition: &condition, message: message_type.as_ref(), side, pool, root: side.variable(), vars };
         let mut walk =
             Walk { typer, action: raw.action, rule, header: &self.layouts.header, message, tests: Vec::new() };
         let said = walk.said(condition.root(), true).map_err(|fault| refuse(vec![fault]))?;
@@ -193,7 +196,7 @@ impl Walk<'_> {
         let formula = self.typer.formula(expr)?;
         let (text, span) = self.typer.condition.written(expr);
         let (text, mut reads) = (text.to_owned(), Vec::new());
-        inputs(&formula, &mut reads);
+        inputs(&formula, self.typer.side, &mut reads);
         // where metadata is read, a predicate and its negation may hold together, or neither: one says nothing of the other
         let fixed = reads.iter().any(|input| matches!(input, Input::Metadata(_)));
         let other = |walk: &mut Self| if fixed { None } else { walk.asked(&formula, !positive) };
@@ -227,19 +230,19 @@ fn compared_with_bool<'e>(left: &'e IdedExpr, right: &'e IdedExpr) -> Option<(&'
 }
 
 /// A repeated field or a map, as CEL names it.
-fn whole(at: &At) -> Input {
+fn whole(at: &At, side: Side) -> Input {
     let labels = at.labels.iter().filter(|label| !label.is_empty());
-    Input::Field(labels.fold("request".to_owned(), |name, label| format!("{name}.{label}")), at.path.clone())
+    Input::Field(labels.fold(side.variable().to_owned(), |name, label| format!("{name}.{label}")), at.path.clone())
 }
 
-fn inputs(formula: &Formula<Leaf>, out: &mut Vec<Input>) {
+fn inputs(formula: &Formula<Leaf>, side: Side, out: &mut Vec<Input>) {
     let input = match formula {
         Formula::Const(_) => return,
-        Formula::Not(inner) => return inputs(inner, out),
-        Formula::And(parts) | Formula::Or(parts) => return parts.iter().for_each(|part| inputs(part, out)),
+        Formula::Not(inner) => return inputs(inner, side, out),
+        Formula::And(parts) | Formula::Or(parts) => return parts.iter().for_each(|part| inputs(part, side, out)),
         Formula::Leaf(Leaf::Field { name, at, .. }) => Input::Field(name.clone(), at.path.clone()),
         // what its elements are like is not kept: see bpf/policy/elements.h
-        Formula::Leaf(Leaf::Exists { at, .. } | Leaf::Entry { at, .. } | Leaf::Count { at, .. }) => whole(at),
+        Formula::Leaf(Leaf::Exists { at, .. } | Leaf::Entry { at, .. } | Leaf::Count { at, .. }) => whole(at, side),
         Formula::Leaf(Leaf::Present { key } | Leaf::Metadata { key, .. }) => Input::Metadata(key.clone()),
         Formula::Leaf(Leaf::Peer { .. }) => Input::PeerIp,
         Formula::Leaf(Leaf::Port(_)) => Input::PeerPort,

@@ -18,16 +18,24 @@ impl Kernel {
         Some(Kernel(load::replay(&policy.tables).unwrap()))
     }
 
-    /// The events of a client's bytes on a new connection, and whether all of them pass.
-    pub fn run(&self, policy: &Policy, bytes: &[u8]) -> (Vec<String>, bool) {
+    /// The events of a client's bytes on a new connection, and of what its server says then, if that is as much as the kernel
+    /// takes; and whether all of them pass.
+    pub fn run(&self, policy: &Policy, bytes: &[u8], says: &[u8]) -> (Vec<String>, bool) {
         let mut passes = true;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let end = if rest.len() < CHUNK.1 + CHUNK.0 { rest.len() } else { CHUNK.1 };
-            let (chunk, after) = rest.split_at(end);
-            passes &= self.0.judge(chunk, rest.len() == bytes.len(), 1).unwrap().0;
-            rest = after;
-        }
+        let mut all = |bytes: &[u8], client: bool| {
+            let mut rest = if client || bytes.len() >= CHUNK.0 { bytes } else { &[] };
+            while !rest.is_empty() {
+                let end = if rest.len() < CHUNK.1 + CHUNK.0 { rest.len() } else { CHUNK.1 };
+                let (chunk, after) = rest.split_at(end);
+                passes &= match client {
+                    true => self.0.judge(chunk, rest.len() == bytes.len(), 1).unwrap().0,
+                    false => self.0.judge_response(chunk).unwrap(),
+                };
+                rest = after;
+            }
+        };
+        all(bytes, true);
+        all(says, false);
         (self.0.events().unwrap().iter().map(|event| show(policy, event)).collect(), passes)
     }
 }

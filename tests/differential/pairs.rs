@@ -1,5 +1,5 @@
 //! Random conditions on repeated fields, maps and all else, on random messages: what the engine decides of prost-reflect's
-//! reading is what CEL's interpreter does. `PROTOCG_PAIRS` asks for more pairs.
+//! reading is what CEL's interpreter does, of requests and of responses. `PROTOCG_PAIRS` asks for more pairs.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::grammar::{Both, Grammar, Tally, has_name, time, wire, wrapped};
 use crate::kernel::Kernel;
 use crate::patterns::Patterns;
 use crate::python;
-use crate::rig::{Random, fixture, run_here, seed};
-use crate::wire::unary;
+use crate::rig::{Random, fixture, run_here_both, seed};
+use crate::wire::{SETTINGS, data, message as message_of, unary};
 
 const BODY: &str = r#"
 message Leaf { #string s = 1; #int32 n = 2; repeated sint32 ns = 3; #bool f = 4; }
@@ -169,6 +169,8 @@ fn functions(context: &mut Context, patterns: &Arc<Patterns>) {
 
 /// Every so many policies one goes through the kernel, too.
 const TO_KERNEL: u64 = 10;
+/// Every so many policies one is about responses.
+const TO_RESPONSES: u64 = 5;
 
 fn differ(syntax: &str, seed: u64, patterns: &Arc<Patterns>, tally: &mut Tally, counts: &mut Counts) {
     let folder = tempfile::tempdir().unwrap();
@@ -180,6 +182,12 @@ fn differ(syntax: &str, seed: u64, patterns: &Arc<Patterns>, tally: &mut Tally, 
     let mut random = Random(seed << 20);
     let mut conditions: Vec<Both> =
         (0..10).map(|_| Grammar::new(&mut random, tally, patterns, &descriptor).condition(3)).collect();
+    // the same message goes either way
+    let responds = seed % TO_RESPONSES == 1;
+    if responds {
+        conditions.iter_mut().for_each(|(ours, _)| *ours = ours.replace("request", "response"));
+        tally.add("policies on responses");
+    }
     let policy = compile(folder.path(), &mut conditions, tally);
     let programs: Vec<Program> = conditions
         .iter()
@@ -197,14 +205,18 @@ fn differ(syntax: &str, seed: u64, patterns: &Arc<Patterns>, tally: &mut Tally, 
             let result = program.execute(&context);
             let Ok(Value::Bool(holds)) = result else { panic!("{}\n{result:?}", conditions[i].1) };
             if holds {
-                expected.push(format!("audit r{i} on 1#1"));
+                expected.push(format!("audit r{i} on 1#{}1", if responds { ">" } else { "" }));
             }
         }
-        let it = fixture("", "", &[unary(1, "/t.S/R", &wire)], &[]);
-        let cuts = random.cuts(it.bytes.len(), 6);
-        let mut said = [Vec::new(), cuts].map(|cuts| run_here(&policy, &it, &cuts).0).to_vec();
+        let call = [unary(1, "/t.S/R", if responds { &[] } else { &wire })];
+        let says = if responds { [SETTINGS, &data(1, &message_of(&wire))].concat() } else { SETTINGS.to_vec() };
+        let it = fixture("", "", &call, &[]).server(&call, 1, &says);
+        let (cuts, server_cuts) = (random.cuts(it.bytes.len(), 6), random.cuts(says.len(), 6));
+        let mut said = [(Vec::new(), Vec::new()), (cuts, server_cuts)]
+            .map(|(a, b)| run_here_both(&policy, &it, &a, &b).0)
+            .to_vec();
         if let Some(kernel) = &kernel {
-            let (events, passes) = kernel.run(&policy, &it.bytes);
+            let (events, passes) = kernel.run(&policy, &it.bytes, &says);
             assert!(passes, "PROTOCG_SEED={seed}: the kernel drops what only audit rules hold of");
             said.push(events);
             counts.in_kernel += programs.len();

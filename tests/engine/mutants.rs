@@ -40,6 +40,7 @@ const SCALAR: &str = "proto/scalar.h";
 const ELEMENTS: &str = "policy/elements.h";
 const UTF8: &str = "proto/utf8.h";
 const PIPELINE: &str = "pipeline.h";
+const STREAMS: &str = "streams.h";
 const VERDICT: &str = "verdict.h";
 const LIMIT: &str = "policy/limit.h";
 
@@ -114,12 +115,19 @@ const MUTANTS: &[Mutant] = &[
     mutant("END_STREAM on HEADERS is ignored", PIPELINE, "return h->block_flags & PG_FLAG_END_STREAM ?", "return 0 ?", "END_STREAM on the header block"),
     mutant("a call without a message is let off", PIPELINE, "if (!(s->request & PG_REQ_ALLOWED) && !s->message &&", "if (0 &&", "END_STREAM on padding, no message"),
     mutant("a call may end inside a message", PIPELINE, "if (!pg_grpc_between_messages(s) &&", "if (0 &&", "END_STREAM before the last byte of a message"),
-    mutant("compressed messages are read", PIPELINE, "return compressed ? pg_message_fail(c, w, s, PG_R_COMPRESSED) : PG_GO;", "return PG_GO;", "a compressed message of no bytes"),
+    mutant("compressed messages are read", PIPELINE, "return compressed ? pg_message_fail(c, w, s, stream, PG_R_COMPRESSED) : PG_GO;", "return PG_GO;", "a compressed message of no bytes"),
     mutant("a message remembers the one before it", PIPELINE, "\t\ts->bits.word[i] = 0;", "\t\t;", "what one message said is forgotten by the next"),
     mutant("stream ids may come again", PIPELINE, "if (h->type == PG_F_HEADERS && h->stream > c->highest) {", "if (h->type == PG_F_HEADERS && h->stream >= c->highest) {", "a stream id that comes again"),
     mutant("blocks may end inside a field", PIPELINE, "if (c->hpack.state != PG_HP_FIELD)", "if (0)", "a block that ends inside a field"),
     mutant("messages need no leave", PIPELINE, "if (judgement == PG_J_NONE && !(s->request & PG_REQ_ALLOWED) && config.default_action == PG_DENY)", "if (0)", "a message that it does not want"),
     mutant("audit rules deny", VERDICT, "if (!(r->flags & PG_RULE_AUDIT))", "if (1)", "an audit rule denies nothing"),
+    // responses
+    mutant("a reset ends what is judged", STREAMS, "\tif (!config.responses)\n\t\treturn 0;\n", "\tpg_half_close(c, id);\n\treturn 0;\n", "response: a stream that the client has reset is judged"),
+    mutant("DATA of nobody passes", PIPELINE, "\t\t\tif (!s)\n\t\t\t\treturn pg_fail_connection(c, w, PG_R_RESPONSE_STREAM);", "\t\t\tif (!s) {\n\t\t\t\th->state = PG_H2_SKIP;\n\t\t\t\treturn PG_GO;\n\t\t\t}", "response: DATA behind the end of its stream"),
+    mutant("servers may push", PIPELINE, "if (h->type == PG_F_PUSH_PROMISE)\n", "if (0)\n", "response: PUSH_PROMISE"),
+    mutant("responses know no metadata", PIPELINE, "\thalf->bits = c->block.bits;\n", "", "response: metadata of the request and a field: one"),
+    mutant("what ends a response does not", PIPELINE, "pg_half_close(c, h->stream | PG_RESPONSE_HALF);", ";", "response: DATA behind the end of its stream"),
+    mutant("responses have no padding", PIPELINE, "\tif (config.responses && h->state == PG_H2_DATA)\n\t\th->state = PG_H2_PAD;\n", "", "response: padding alone"),
     // limits
     mutant("a look takes a token", VERDICT, "pg_limits_pass(c, w, s, 0)", "pg_limits_pass(c, w, s, 1)", "the rate is the burst that is not said"),
     mutant("limits that audit deny", VERDICT, "\t\tif (!audits)\n\t\t\treturn PG_J_DENY;", "\t\treturn PG_J_DENY;", "a limit that only audits lets pass"),
@@ -158,16 +166,11 @@ impl Loaded<'_> {
 
 impl Judge for Loaded<'_> {
     fn request(&mut self, bytes: &[u8]) -> Outcome {
-        match u32::try_from(self.bytes("pg_host_request", bytes)).unwrap() {
-            abi::PG_GO => Outcome::Pass,
-            abi::PG_DENIED => Outcome::Denied,
-            abi::PG_BLIND => Outcome::Blind,
-            _ => Outcome::Cut,
-        }
+        Outcome::of(self.bytes("pg_host_request", bytes))
     }
 
-    fn response(&mut self, bytes: &[u8]) -> bool {
-        self.bytes("pg_host_response", bytes) == 0
+    fn response(&mut self, bytes: &[u8]) -> Outcome {
+        Outcome::of(self.bytes("pg_host_response", bytes))
     }
 
     fn events(&self) -> Vec<abi::pg_event> {

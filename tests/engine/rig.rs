@@ -68,7 +68,7 @@ impl Fixture {
 /// What an engine makes of a chunk: `Connection`, or a loaded one.
 pub trait Judge {
     fn request(&mut self, bytes: &[u8]) -> Outcome;
-    fn response(&mut self, bytes: &[u8]) -> bool;
+    fn response(&mut self, bytes: &[u8]) -> Outcome;
     fn events(&self) -> Vec<abi::pg_event>;
 }
 
@@ -76,7 +76,7 @@ impl Judge for Connection<'_> {
     fn request(&mut self, bytes: &[u8]) -> Outcome {
         Connection::request(self, bytes)
     }
-    fn response(&mut self, bytes: &[u8]) -> bool {
+    fn response(&mut self, bytes: &[u8]) -> Outcome {
         Connection::response(self, bytes)
     }
     fn events(&self) -> Vec<abi::pg_event> {
@@ -101,7 +101,7 @@ pub fn compile(rules: &str) -> Policy {
     policy::compile(&text, &origin).unwrap_or_else(|error| panic!("{rules}\n{:?}", miette::Report::new(error)))
 }
 
-/// An event as fixtures say it: `deny RULE [STATUS] on STREAM#MESSAGE`, a reason as `!reason`.
+/// An event as fixtures say it: `deny RULE [STATUS] on STREAM#MESSAGE`, a reason as `!reason`; of a response `STREAM#>MESSAGE`.
 pub fn show(policy: &Policy, event: &abi::pg_event) -> String {
     let cause = match event.reason {
         abi::PG_R_NONE if event.rule == abi::PG_NO_RULE => "default".to_owned(),
@@ -127,11 +127,23 @@ pub fn show(policy: &Policy, event: &abi::pg_event) -> String {
         "PERMISSION_DENIED" => String::new(),
         status => format!(" {status}"),
     };
-    format!("{verdict} {cause}{status} on {}#{}", event.stream, event.message)
+    let side = if event.response & abi::PG_RSP_JUDGED == 0 { "" } else { ">" };
+    format!("{verdict} {cause}{status} on {}#{side}{}", event.stream, event.message)
 }
 
 /// The events of a fixture that is cut at `cuts` (ascending), and how many bytes had come when it was over.
 pub fn run(judge: &mut dyn Judge, policy: &Policy, fixture: &Fixture, cuts: &[usize]) -> (Vec<String>, usize) {
+    run_both(judge, policy, fixture, cuts, &[])
+}
+
+/// The same with what the server says cut, too: each time at these places.
+fn run_both(
+    judge: &mut dyn Judge,
+    policy: &Policy,
+    fixture: &Fixture,
+    cuts: &[usize],
+    server_cuts: &[usize],
+) -> (Vec<String>, usize) {
     let server = fixture.server.iter().map(|(at, _)| *at);
     let mut ends: Vec<usize> = cuts.iter().copied().chain(server).chain([fixture.bytes.len()]).collect();
     ends.sort_unstable();
@@ -139,22 +151,23 @@ pub fn run(judge: &mut dyn Judge, policy: &Policy, fixture: &Fixture, cuts: &[us
     let (mut events, mut from) = (Vec::new(), 0);
     for to in ends {
         let outcome = judge.request(&fixture.bytes[from..to]);
-        events.extend(judge.events().iter().map(|event| show(policy, event)));
-        let expected = match events.last().map(|event| event.split(' ').next().unwrap()) {
-            Some("deny") => Outcome::Denied,
-            Some("cut") => Outcome::Cut,
-            Some("blind" | "audit-cut") => Outcome::Blind,
-            _ => Outcome::Pass,
-        };
-        if outcome != expected {
-            events.push(format!("but the outcome is {outcome:?}"));
-        }
+        heard(judge, policy, outcome, &mut events);
         if outcome != Outcome::Pass {
             return (events, to);
         }
         for (_, says) in fixture.server.iter().filter(|(at, _)| *at == to) {
-            if !judge.response(says) {
-                events.push("the server's side is not HTTP/2".to_owned());
+            let mut at = 0;
+            for end in server_cuts.iter().copied().filter(|cut| *cut < says.len()).chain([says.len()]) {
+                let outcome = judge.response(&says[at..end]);
+                at = end;
+                if policy.tables.config.responses == 0 {
+                    assert_eq!(outcome, Outcome::Pass, "the server's side is not HTTP/2");
+                    continue;
+                }
+                heard(judge, policy, outcome, &mut events);
+                if outcome != Outcome::Pass {
+                    return (events, to);
+                }
             }
         }
         from = to;
@@ -162,10 +175,31 @@ pub fn run(judge: &mut dyn Judge, policy: &Policy, fixture: &Fixture, cuts: &[us
     (events, from)
 }
 
+/// Takes the events of a chunk, which must say what its outcome is.
+fn heard(judge: &mut dyn Judge, policy: &Policy, outcome: Outcome, events: &mut Vec<String>) {
+    let before = events.len();
+    events.extend(judge.events().iter().map(|event| show(policy, event)));
+    let expected = match events[before..].last().map(|event| event.split(' ').next().unwrap()) {
+        Some("deny") => Outcome::Denied,
+        Some("cut") => Outcome::Cut,
+        Some("blind" | "audit-cut") => Outcome::Blind,
+        _ => Outcome::Pass,
+    };
+    if outcome != expected {
+        events.push(format!("but the outcome is {outcome:?}"));
+    }
+}
+
 /// The same with a fresh connection of the engine that is linked in.
 pub fn run_here(policy: &Policy, fixture: &Fixture, cuts: &[usize]) -> (Vec<String>, usize) {
     let mut connection = Connection::new(&policy.tables, fixture.remote.0, fixture.remote.1);
     run(&mut connection, policy, fixture, cuts)
+}
+
+/// The same with the server's side cut, too.
+pub fn run_here_both(policy: &Policy, fixture: &Fixture, cuts: &[usize], server: &[usize]) -> (Vec<String>, usize) {
+    let mut connection = Connection::new(&policy.tables, fixture.remote.0, fixture.remote.1);
+    run_both(&mut connection, policy, fixture, cuts, server)
 }
 
 pub fn byte_by_byte(fixture: &Fixture) -> Vec<usize> {
@@ -196,6 +230,30 @@ pub fn check(policies: &mut Policies, fixture: &Fixture) -> Result<usize, String
     for cut in (1..fixture.bytes.len()).step_by(step) {
         same(&format!("cut at {cut}"), &[cut])?;
     }
+    let longest = fixture.server.iter().map(|(_, says)| says.len()).max().unwrap_or(0);
+    if policy.tables.config.responses == 1 {
+        let mut server_cut = |how: &str, cuts: &[usize], server: &[usize]| {
+            runs += 1;
+            let (events, _) = run_here_both(&policy, fixture, cuts, server);
+            if events == fixture.events {
+                return Ok(());
+            }
+            Err(format!("{}\n  {how}\n  expected {:?}\n  got      {events:?}", fixture.name, fixture.events))
+        };
+        let bytes: Vec<usize> = (1..longest).collect();
+        server_cut("both byte by byte", &byte_by_byte(fixture), &bytes)?;
+        for cut in bytes {
+            server_cut(&format!("the server's side cut at {cut}"), &[], &[cut])?;
+        }
+    }
+    let mut same = |how: &str, cuts: &[usize]| {
+        runs += 1;
+        let (events, _) = run_here(&policy, fixture, cuts);
+        if events == fixture.events {
+            return Ok(());
+        }
+        Err(format!("{}\n  {how}\n  expected {:?}\n  got      {events:?}", fixture.name, fixture.events))
+    };
     for turn in 0..8 {
         let cuts = random.cuts(fixture.bytes.len(), 1 << (turn % 4 * 2 + 1));
         same(&format!("cut at {cuts:?}"), &cuts)?;

@@ -62,7 +62,7 @@ fn compressed_messages_of_tonic() {
 #[test]
 fn methods_that_no_proto_describes() {
     let odd = call("/echo.Echo/Undescribed", json!([{ "@hex": "0a0178" }]));
-    let text = "a request rule covers the method and no proto describes it";
+    let text = "a rule on messages covers the method and no proto describes it";
     one_rpc("unknown", Stack::Tonic, &odd, "unknown_method", text, 12);
 }
 

@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
+#[path = "../support/maps.rs"]
+mod maps;
+
 mod agent;
 mod audit;
 mod causes;
@@ -18,6 +21,7 @@ mod limits;
 mod matrix;
 mod mended;
 mod pinned;
+mod responses;
 mod scope;
 mod sizes;
 mod stage;

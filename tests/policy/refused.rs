@@ -163,7 +163,9 @@ fn conditions_that_are_wrong_are_refused() {
         ("request.n == request.u", "compares `request.n`"),
         ("1 == 1", "compares two literals"),
         ("now() > 5", "time is not an input"),
-        ("response.s == \"a\"", "`response` is not supported yet"),
+        ("response.s == \"a\" && request.s == \"a\"", "the condition reads `request` and `response`"),
+        ("response == \"a\"", "`response` is a message, not a value"),
+        ("response.nope == \"a\"", "has no field `nope`"),
         ("request.s in []", "the list is empty"),
         ("request.s in [request.s]", "literals only"),
         ("request.s.contains(\"\")", "always true"),
@@ -302,6 +304,31 @@ fn rules_over_several_requests_need_the_same_fields() {
     refuses(&rule("/other.*", "request.f"), "no proto describes a method under `/other.*`");
     let folder = Folder::new(&[("t.proto", PROTO)]);
     assert!(folder.compile(&rule("/t.S/*", "request.s == \"a\"")).is_ok());
+}
+
+#[test]
+fn rules_on_responses_that_are_wrong_are_refused() {
+    let rule = |action: &str, methods: &str, when: &str| {
+        with_rules(&format!("[[{action}]]\nname = \"r\"\nmethods = [{methods}]\nwhen = '{when}'\n"))
+    };
+    let deny = |when: &str| rule("deny", "\"/t.S/R\"", when);
+    let secret = "response.s == \"x\"";
+    let cases = [
+        (rule("allow", "\"/t.S/R\"", secret), "an allow rule cannot read `response`"),
+        (rule("deny", "\"/t.S/None\"", secret), "no proto describes `/t.S/None`, and the condition reads its response"),
+        (rule("deny", "\"/u.*\"", secret), "no proto describes a method under `/u.*`"),
+        (deny("response.s == \"x\" || request.s == \"y\""), "the condition reads `request` and `response`"),
+        (deny("response.xs.exists(x, x == \"a\" && request.f)"), "the condition reads `request` and `response`"),
+        (deny("response.s == \"x\" || response.s != \"x\""), "always true"),
+        (deny("response.xs.exists(response, response == \"a\")"), "`response` is a variable already"),
+        (rule("deny", "\"/t.*\"", "response.zs == \"x\""), "has no field `zs`"),
+    ];
+    for (text, why) in cases {
+        refuses(&text, why);
+    }
+    let egress = deny(secret).replacen("default", "direction = \"egress\"\ndefault", 1);
+    refuses(&egress, "`response` in an egress policy is not supported yet");
+    refuses(&format!("{}[tls]\n", deny(secret)), "`response` beside a `[tls]` section is not supported yet");
 }
 
 #[test]

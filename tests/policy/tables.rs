@@ -61,11 +61,32 @@ fn rules_of_wider_patterns_are_merged_into_narrower_entries() {
     let first = tables.methods[eval::method(tables, "/t.S/R")].header_test as usize;
     let order: Vec<u32> = tables.tests[first..first + 3].iter().map(|test| test.rule).collect();
     assert_eq!(order, [1, 2, 0], "deny rules come first");
-    assert_eq!(policy.methods[1], MethodInfo { path: Some("/t.*".to_owned()), exact: false });
+    assert_eq!(policy.methods[1], MethodInfo { path: Some("/t.*".to_owned()), exact: false, response: false });
     // methods with the same request and rules share their plan
     let at = |path: &str| &tables.methods[eval::method(tables, path)];
     assert_eq!(at("/t.S/P").plan, at("/t.S/R").plan);
     assert_eq!(at("/t.S/P").message_test, at("/t.S/R").message_test);
+}
+
+#[test]
+fn methods_whose_responses_are_read_have_a_second_entry() {
+    let policy = compile(
+        "[[deny]]\nname = \"r\"\nmethods = [\"/t.*\"]\nwhen = 'response.a == \"x\"'\n\
+         [[allow]]\nname = \"all\"\n",
+    );
+    let tables = &policy.tables;
+    let at = eval::method(tables, "/t.S/R");
+    let own = tables.methods[at].response as usize;
+    assert_eq!((tables.methods[at].flags & PG_METHOD_MESSAGES, tables.config.responses), (0, 1));
+    assert_eq!(tables.methods[own].flags, PG_METHOD_MESSAGES);
+    assert_eq!((policy.methods[own].path.as_deref(), policy.methods[own].response), (Some("/t.S/R"), true));
+    assert!(tables.methods[own].message_tests > 0 && tables.methods[own].header_tests == 0);
+    // nobody knows what these answer
+    assert_ne!(tables.methods[eval::method(tables, "/t.S/Unheard")].flags & PG_METHOD_UNKNOWN, 0);
+    assert_eq!(tables.methods[eval::method(tables, "/other.A/B")].response, 0);
+    let without = compile("[[allow]]\nname = \"all\"\n");
+    assert_eq!(without.tables.config.responses, 0);
+    assert!(without.tables.methods.iter().all(|method| method.response == 0));
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod mending;
 mod pages;
 mod refused;
 mod repair;
+mod responses;
 mod segments;
 mod shares;
 mod slots;

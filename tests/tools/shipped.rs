@@ -36,6 +36,7 @@ fn every_policy_that_is_shipped_does_what_its_cases_say() {
         "egress-allow-list",
         "login-hardening",
         "per-client-limits",
+        "pii-in-responses",
         "protovalidate",
         "read-only-replica",
         "roles",

@@ -103,6 +103,7 @@ fn call(random: &mut Random) -> Call {
         peer: (ip.parse::<Ipv6Addr>().unwrap(), random.below(10) as u16),
         messages: vec![Message { bytes: message.bytes, text: String::new() }],
         compressed: false,
+        response: Vec::new(),
         before: Vec::new(),
         repeated: Repeated::default(),
     }

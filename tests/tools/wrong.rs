@@ -120,6 +120,9 @@ fn messages_that_the_method_does_not_take() {
         ("raw = \"0g\"", &["bytes in hexadecimal"]),
         ("raw = \"abc\"", &["bytes in hexadecimal"]),
         ("compressed = \"yes\"", &["`compressed` is true or false"]),
+        ("response = { id = 5 }", &["`t.Reply` has no field `id`"]),
+        ("response = [{}, 5]", &["a message is not a number"]),
+        ("at = \"response 0\"", &["`at` is the number of a message", "write \"response 1\""]),
     ];
     for (rest, all) in cases {
         refused(&find(rest), all);

@@ -15,7 +15,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use toml::Spanned;
 
 use super::Action;
-use super::cel::{At, Leaf, Typed, Typer};
+use super::cel::{At, Leaf, Side, Typed, Typer};
 use super::condition::Condition;
 use super::decide::{Decision, Useless};
 use super::elements::{self, VALUE, Var};
@@ -37,7 +37,8 @@ pub fn rules(file: &File, protos: &Protos) -> Result<Vec<(file::Rule, Rule)>, Ve
     let Some(validate) = &file.validate else { return Ok(Vec::new()) };
     let patterns =
         validate.methods.iter().map(resolve::pattern).collect::<Result<Vec<_>, _>>().map_err(|it| vec![it])?;
-    let requests = rule::requests(&validate.methods, &patterns, protos, "`[validate]` reads its request")?;
+    let requests =
+        rule::messages(Side::Request, &validate.methods, &patterns, protos, "`[validate]` reads its request")?;
     if let Some(file) = &protos.unread {
         let message = format!("the constraints of `{file}` are not read: its descriptor set has files of editions");
         return Err(vec![
@@ -60,7 +61,7 @@ pub fn rules(file: &File, protos: &Protos) -> Result<Vec<(file::Rule, Rule)>, Ve
         walk.message(&request, &Spot::default());
         faults.extend(walk.faults);
         for violation in walk.found {
-            let decision = match Decision::new(&violation.formula, Action::Deny) {
+            let decision = match Decision::new(&violation.formula, Action::Deny, Side::Request) {
                 Ok(decision) => decision,
                 Err(Useless::AlwaysFalse) => continue, // nothing violates it
                 Err(useless) => {
@@ -83,7 +84,8 @@ pub fn rules(file: &File, protos: &Protos) -> Result<Vec<(file::Rule, Rule)>, Ve
                 message: sayable(&violation.says),
                 audit: false,
             };
-            let decides = Decides::PerMessage(BTreeMap::from([(request.full_name().to_owned(), decision)]));
+            let decides =
+                Decides::PerMessage(Side::Request, BTreeMap::from([(request.full_name().to_owned(), decision)]));
             out.push((raw, Rule::deny(patterns.clone(), decides, validate.span.clone())));
         }
     }
@@ -515,7 +517,8 @@ impl Walk<'_> {
             vars.resize(spot.around.len(), named(""));
             vars.push(named("this"));
         }
-        let typer = Typer { condition: &condition, request, pool: &self.protos.pool, root, vars: RefCell::new(vars) };
+        let (pool, vars) = (&self.protos.pool, RefCell::new(vars));
+        let typer = Typer { condition: &condition, message: request, side: Side::Request, pool, root, vars };
         empty_or_true(&typer, condition.root())
     }
 }

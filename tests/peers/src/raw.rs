@@ -69,6 +69,8 @@ pub struct Raw {
     pub acked: u32,
     /// Bytes received in order.
     pub received: Vec<u8>,
+    /// Every payload that has come, in order or not, with its sequence number.
+    pub came: Vec<(u32, Vec<u8>)>,
     /// Whether the server has reset the connection.
     pub reset: bool,
     /// Whether the server has closed its side.
@@ -138,6 +140,7 @@ impl Raw {
             offered: 0,
             acked: isn,
             received: Vec::new(),
+            came: Vec::new(),
             reset: false,
             finished: false,
         }
@@ -313,6 +316,9 @@ impl Raw {
         }
         if number(8)?.wrapping_sub(self.acked).cast_signed() > 0 {
             self.acked = number(8)?;
+        }
+        if !payload.is_empty() {
+            self.came.push((number(4)?, payload.to_vec()));
         }
         if number(4)? == self.ack {
             self.received.extend(payload);

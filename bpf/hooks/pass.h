@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What passing and dropping a packet is to the kernel. */
+#ifndef PG_HOOKS_PASS_H
+#define PG_HOOKS_PASS_H
+
+#include "env.h"
+
+enum pg_pass { PG_DROP = 0, PG_PASS = 1 };
+
+static __always_inline int pg_drop(u32 reason)
+{
+	u64 *count;
+
+	if (reason < PG_R_COUNT) {
+		count = bpf_map_lookup_elem(&drops, &reason);
+		if (count)
+			*count += 1;
+	}
+	return PG_DROP;
+}
+
+#endif
