@@ -135,6 +135,8 @@ static __always_inline void pg_conn_close(u64 cookie)
 	if (pg_lock(&c->lock)) {
 		pg_streams_drop(c);
 		pg_holes_free(c, 0);
+		if (c->hello)
+			pg_hello_delete(c);
 		c->cookie = 0;
 		c->phase = PG_P_DEAD;
 		pg_unlock(&c->lock);

@@ -99,12 +99,19 @@ fn end_call(hold: &abi::pg_tls_hold) -> nix::Result<()> {
     let mut registers = ptrace::getregs(thread)?;
     // No system call is to be begun again.
     registers.orig_rax = u64::MAX;
-    if hold.failure == 0 {
-        registers.rax = hold.result;
-    } else {
-        registers.rip = hold.failure;
-        registers.rsp = hold.stack;
-        registers.rsi = 0;
+    match hold.failing {
+        abi::PG_FAIL_CALL => {
+            registers.rip = hold.failure;
+            registers.rsp = hold.stack;
+            registers.rsi = 0;
+        }
+        abi::PG_FAIL_GO_SKIP => {
+            registers.rip = ptrace::read(thread, hold.stack as ptrace::AddressType)?.cast_unsigned();
+            registers.rsp = hold.stack + 8;
+            (registers.rax, registers.rbx, registers.rcx) = (hold.result, 0, 0);
+        }
+        abi::PG_FAIL_GO_OVER => (registers.rax, registers.rbx, registers.rcx) = (hold.result, 0, 0),
+        _ => registers.rax = hold.result,
     }
     ptrace::setregs(thread, registers)
 }
