@@ -67,7 +67,7 @@ SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 		return 0;
 	if (call.kind == PG_CALL_READ || call.kind == PG_CALL_PEEK)
 		pg_read_begin(&call);
-	else if (call.kind == PG_CALL_WRITE)
+	else if (call.kind == PG_CALL_WRITE && (function != PG_FN_WRITE || (s32)ctx->rdx >= 0)) /* else it fails */
 		pg_write_begin(ctx, &call, length, ctx->rip + pg_cookie_failure(cookie));
 	return 0;
 }

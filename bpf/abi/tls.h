@@ -19,7 +19,8 @@
 enum pg_rung { PG_RUNGS(PG_RUNG_ENUM) PG_RUNG_COUNT };
 
 /* What a hook is attached with: the library's number, the function, and how far it is from there to one that does
- * nothing but fail: it returns 0, and says in the library's own way that this is an error. */
+ * nothing but fail: it returns 0, and says in the library's own way that this is an error. 0: the function itself does
+ * so, and returns -1, if its length is negative. */
 #define PG_COOKIE_FUNCTION 10
 #define PG_COOKIE_FAILURE 16
 
@@ -92,6 +93,7 @@ PG_SIZE(struct pg_tls_call, 48);
 enum pg_failing {
 	PG_FAIL_OVER,	 /* it is over: it has the result */
 	PG_FAIL_CALL,	 /* it is beginning: it becomes a call of another function, with a null second argument */
+	PG_FAIL_LENGTH,	 /* it is beginning: it begins again, with a negative length */
 	PG_FAIL_GO_OVER, /* the same in Go: no bytes, no error; the destroyed socket says the rest */
 	PG_FAIL_GO_SKIP, /* it is beginning: it returns so at once */
 };

@@ -106,6 +106,9 @@ static __always_inline void pg_call_change(struct pt_regs *ctx, const struct pg_
 		ctx->rsi = 0;
 		ctx->rip = hold->failure;
 		return;
+	case PG_FAIL_LENGTH:
+		ctx->rdx = -1ull;
+		return;
 	case PG_FAIL_GO_SKIP:
 		if (bpf_probe_read_user(&back, sizeof(back), (void *)ctx->rsp)) {
 			bpf_send_signal(PG_SIGKILL);
@@ -137,7 +140,7 @@ static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tl
 	if (call->goroutine) {
 		hold.failing = begins ? PG_FAIL_GO_SKIP : PG_FAIL_GO_OVER;
 	} else {
-		hold.failing = begins ? PG_FAIL_CALL : PG_FAIL_OVER;
+		hold.failing = !begins ? PG_FAIL_OVER : failure == ctx->rip ? PG_FAIL_LENGTH : PG_FAIL_CALL;
 		hold.result = call->count_at ? 0 : -1ull; /* what the two kinds of calls return for a failure */
 	}
 	hold.process = id >> 32;

@@ -407,6 +407,10 @@ unsafe impl Plain for abi::pg_tls_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_tls_hold {}
 // SAFETY: as above.
+unsafe impl Plain for abi::pg_tls_new {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_hello_ends {}
+// SAFETY: as above.
 unsafe impl Plain for abi::pg_hole_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_conn {}

@@ -105,6 +105,11 @@ fn end_call(hold: &abi::pg_tls_hold) -> nix::Result<()> {
             registers.rsp = hold.stack;
             registers.rsi = 0;
         }
+        abi::PG_FAIL_LENGTH => {
+            registers.rip = hold.failure;
+            registers.rsp = hold.stack;
+            registers.rdx = u64::MAX;
+        }
         abi::PG_FAIL_GO_SKIP => {
             registers.rip = ptrace::read(thread, hold.stack as ptrace::AddressType)?.cast_unsigned();
             registers.rsp = hold.stack + 8;

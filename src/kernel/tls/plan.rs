@@ -27,6 +27,7 @@ pub enum Program {
     Other,
     Bio,
     Forget,
+    Loaded,
 }
 
 /// All hooks of a file.
@@ -108,7 +109,10 @@ impl Plan {
         let failure = symbols.get(FAILURE).map(|function| function.address).unwrap_or_default();
         let place = |name, program, function, caught| {
             let found = symbols.get(name)?;
-            let failure = failure.wrapping_sub(found.address);
+            // OpenSSL and LibreSSL refuse negative lengths, with -1, which node insists on. BoringSSL would read on; it has no SSL_write_ex.
+            let enters = function == abi::PG_FN_WRITE && program == Program::Enter;
+            let itself = enters && symbols.get("SSL_write_ex").is_some();
+            let failure = if itself { 0 } else { failure.wrapping_sub(found.address) };
             Some(Hook { program, function, offset: found.offset, failure, caught })
         };
         for (name, function) in CALLS {
