@@ -108,8 +108,10 @@ struct pg_tls_hold {
 	u32 thread;
 	u32 failing; /* enum pg_failing */
 	u32 reserved;
+	u64 ip; /* of the hook */
+	u64 sp; /* there */
 };
-PG_SIZE(struct pg_tls_hold, 48);
+PG_SIZE(struct pg_tls_hold, 64);
 
 /* A process has code that it had not before; told apart by its length. */
 struct pg_tls_new {

@@ -143,6 +143,8 @@ static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tl
 		hold.failing = !begins ? PG_FAIL_OVER : failure == ctx->rip ? PG_FAIL_LENGTH : PG_FAIL_CALL;
 		hold.result = call->count_at ? 0 : -1ull; /* what the two kinds of calls return for a failure */
 	}
+	hold.ip = ctx->rip;
+	hold.sp = ctx->rsp;
 	hold.process = id >> 32;
 	hold.thread = thread;
 	if (tls_config.rung == PG_RUNG_CONTEXT) {
@@ -150,7 +152,7 @@ static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tl
 		return;
 	}
 	if (tls_config.rung == PG_RUNG_PAUSE && !bpf_map_update_elem(&tls_holds, &thread, &hold, BPF_ANY) &&
-	    !bpf_send_signal(PG_SIGSTOP))
+	    !bpf_send_signal_thread(PG_SIGSTOP)) /* before signals of the whole process, and most of its own */
 		return;
 	bpf_send_signal(PG_SIGKILL);
 }
