@@ -141,6 +141,8 @@ static __always_inline void pg_conn_close(u64 cookie)
 		if (c->said.source != PG_SRC_PACKET)
 			pg_slot_free(c->said.source, c->said.slot);
 		c->said.source = PG_SRC_PACKET;
+		if (c->hello)
+			pg_hello_delete(c);
 		c->cookie = 0;
 		c->phase = PG_P_DEAD;
 		pg_unlock(&c->lock);

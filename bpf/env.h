@@ -91,6 +91,26 @@ static __always_inline void pg_text_put(struct pg_conn *c, u32 text, u32 length)
 		pg_count_add(PG_N_HELPER_FAILED, 1);
 }
 
+/* A connection's client has begun with TLS. Returns 0 if another connection's has begun in the very same way. */
+static __always_inline int pg_hello_put(struct pg_conn *c)
+{
+	struct pg_hello_ends ends = {.cookie = c->cookie}, *found;
+
+	if (!c->cookie || !bpf_map_update_elem(&tls_hellos, c->path + PG_HELLO_AT, &ends, BPF_NOEXIST))
+		return 1;
+	found = bpf_map_lookup_elem(&tls_hellos, c->path + PG_HELLO_AT);
+	/* none: there is no room, and no object will be found for it */
+	return !found || !__sync_val_compare_and_swap(&found->cookie, 0, c->cookie);
+}
+
+static __always_inline void pg_hello_delete(struct pg_conn *c)
+{
+	struct pg_hello_ends *found = bpf_map_lookup_elem(&tls_hellos, c->path + PG_HELLO_AT);
+
+	if (found && found->cookie == c->cookie)
+		bpf_map_delete_elem(&tls_hellos, c->path + PG_HELLO_AT);
+}
+
 static __always_inline u64 pg_now(void)
 {
 	return bpf_ktime_get_ns();
@@ -106,6 +126,56 @@ static __always_inline const struct pg_seed *pg_seed_get(void)
 	u32 zero = 0;
 
 	return bpf_map_lookup_elem(&seed, &zero);
+}
+
+/*
+ * A lock in a map's value: compare and swap, a bounded spin. The verifier's own spin lock allows no calls while it is
+ * held. All who take it run with softirqs off, so the holder is on another CPU and goes on. On failure the segment is
+ * dropped, and TCP sends it again. A hook in a process can be interrupted, but only where the one that waits for it can
+ * be too: to wait long is to let it go on. Hooks take locks that no packet's program takes.
+ */
+#ifdef PG_PLANE_TLS
+#define PG_SPINS (1 << 20) /* tens of milliseconds */
+#else
+#define PG_SPINS 4096
+#endif
+
+struct pg_spin {
+	u32 *lock;
+	int taken;
+};
+
+static long pg_spin_cb(u32 index, void *data)
+{
+	struct pg_spin *spin = data;
+
+	(void)index;
+	if (spin->lock)
+		spin->taken = __sync_val_compare_and_swap(spin->lock, 0, 1) == 0;
+	return spin->taken;
+}
+
+PG_STEP int pg_lock(u32 *lock)
+{
+	struct pg_spin spin = {.lock = lock};
+
+	if (!lock)
+		return 0;
+	if (__sync_val_compare_and_swap(lock, 0, 1) == 0)
+		return 1;
+	bpf_loop(PG_SPINS, pg_spin_cb, &spin, 0);
+	return spin.taken;
+}
+
+/* Takes it if it is free, at once. */
+static __always_inline int pg_trylock(u32 *lock)
+{
+	return __sync_val_compare_and_swap(lock, 0, 1) == 0;
+}
+
+static __always_inline void pg_unlock(u32 *lock)
+{
+	__sync_val_compare_and_swap(lock, 1, 0);
 }
 
 #ifdef PG_PLANE_TLS
@@ -146,52 +216,6 @@ static __always_inline void pg_event_put(struct pg_event *e)
 		pg_count_add(PG_N_EVENTS_LOST, 1);
 }
 #endif
-
-/*
- * A lock in a map's value: compare and swap, a bounded spin. The verifier's own spin lock allows no calls while it is
- * held. All who take it run with softirqs off, so the holder is on another CPU and goes on. On failure the segment is
- * dropped, and TCP sends it again. Hooks in processes can be interrupted: they take locks that no packet's program
- * takes.
- */
-#define PG_SPINS 4096
-
-struct pg_spin {
-	u32 *lock;
-	int taken;
-};
-
-static long pg_spin_cb(u32 index, void *data)
-{
-	struct pg_spin *spin = data;
-
-	(void)index;
-	if (spin->lock)
-		spin->taken = __sync_val_compare_and_swap(spin->lock, 0, 1) == 0;
-	return spin->taken;
-}
-
-PG_STEP int pg_lock(u32 *lock)
-{
-	struct pg_spin spin = {.lock = lock};
-
-	if (!lock)
-		return 0;
-	if (__sync_val_compare_and_swap(lock, 0, 1) == 0)
-		return 1;
-	bpf_loop(PG_SPINS, pg_spin_cb, &spin, 0);
-	return spin.taken;
-}
-
-/* Takes it if it is free, at once. */
-static __always_inline int pg_trylock(u32 *lock)
-{
-	return __sync_val_compare_and_swap(lock, 0, 1) == 0;
-}
-
-static __always_inline void pg_unlock(u32 *lock)
-{
-	__sync_val_compare_and_swap(lock, 1, 0);
-}
 
 #else
 #include "host/env.h"

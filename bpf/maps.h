@@ -69,6 +69,15 @@ struct {
 	__type(value, struct pg_text);
 } texts SEC(".maps");
 
+/* Connections that begin with TLS, and the objects that they are of. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PG_MAX_CONNECTIONS);
+	__type(key, struct pg_hello);
+	__type(value, struct pg_hello_ends);
+} tls_hellos SEC(".maps");
+
 /* Token buckets, by the hash of a key; the loader makes as many as the policy needs, and the seed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

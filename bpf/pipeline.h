@@ -381,13 +381,21 @@ PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
  */
 PG_STEP int pg_tls_handshake(struct pg_conn *c, struct pg_work *w)
 {
-	u32 reason, data = 0;
+	u32 reason, data = 0, most = ~0u;
 
 	if (!c || !w)
 		return PG_CUT;
-	reason = pg_tls_record(&c->request, w, &data);
-	if (data && c->tls == PG_TLS_HOOKED)
+	if (c->hello < PG_HELLO_BYTES && pg_ready(w)) {
+		c->path[pg_index(c->hello, PG_MAX_PATH_BYTES)] = pg_peek(w);
+		c->hello++;
+		most = 1;
+	}
+	reason = pg_tls_record(&c->request, w, most, &data);
+	if (data && c->tls != PG_TLS_NONE)
 		return PG_BLIND;
+	if (most == 1 && c->hello == PG_HELLO_BYTES && c->path[0] == PG_TLS_HANDSHAKE &&
+	    c->path[PG_TLS_HEAD_BYTES] == PG_TLS_CLIENT_HELLO && !pg_hello_put(c))
+		reason = PG_R_TLS;
 	return reason || data ? pg_fail_connection(c, w, PG_R_TLS) : PG_GO;
 }
 

@@ -2,61 +2,101 @@
 /*
  * Architecture:
  *
- *   pt_shake, pt_read, pt_write, ...   a call into a TLS library begins ──► whose it is; what is written is judged
- *   pt_return                          it returns                       ──► what was read is judged
- *   pt_received                        a thread reads a TCP socket      ──► which socket a call is about
+ *   pt_enter      a call into a TLS library begins ──► whose it is; what is written is judged
+ *   pt_return     it returns                       ──► what was read is judged
+ *   pt_exec, pt_loaded   a process has new code    ──► it may have a TLS library, says the agent
+ *   pt_received   a thread reads a TCP socket      ──► which socket a call is about
  *
  * tls/call.h knows calls, tls/session.h what belongs together; the engine is the one that judges packets. The functions
- * and their arguments are OpenSSL's; src/kernel/tls.rs attaches them.
+ * and their arguments are OpenSSL's and Go's; src/kernel/tls attaches them.
  */
 #define PG_PLANE_TLS
 #include "tls/call.h"
 #include <bpf/bpf_tracing.h>
 
-SEC("uprobe") int pt_shake(struct pt_regs *ctx)
+/* OpenSSL's arguments are those of C, Go's those of its own (internal ABI): there the receiver is the first. */
+SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 {
-	struct pg_tls_call call = {.object = ctx->rdi, .kind = PG_CALL_SHAKE};
+	u64 cookie = bpf_get_attach_cookie(ctx), length = 0;
+	u32 function = pg_cookie_function(cookie);
+	struct pg_tls_call call = {.object = ctx->rdi, .buffer = ctx->rsi};
 
-	call.library = PG_COOKIE_LIBRARY(bpf_get_attach_cookie(ctx));
-	pg_call_begin(ctx, &call);
+	call.library = pg_cookie_library(cookie);
+	switch (function) {
+	case PG_FN_READ_EX:
+		call.count_at = ctx->rcx;
+		/* fallthrough */
+	case PG_FN_READ:
+		call.kind = PG_CALL_READ;
+		break;
+	case PG_FN_PEEK_EX:
+		call.count_at = ctx->rcx;
+		/* fallthrough */
+	case PG_FN_PEEK:
+		call.kind = PG_CALL_PEEK;
+		break;
+	case PG_FN_WRITE:
+		call.kind = PG_CALL_WRITE;
+		length = (s32)ctx->rdx > 0 ? (u32)ctx->rdx : 0;
+		break;
+	case PG_FN_WRITE_EX:
+		call.kind = PG_CALL_WRITE;
+		call.count_at = ctx->rcx;
+		length = ctx->rdx;
+		break;
+	case PG_FN_GO_READ:
+		call.kind = PG_CALL_READ;
+		call.goroutine = 1;
+		break;
+	case PG_FN_GO_WRITE:
+		call.kind = PG_CALL_WRITE;
+		call.goroutine = 1;
+		length = ctx->rcx;
+		break;
+	case PG_FN_GO_SHAKE:
+		call.goroutine = 1;
+		/* fallthrough */
+	default:
+		call.kind = PG_CALL_SHAKE;
+	}
+	if (call.goroutine) {
+		call.object = ctx->rax;
+		call.buffer = ctx->rbx;
+	}
+	if (!pg_call_begin(ctx, &call))
+		return 0;
+	if (call.kind == PG_CALL_READ || call.kind == PG_CALL_PEEK)
+		pg_read_begin(&call);
+	else if (call.kind == PG_CALL_WRITE && (function != PG_FN_WRITE || (s32)ctx->rdx >= 0)) /* else it fails */
+		pg_write_begin(ctx, &call, length, ctx->rip + pg_cookie_failure(cookie));
 	return 0;
 }
 
-SEC("uprobe") int pt_read(struct pt_regs *ctx)
-{
-	return pg_read_begin(ctx, PG_CALL_READ, 0);
-}
-
-SEC("uprobe") int pt_read_ex(struct pt_regs *ctx)
-{
-	return pg_read_begin(ctx, PG_CALL_READ, ctx->rcx);
-}
-
-SEC("uprobe") int pt_peek(struct pt_regs *ctx)
-{
-	return pg_read_begin(ctx, PG_CALL_PEEK, 0);
-}
-
-SEC("uprobe") int pt_peek_ex(struct pt_regs *ctx)
-{
-	return pg_read_begin(ctx, PG_CALL_PEEK, ctx->rcx);
-}
-
-SEC("uprobe") int pt_write(struct pt_regs *ctx)
-{
-	s32 length = ctx->rdx;
-
-	return pg_write_begin(ctx, length > 0 ? length : 0, 0);
-}
-
-SEC("uprobe") int pt_write_ex(struct pt_regs *ctx)
-{
-	return pg_write_begin(ctx, ctx->rdx, ctx->rcx);
-}
-
+/* At a return: in Go at the very instruction, which tells the function; else where the kernel catches it. */
 SEC("uretprobe") int pt_return(struct pt_regs *ctx)
 {
-	return pg_call_end(ctx);
+	u32 function = pg_cookie_function(bpf_get_attach_cookie(ctx));
+	struct pg_tls_call *found, call;
+	struct pg_tls_caller caller = {};
+	struct pg_session *s;
+
+	pg_caller_of(ctx, function >= PG_FN_GO_SHAKE, &caller);
+	found = bpf_map_lookup_elem(&tls_calls, &caller);
+	if (!found)
+		return 0;
+	call = *found;
+	/* the handshake within Go's Read and Write */
+	if (function == PG_FN_GO_SHAKE && call.kind != PG_CALL_SHAKE)
+		return 0;
+	s = pg_session_of(call.object);
+	if (!s)
+		pg_stranger_end(ctx, &call);
+	else if (call.kind == PG_CALL_READ || call.kind == PG_CALL_PEEK)
+		pg_read_end(ctx, &call, s);
+	else if (call.kind == PG_CALL_WRITE)
+		pg_write_end(ctx, &call, s);
+	bpf_map_delete_elem(&tls_calls, &caller);
+	return 0;
 }
 
 /* Early data and sendfile carry plaintext past the calls that are judged. */
@@ -66,7 +106,7 @@ SEC("uprobe") int pt_other(struct pt_regs *ctx)
 	struct pg_tls_call call = {.object = ctx->rdi, .kind = PG_CALL_OTHER, .stack = ctx->rsp};
 	struct pg_session *s;
 
-	call.library = PG_COOKIE_LIBRARY(cookie);
+	call.library = pg_cookie_library(cookie);
 	if (!pg_tls_inside() || !pg_tls_armed(call.library))
 		return 0;
 	s = pg_session_of(call.object);
@@ -74,14 +114,14 @@ SEC("uprobe") int pt_other(struct pt_regs *ctx)
 		return 0;
 	pg_session_fail(s, PG_R_TLS_CALL);
 	if (!s->blind)
-		pg_call_fail(ctx, &call, s->cookie, ctx->rip + PG_COOKIE_FAILURE(cookie));
+		pg_call_fail(ctx, &call, s->cookie, 1, ctx->rip + pg_cookie_failure(cookie));
 	return 0;
 }
 
 /* TLS as a BIO, which reads and writes by functions that have no names. */
 SEC("uprobe") int pt_bio(struct pt_regs *ctx)
 {
-	if (pg_tls_inside() && pg_tls_armed(PG_COOKIE_LIBRARY(bpf_get_attach_cookie(ctx))))
+	if (pg_tls_inside() && pg_tls_armed(pg_cookie_library(bpf_get_attach_cookie(ctx))))
 		pg_process_unread();
 	return 0;
 }
@@ -95,6 +135,38 @@ SEC("uprobe") int pt_forget(struct pt_regs *ctx)
 		pg_session_forget(&key);
 	return 0;
 }
+
+/* ---- code that is new to a process ---- */
+
+static __always_inline void pg_process_new(void)
+{
+	struct pg_tls_new *e;
+
+	if (!pg_tls_inside())
+		return;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e)
+		return; /* the agent looks at all processes now and then */
+	__builtin_memset(e, 0, sizeof(*e));
+	e->process = bpf_get_current_pid_tgid() >> 32;
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* A program begins. */
+SEC("tp_btf/sched_process_exec") int BPF_PROG(pt_exec)
+{
+	pg_process_new();
+	return 0;
+}
+
+/* The dynamic linker has loaded something, be it at the start or later, and calls what it has for debuggers. */
+SEC("uprobe") int pt_loaded(struct pt_regs *ctx)
+{
+	pg_process_new();
+	return 0;
+}
+
+/* ---- which socket ---- */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct pg_atomic64 {
@@ -138,7 +210,9 @@ SEC("tp_btf/tcp_rcv_space_adjust") int BPF_PROG(pt_received, struct sock *sk)
 	c = bpf_map_lookup_elem(&conns, &cookie);
 	if (!c || c->cookie != cookie || (c->request.state != PG_H2_TLS && !c->tls))
 		return 0;
-	call = bpf_map_lookup_elem(&tls_calls, &id);
+	if (c->tls == PG_TLS_FED)
+		return 0;
+	call = pg_call_here();
 	if (!call) {
 		if (c->tls)
 			pg_read_elsewhere(c);
@@ -160,7 +234,7 @@ SEC("tp_btf/tcp_rcv_space_adjust") int BPF_PROG(pt_received, struct sock *sk)
 	if (c->tls)
 		pg_read_elsewhere(c);
 	else if (call->kind != PG_CALL_WRITE || tls_config.server)
-		pg_session_open(&key, c, cookie);
+		pg_session_open(&key, c, cookie, PG_TLS_READS);
 	/* else: a handshake within a call that writes, whose plaintext was handed over before there was a session */
 	return 0;
 }

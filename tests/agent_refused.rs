@@ -159,6 +159,32 @@ fn a_program_that_the_verifier_refuses_is_said_in_words() {
     starts(&[&place], &policy);
 }
 
+/// Without hooks TLS is refused, and everything else is judged: unless the policy wants the hooks, protocg starts.
+#[test]
+fn hooks_that_the_verifier_refuses_keep_nothing_else_from_starting() {
+    need_root!();
+    for required in [false, true] {
+        let place = Place::new();
+        let policy = place.policy("p", 1);
+        let text = fs::read_to_string(&policy).unwrap();
+        fs::write(&policy, format!("{text}\n[tls]\nrequired = {required}\nkill = true\n")).unwrap();
+        let arguments = ["run", "--events", "json", policy.to_str().unwrap(), "--", "true"];
+        let mut spoilt = 0;
+        let (status, said) = meddled(&arguments, |asked| {
+            if asked.command() == PROG_LOAD && asked.program() == "pt_return" {
+                asked.spoil();
+                spoilt += 1;
+            }
+        });
+        assert!(spoilt > 0, "pt_return was not loaded: {said}");
+        assert!(said.contains("the kernel refused the program `pt_return`: R9 !read_ok"), "{said}");
+        assert_eq!(status, if required { 4 } else { 0 }, "{said}");
+        let none =
+            said.contains("TLS is not read, and so refused on policy ports") && said.contains("\"tls\":\"none\"");
+        assert_eq!(none, !required, "{said}");
+    }
+}
+
 #[test]
 fn probe_says_that_the_enforcer_does_not_load() {
     need_root!();

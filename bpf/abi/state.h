@@ -210,10 +210,29 @@ enum pg_answers {
 	PG_A_MUTED,  /* denied: nothing more of it passes, but again what has passed */
 };
 
+/* How a client begins with TLS (RFC 8446, section 4.1.2): a record's head, a message's, a version, and a random number
+ * that no two clients choose. */
+#define PG_HELLO_BYTES 43
+#define PG_HELLO_AT 11
+
+struct pg_hello {
+	u8 random[32];
+};
+
+/* What begins so: a connection and a TLS library's object. Either is seen first. */
+struct pg_hello_ends {
+	u64 cookie; /* 0: not seen yet */
+	u64 object; /* 0: not seen yet */
+	u32 process;
+	u32 spoiled; /* 1: the object has taken plaintext that nobody judged */
+};
+PG_SIZE(struct pg_hello_ends, 24);
+
 /* Where the plaintext of a connection is judged that opens with TLS: abi/tls.h. */
 enum pg_tls_phase {
-	PG_TLS_NONE,   /* nowhere: no hook has seen it */
-	PG_TLS_HOOKED, /* in the process that has it: hooks have seen it from its first byte on */
+	PG_TLS_NONE,  /* nowhere: no hook has seen it */
+	PG_TLS_READS, /* in the process that has it, by hooks in calls that read the socket themselves */
+	PG_TLS_FED,   /* the same, by hooks in calls that are given what others have read from it */
 };
 
 /* A segment that was dropped for its denied frames, and whose place the mended one may take. */
@@ -285,7 +304,7 @@ struct pg_conn {
 	u32 gone;      /* responses whose stream the client has reset: how many, the oldest and the newest */
 	u32 gone_first;
 	u32 gone_last;
-	u32 reserved;
+	u32 hello;     /* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */
 	struct pg_hole said; /* what stands before a denied response in its segment, if it is in a slot */
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */

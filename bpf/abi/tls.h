@@ -18,6 +18,26 @@
 #define PG_RUNG_ENUM(name, text, what) PG_RUNG_##name,
 enum pg_rung { PG_RUNGS(PG_RUNG_ENUM) PG_RUNG_COUNT };
 
+/* What a hook is attached with: the library's number, the function, and how far it is from there to one that does
+ * nothing but fail: it returns 0, and says in the library's own way that this is an error. 0: the function itself does
+ * so, and returns -1, if its length is negative. */
+#define PG_COOKIE_FUNCTION 10
+#define PG_COOKIE_FAILURE 16
+
+/* OpenSSL's functions, and Go's of crypto/tls.(*Conn) */
+enum pg_function {
+	PG_FN_SHAKE,
+	PG_FN_READ,
+	PG_FN_READ_EX,
+	PG_FN_PEEK,
+	PG_FN_PEEK_EX,
+	PG_FN_WRITE,
+	PG_FN_WRITE_EX,
+	PG_FN_GO_SHAKE,
+	PG_FN_GO_READ,
+	PG_FN_GO_WRITE,
+};
+
 enum pg_call {
 	PG_CALL_SHAKE, /* may read from the socket, hands out no plaintext */
 	PG_CALL_READ,
@@ -34,6 +54,13 @@ struct pg_tls_config {
 };
 PG_SIZE(struct pg_tls_config, 16);
 
+/* A file with a TLS library. */
+struct pg_tls_library {
+	u32 armed;     /* 1 once all of its hooks are there */
+	u32 random_at; /* where its objects have the client's random number; 0: unknown */
+};
+PG_SIZE(struct pg_tls_library, 8);
+
 struct pg_tls_key {
 	u64 object; /* SSL * */
 	u32 process;
@@ -41,7 +68,15 @@ struct pg_tls_key {
 };
 PG_SIZE(struct pg_tls_key, 16);
 
-/* A call that a thread has not returned from; by thread. */
+/* Who makes a call: a thread or, in Go, a goroutine, which may go on in another thread. */
+struct pg_tls_caller {
+	u64 who;
+	u32 process;
+	u32 goroutine; /* 1: it is one */
+};
+PG_SIZE(struct pg_tls_caller, 16);
+
+/* A call that has not returned; by caller. */
 struct pg_tls_call {
 	u64 object;
 	u64 buffer;
@@ -49,19 +84,41 @@ struct pg_tls_call {
 	u64 stack;    /* its stack pointer at its first instruction */
 	u32 kind;     /* enum pg_call */
 	u32 library;
+	u32 goroutine; /* 1: its caller is one */
+	u32 reserved;
 };
-PG_SIZE(struct pg_tls_call, 40);
+PG_SIZE(struct pg_tls_call, 48);
+
+/* How a held call is to fail. */
+enum pg_failing {
+	PG_FAIL_OVER,	 /* it is over: it has the result */
+	PG_FAIL_CALL,	 /* it is beginning: it becomes a call of another function, with a null second argument */
+	PG_FAIL_LENGTH,	 /* it is beginning: it begins again, with a negative length */
+	PG_FAIL_GO_OVER, /* the same in Go: no bytes, no error; the destroyed socket says the rest */
+	PG_FAIL_GO_SKIP, /* it is beginning: it returns so at once */
+};
 
 /* A thread that was stopped in a call with denied plaintext; by thread. */
 struct pg_tls_hold {
 	u64 cookie;
 	u64 stack;   /* at the call's first instruction */
-	u64 failure; /* function that the call is to become, with a null second argument; 0: the call is over already */
+	u64 failure; /* the function that the call is to become */
 	u64 result;
 	u32 process;
 	u32 thread;
+	u32 failing; /* enum pg_failing */
+	u32 reserved;
+	u64 ip; /* of the hook */
+	u64 sp; /* there */
 };
-PG_SIZE(struct pg_tls_hold, 40);
+PG_SIZE(struct pg_tls_hold, 64);
+
+/* A process has code that it had not before; told apart by its length. */
+struct pg_tls_new {
+	u32 process;
+	u32 reserved[5];
+};
+PG_SIZE(struct pg_tls_new, 24);
 
 /* An event of the TLS plane; told apart by its length. */
 struct pg_tls_event {

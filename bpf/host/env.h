@@ -164,6 +164,12 @@ static inline const struct pg_seed *pg_seed_get(void)
 	return &seed;
 }
 
+static inline int pg_hello_put(struct pg_conn *c)
+{
+	(void)c;
+	return 1;
+}
+
 static inline int pg_bucket_lock(struct bpf_spin_lock *lock)
 {
 	(void)lock;

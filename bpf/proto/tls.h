@@ -13,15 +13,17 @@ enum pg_tls_content {
 };
 
 #define PG_TLS_HEAD_BYTES 5
+#define PG_TLS_CLIENT_HELLO 1		   /* what a handshake's message begins with */
 #define PG_TLS_RECORD_BYTES (16384 + 2048) /* with room for what encryption adds (RFC 5246, section 6.2.3) */
 
-/* Some bytes of the records. `data`: application data begins here. Returns PG_R_TLS for what is no TLS. */
-static inline u32 pg_tls_record(struct pg_h2 *h, struct pg_work *w, u32 *data)
+/* Some bytes of the records, at most `most`. `data`: application data begins here. Returns PG_R_TLS for what is no TLS.
+ */
+static inline u32 pg_tls_record(struct pg_h2 *h, struct pg_work *w, u32 most, u32 *data)
 {
 	u8 byte;
 
 	if (h->left) {
-		h->left -= pg_pass(w, h->left);
+		h->left -= pg_pass(w, h->left < most ? h->left : most);
 		return PG_R_NONE;
 	}
 	if (!pg_ready(w))

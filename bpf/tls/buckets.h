@@ -48,7 +48,8 @@ static __always_inline struct pg_own_bucket *pg_own_bucket_get(u32 limit)
 
 #define PG_BUCKET_SPINS 4096
 
-/* Returns 0 if the holder does not let go: it may be what this hook has interrupted. */
+/* Returns 0 if the holder does not let go: it may be what this hook has interrupted. In line, for the calls that lead
+ * here are as many as the verifier allows. */
 static __always_inline int pg_bucket_lock(struct bpf_spin_lock *lock)
 {
 	int i;
@@ -61,7 +62,7 @@ static __always_inline int pg_bucket_lock(struct bpf_spin_lock *lock)
 
 static __always_inline void pg_bucket_unlock(struct bpf_spin_lock *lock)
 {
-	__sync_val_compare_and_swap(&lock->val, 1, 0);
+	pg_unlock(&lock->val);
 }
 
 #endif

@@ -18,13 +18,13 @@ struct {
 	__type(value, u32);
 } tls_places SEC(".maps");
 
-/* by library: 1 once all of its hooks are there */
+/* by number; one that is hooked in part is none */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PG_MAX_TLS_LIBRARIES);
 	__type(key, u32);
-	__type(value, u32);
-} tls_armed SEC(".maps");
+	__type(value, struct pg_tls_library);
+} tls_libraries SEC(".maps");
 
 /* by thread; the agent ends them */
 struct {
@@ -35,10 +35,20 @@ struct {
 	__type(value, struct pg_tls_hold);
 } tls_holds SEC(".maps");
 
-/* What a hook is attached with: the library, and how far it is from the function to one that only fails: it returns 0,
- * and says in the library's own way that this is an error. */
-#define PG_COOKIE_LIBRARY(cookie) ((u32)(cookie) & (PG_MAX_TLS_LIBRARIES - 1))
-#define PG_COOKIE_FAILURE(cookie) ((s64)(cookie) >> 16)
+static __always_inline u32 pg_cookie_library(u64 cookie)
+{
+	return cookie & (PG_MAX_TLS_LIBRARIES - 1);
+}
+
+static __always_inline u32 pg_cookie_function(u64 cookie)
+{
+	return cookie >> PG_COOKIE_FUNCTION & ((1 << (PG_COOKIE_FAILURE - PG_COOKIE_FUNCTION)) - 1);
+}
+
+static __always_inline s64 pg_cookie_failure(u64 cookie)
+{
+	return (s64)cookie >> PG_COOKIE_FAILURE;
+}
 
 /* Other processes share the library's file: whoever is not in one of the cgroups leaves here. */
 static __always_inline int pg_tls_inside(void)
@@ -54,12 +64,18 @@ static __always_inline int pg_tls_inside(void)
 	return 0;
 }
 
-/* A library whose hooks are all there: one that is hooked in part is none. */
-static __always_inline int pg_tls_armed(u32 library)
+static __always_inline const struct pg_tls_library *pg_tls_armed(u32 library)
 {
-	u32 *armed = bpf_map_lookup_elem(&tls_armed, &library);
+	const struct pg_tls_library *l = bpf_map_lookup_elem(&tls_libraries, &library);
 
-	return armed && *armed;
+	return l && l->armed ? l : 0;
+}
+
+static __always_inline u32 pg_random_at(u32 library)
+{
+	const struct pg_tls_library *l = bpf_map_lookup_elem(&tls_libraries, &library);
+
+	return l ? l->random_at : 0;
 }
 
 static __always_inline struct pg_session *pg_session_of(u64 object)
@@ -80,54 +96,108 @@ static __always_inline int pg_session_over(const struct pg_session *s)
 	return c && c->phase == PG_P_DEAD;
 }
 
+/* The thread's registers, for a call that is to fail. */
+static __always_inline void pg_call_change(struct pt_regs *ctx, const struct pg_tls_hold *hold)
+{
+	u64 back;
+
+	switch (hold->failing) {
+	case PG_FAIL_CALL:
+		ctx->rsi = 0;
+		ctx->rip = hold->failure;
+		return;
+	case PG_FAIL_LENGTH:
+		ctx->rdx = -1ull;
+		return;
+	case PG_FAIL_GO_SKIP:
+		if (bpf_probe_read_user(&back, sizeof(back), (void *)ctx->rsp)) {
+			bpf_send_signal(PG_SIGKILL);
+			return;
+		}
+		ctx->rip = back;
+		ctx->rsp = ctx->rsp + sizeof(back);
+		/* fallthrough */
+	case PG_FAIL_GO_OVER:
+		ctx->rbx = 0;
+		ctx->rcx = 0;
+		/* fallthrough */
+	default:
+		ctx->rax = hold->result;
+	}
+}
+
 /*
- * The call fails as it returns, or at its entry: there it becomes a call of `failure`, whose second argument must not
- * be null. The thread does not run on in the process before that.
+ * The call fails as it returns, or (`begins`) at its entry: there it becomes a call of `failure`, or in Go returns. The
+ * thread does not run on in the process before that.
  */
-static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tls_call *call, u64 cookie, u64 failure)
+static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tls_call *call, u64 cookie, u32 begins,
+					 u64 failure)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct pg_tls_hold hold = {.cookie = cookie, .stack = call->stack, .failure = failure};
 	u32 thread = (u32)id;
 
-	hold.result = call->count_at ? 0 : -1ull; /* what the two kinds of calls return for a failure */
+	if (call->goroutine) {
+		hold.failing = begins ? PG_FAIL_GO_SKIP : PG_FAIL_GO_OVER;
+	} else {
+		hold.failing = !begins ? PG_FAIL_OVER : failure == ctx->rip ? PG_FAIL_LENGTH : PG_FAIL_CALL;
+		hold.result = call->count_at ? 0 : -1ull; /* what the two kinds of calls return for a failure */
+	}
+	hold.ip = ctx->rip;
+	hold.sp = ctx->rsp;
 	hold.process = id >> 32;
 	hold.thread = thread;
 	if (tls_config.rung == PG_RUNG_CONTEXT) {
-		if (failure) {
-			ctx->rsi = 0;
-			ctx->rip = failure;
-		} else {
-			ctx->rax = hold.result;
-		}
+		pg_call_change(ctx, &hold);
 		return;
 	}
 	if (tls_config.rung == PG_RUNG_PAUSE && !bpf_map_update_elem(&tls_holds, &thread, &hold, BPF_ANY) &&
-	    !bpf_send_signal(PG_SIGSTOP))
+	    !bpf_send_signal_thread(PG_SIGSTOP)) /* before signals of the whole process, and most of its own */
 		return;
 	bpf_send_signal(PG_SIGKILL);
 }
 
+static __always_inline void pg_call_join(const struct pg_tls_call *call)
+{
+	struct pg_tls_key key = {.object = call->object, .process = bpf_get_current_pid_tgid() >> 32};
+
+	pg_session_join(&key, pg_random_at(call->library));
+}
+
 /* ---- entries ---- */
 
+static __always_inline void pg_caller_of(struct pt_regs *ctx, u32 goroutine, struct pg_tls_caller *caller)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	caller->who = goroutine ? ctx->r14 : id;
+	caller->process = id >> 32;
+	caller->goroutine = goroutine;
+}
+
 /*
- * A call begins. Returns 0 if it is of no concern: not of the cgroup, or seen before. One file can be reached by two
- * names (layers of containers), and is then hooked twice.
+ * A call begins. Returns 0 if it is of no concern: not of the cgroup, part of another, or seen before. One file can be
+ * reached by two names (layers of containers), and is then hooked twice.
  */
 static __always_inline int pg_call_begin(struct pt_regs *ctx, struct pg_tls_call *call)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	struct pg_tls_caller caller = {};
 	struct pg_tls_call *before;
 	struct pg_session *s;
 
 	if (!pg_tls_inside() || !pg_tls_armed(call->library))
 		return 0;
 	call->stack = ctx->rsp;
-	before = bpf_map_lookup_elem(&tls_calls, &id);
-	if (before && before->library != call->library && before->stack == call->stack &&
-	    before->object == call->object && before->kind == call->kind)
-		return 0;
-	if (!bpf_map_update_elem(&tls_calls, &id, call, BPF_ANY))
+	pg_caller_of(ctx, call->goroutine, &caller);
+	before = bpf_map_lookup_elem(&tls_calls, &caller);
+	if (before && before->object == call->object) {
+		if (before->library != call->library && before->stack == call->stack && before->kind == call->kind)
+			return 0;
+		/* Go's Read and Write make the handshake by themselves */
+		if (call->goroutine && call->kind == PG_CALL_SHAKE)
+			return 0;
+	}
+	if (!bpf_map_update_elem(&tls_calls, &caller, call, BPF_ANY))
 		return 1;
 	/* its return would not be seen */
 	s = pg_session_of(call->object);
@@ -139,12 +209,12 @@ static __always_inline int pg_call_begin(struct pt_regs *ctx, struct pg_tls_call
 /* The plaintext of a call, of either direction. Returns 0 if it is denied. */
 static __always_inline int pg_call_plain(struct pg_session *s, u64 user, u32 length, u32 judged)
 {
+	u32 *lock = judged ? &s->conn.lock : &s->conn.response_lock;
 	int pass = 1;
 
 	if (!length)
 		return 1;
-	if (!pg_lock(&s->lock)) {
-		/* libraries allow one call on an object at a time */
+	if (!pg_lock(lock)) {
 		pg_session_fail(s, PG_R_TLS_CALL);
 		return s->blind;
 	}
@@ -152,56 +222,58 @@ static __always_inline int pg_call_plain(struct pg_session *s, u64 user, u32 len
 		pass = pg_plain_judge(s, user, length);
 	else
 		pg_plain_follow(s, user, length);
-	pg_unlock(&s->lock);
+	pg_unlock(lock);
 	return pass;
 }
 
-/* A call that reads begins. */
-static __always_inline int pg_read_begin(struct pt_regs *ctx, u32 kind, u64 count_at)
+/* Two calls at once that hand over bytes of one direction: nobody knows which of them are first. */
+static __always_inline void pg_call_unordered(struct pg_session *s, u32 judged)
 {
-	struct pg_tls_call call = {.object = ctx->rdi, .buffer = ctx->rsi, .count_at = count_at, .kind = kind};
-	struct pg_session *s;
-
-	call.library = PG_COOKIE_LIBRARY(bpf_get_attach_cookie(ctx));
-	if (!pg_call_begin(ctx, &call))
-		return 0;
-	s = pg_session_of(call.object);
-	if (!s)
-		return 0;
-	if (s->reading)
+	if (judged)
 		pg_session_fail(s, PG_R_TLS_CALL);
-	s->reading = 1;
-	return 0;
+	else
+		s->unfollowed = 1;
 }
 
-/* A call that writes begins: what it is to write has not been encrypted yet. */
-static __always_inline int pg_write_begin(struct pt_regs *ctx, u64 length, u64 count_at)
+/* A call that reads has begun. */
+static __always_inline void pg_read_begin(const struct pg_tls_call *call)
 {
-	struct pg_tls_call call = {.object = ctx->rdi, .buffer = ctx->rsi, .count_at = count_at, .kind = PG_CALL_WRITE};
-	u64 cookie = bpf_get_attach_cookie(ctx);
-	struct pg_session *s;
+	struct pg_session *s = pg_session_of(call->object);
+
+	if (!s)
+		return;
+	if (s->reading)
+		pg_call_unordered(s, tls_config.server);
+	s->reading = 1;
+}
+
+/* A call that writes has begun: what it is to write has not been encrypted yet. */
+static __always_inline void pg_write_begin(struct pt_regs *ctx, const struct pg_tls_call *call, u64 length, u64 failure)
+{
+	struct pg_session *s = pg_session_of(call->object);
 	u32 n, skip;
 	int pass;
 
-	call.library = PG_COOKIE_LIBRARY(cookie);
-	if (!pg_call_begin(ctx, &call))
-		return 0;
-	s = pg_session_of(call.object);
+	if (!s && !tls_config.server) {
+		pg_call_join(call);
+		s = pg_session_of(call->object);
+	}
 	if (!s || s->blind)
-		return 0;
-	if (s->writing || length > PG_MOST_BYTES)
+		return;
+	if (s->writing)
+		pg_call_unordered(s, !tls_config.server);
+	if (length > PG_MOST_BYTES)
 		pg_session_fail(s, PG_R_TLS_CALL);
 	s->writing = 1;
 	n = length;
 	skip = s->ahead_out;
 	pass = !pg_session_over(s);
 	if (pass && n > skip) {
-		pass = pg_call_plain(s, call.buffer + skip, n - skip, !tls_config.server);
+		pass = pg_call_plain(s, call->buffer + skip, n - skip, !tls_config.server);
 		s->ahead_out = n;
 	}
 	if (!pass && !s->blind)
-		pg_call_fail(ctx, &call, s->cookie, ctx->rip + PG_COOKIE_FAILURE(cookie));
-	return 0;
+		pg_call_fail(ctx, call, s->cookie, 1, failure);
 }
 
 /* ---- returns ---- */
@@ -236,7 +308,7 @@ static __always_inline void pg_read_end(struct pt_regs *ctx, const struct pg_tls
 	else
 		s->ahead_in = skip > n ? skip - n : 0;
 	if (!pass && !s->blind)
-		pg_call_fail(ctx, call, s->cookie, 0);
+		pg_call_fail(ctx, call, s->cookie, 0, 0);
 }
 
 static __always_inline void pg_write_end(struct pt_regs *ctx, const struct pg_tls_call *call, struct pg_session *s)
@@ -249,26 +321,19 @@ static __always_inline void pg_write_end(struct pt_regs *ctx, const struct pg_tl
 	if (n > s->ahead_out)
 		pg_session_fail(s, PG_R_TLS_CALL);
 	else
-		s->ahead_out -= n;
+		/* OpenSSL is given the rest again; Go's connection is over if there is one */
+		s->ahead_out = call->goroutine ? 0 : s->ahead_out - n;
 }
 
-static __always_inline int pg_call_end(struct pt_regs *ctx)
+/* A call on an object without a session returns. */
+static __always_inline void pg_stranger_end(struct pt_regs *ctx, const struct pg_tls_call *call)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	struct pg_tls_call *found, call;
-	struct pg_session *s;
+	struct pg_tls_key key = {.object = call->object, .process = bpf_get_current_pid_tgid() >> 32};
 
-	found = bpf_map_lookup_elem(&tls_calls, &id);
-	if (!found)
-		return 0;
-	call = *found;
-	s = pg_session_of(call.object);
-	if (s && (call.kind == PG_CALL_READ || call.kind == PG_CALL_PEEK))
-		pg_read_end(ctx, &call, s);
-	else if (s && call.kind == PG_CALL_WRITE)
-		pg_write_end(ctx, &call, s);
-	bpf_map_delete_elem(&tls_calls, &id);
-	return 0;
+	if (call->kind == PG_CALL_WRITE && !tls_config.server && pg_call_count(ctx, call))
+		pg_hello_spoil(&key, pg_random_at(call->library));
+	else
+		pg_call_join(call);
 }
 
 #endif

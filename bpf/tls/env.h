@@ -12,14 +12,40 @@ const volatile struct pg_tls_config tls_config = {};
 
 /* ---- events, with the process in them; made in the ring buffer ---- */
 
-/* by thread */
+/* by caller */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, PG_MAX_STREAMS);
-	__type(key, u64);
+	__type(key, struct pg_tls_caller);
 	__type(value, struct pg_tls_call);
 } tls_calls SEC(".maps");
+
+struct pt_regs___user {
+	unsigned long r14;
+} __attribute__((preserve_access_index));
+
+/* The registers that a thread had when it came into the kernel, whatever for: Go keeps the goroutine in r14. */
+static __always_inline u64 pg_goroutine_here(void)
+{
+	struct pt_regs___user *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return registers->r14;
+}
+
+/* The call that this thread is in. */
+static __always_inline struct pg_tls_call *pg_call_here(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct pg_tls_caller caller = {.who = id, .process = id >> 32};
+	struct pg_tls_call *call = bpf_map_lookup_elem(&tls_calls, &caller);
+
+	if (call)
+		return call;
+	caller.who = pg_goroutine_here();
+	caller.goroutine = 1;
+	return bpf_map_lookup_elem(&tls_calls, &caller);
+}
 
 static __always_inline struct pg_event *pg_event_scratch(void)
 {
@@ -41,7 +67,7 @@ static __always_inline void pg_event_put(struct pg_event *about)
 	e->process = id >> 32;
 	e->thread = (u32)id;
 	e->rung = tls_config.rung;
-	call = bpf_map_lookup_elem(&tls_calls, &id);
+	call = pg_call_here();
 	e->library = call ? call->library : 0xffffffff;
 	e->object = call ? call->object : 0;
 	__builtin_memset(e->name, 0, sizeof(e->name));

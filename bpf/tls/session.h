@@ -3,7 +3,8 @@
  * A TLS connection as its process has it: which socket it is, and the engine over its plaintext.
  *
  * The socket is found, not asked for: a library reads the socket while one of its hooked calls runs, and the kernel
- * says which socket a thread reads. So any kind of BIO will do that reads the socket itself. A session is only ever
+ * says which socket a thread reads. So any kind of BIO will do that reads the socket itself; one that does not is found
+ * by the random number that its client's handshake begins with. A session is only ever
  * made while the socket's handshake has carried no application data, so it has the plaintext from its first byte on.
  */
 #ifndef PG_TLS_SESSION_H
@@ -11,12 +12,10 @@
 
 #include "pipeline.h"
 
-#define PG_STEPS_A_TURN 6
-#define PG_TURNS 65536
+#define PG_TURNS 400000 /* as for a segment: run.h */
 
 struct pg_session {
 	u64 cookie;
-	u32 lock;
 	u32 dead;
 	u32 blind;	/* a switch of the policy lets it pass unread */
 	u32 reading;	/* 1: a call that reads has not returned */
@@ -24,8 +23,10 @@ struct pg_session {
 	u32 ahead_in;	/* bytes that were peeked at: they are judged, and will be read again */
 	u32 ahead_out;	/* bytes that are judged, and that the library has not taken yet: they will be written again */
 	u32 unfollowed; /* 1: the direction that is not judged is out of step */
+	u32 reserved;
 	struct pg_conn conn; /* the plaintext's; apart from that of the bytes on the wire */
 	struct pg_work work;
+	struct pg_work other; /* of the direction that is not judged: Go reads and writes at once */
 };
 
 struct {
@@ -83,32 +84,25 @@ static long pg_plain_cb(u32 index, void *data)
 	struct pg_plain *p = data;
 	struct pg_work *w = p->w;
 	struct pg_conn *c = p->c;
-	u32 i;
 
 	(void)index;
 	if (!w || !c)
 		return 1;
-	for (i = 0; i < PG_STEPS_A_TURN; i++) {
-		if (w->pos >= w->end) {
-			p->done = 1;
-			return 1;
-		}
-		if (!p->judged) {
-			if (c->response.state != PG_H2_SKIP && !pg_ready(w) && !pg_plain_load(w, p->user))
-				return 1;
-			if (pg_response_step(c, w))
-				return 1;
-			continue;
-		}
-		if (!pg_ready(w) && !pg_plain_load(w, p->user)) {
-			p->outcome = pg_fail_connection(c, w, PG_R_TLS_UNREADABLE);
-			return 1;
-		}
-		p->outcome = pg_request_step(c, w);
-		if (p->outcome != PG_GO)
-			return 1;
+	if (w->pos >= w->end) {
+		p->done = 1;
+		return 1;
 	}
-	return 0;
+	if (!p->judged) {
+		if (c->response.state != PG_H2_SKIP && !pg_ready(w) && !pg_plain_load(w, p->user))
+			return 1;
+		return pg_response_step(c, w) ? 1 : 0;
+	}
+	if (!pg_ready(w) && !pg_plain_load(w, p->user)) {
+		p->outcome = pg_fail_connection(c, w, PG_R_TLS_UNREADABLE);
+		return 1;
+	}
+	p->outcome = pg_request_step(c, w);
+	return p->outcome != PG_GO;
 }
 
 static __always_inline void pg_plain_chunk(struct pg_work *w, u32 length)
@@ -137,7 +131,7 @@ static __always_inline void pg_session_die(struct pg_session *s)
 		c->phase = PG_P_DEAD; /* nothing more of the wire passes either */
 }
 
-/* The session is undecidable from here on. Under its lock, or where nothing else can be done. */
+/* The session is undecidable from here on. */
 static __always_inline void pg_session_fail(struct pg_session *s, u32 reason)
 {
 	int outcome;
@@ -185,11 +179,11 @@ static __always_inline int pg_plain_judge(struct pg_session *s, u64 user, u32 le
 /* The next bytes of the other direction, for what they say about streams. Under the lock. */
 static __always_inline void pg_plain_follow(struct pg_session *s, u64 user, u32 length)
 {
-	struct pg_plain p = {.c = &s->conn, .w = &s->work, .user = user};
+	struct pg_plain p = {.c = &s->conn, .w = &s->other, .user = user};
 
 	if (s->unfollowed)
 		return;
-	pg_plain_chunk(&s->work, length);
+	pg_plain_chunk(&s->other, length);
 	bpf_loop(PG_TURNS, pg_plain_cb, &p, 0);
 	s->unfollowed = !p.done;
 }
@@ -197,7 +191,7 @@ static __always_inline void pg_plain_follow(struct pg_session *s, u64 user, u32 
 /* ---- which socket ---- */
 
 /* A session for a connection whose handshake a thread reads in a call on this object. */
-static __always_inline void pg_session_open(const struct pg_tls_key *key, struct pg_conn *c, u64 cookie)
+static __always_inline void pg_session_open(const struct pg_tls_key *key, struct pg_conn *c, u64 cookie, u32 phase)
 {
 	struct pg_session *blank, *s;
 	u32 zero = 0, process = key->process;
@@ -223,7 +217,60 @@ static __always_inline void pg_session_open(const struct pg_tls_key *key, struct
 	s->conn.table_limit = PG_HPACK_DEFAULT_TABLE;
 	c->tls_object = key->object;
 	c->tls_process = key->process;
-	c->tls = PG_TLS_HOOKED;
+	c->tls = phase;
+}
+
+static __always_inline int pg_hello_read(const struct pg_tls_key *key, u32 random_at, struct pg_hello *hello)
+{
+	const u64 *words = (const u64 *)hello;
+
+	if (!random_at || bpf_probe_read_user(hello, sizeof(*hello), (void *)(key->object + random_at)))
+		return 0;
+	return words[0] || words[1]; /* zeros: there is none yet */
+}
+
+/*
+ * An object that reads no socket, but is given what others have read: it is known by the client's random number, which
+ * the filter has seen on the wire. Nothing is encrypted with it before this call returns, so nothing goes unjudged.
+ */
+static __always_inline void pg_session_join(const struct pg_tls_key *key, u32 random_at)
+{
+	struct pg_hello hello __attribute__((aligned(8)));
+	struct pg_hello_ends ends = {.object = key->object, .process = key->process}, *found;
+	struct pg_conn *c;
+	u64 cookie;
+
+	if (!pg_hello_read(key, random_at, &hello))
+		return;
+	found = bpf_map_lookup_elem(&tls_hellos, &hello);
+	if (!found) {
+		/* a client's, whose first bytes are still to be sent */
+		if (!tls_config.server && bpf_map_update_elem(&tls_hellos, &hello, &ends, BPF_NOEXIST))
+			pg_count_add(PG_N_HELPER_FAILED, 1);
+		return;
+	}
+	if (!__sync_val_compare_and_swap(&found->object, 0, key->object))
+		found->process = key->process;
+	cookie = found->cookie;
+	if (found->object != key->object || found->process != key->process || found->spoiled || !cookie)
+		return;
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (!c || c->cookie != cookie || c->tls || c->request.state != PG_H2_TLS || c->phase != PG_P_LIVE)
+		return;
+	pg_session_open(key, c, cookie, PG_TLS_FED);
+}
+
+/* A client's object without a session has taken plaintext: it cannot get one any more. */
+static __always_inline void pg_hello_spoil(const struct pg_tls_key *key, u32 random_at)
+{
+	struct pg_hello hello __attribute__((aligned(8)));
+	struct pg_hello_ends ends = {.object = key->object, .process = key->process, .spoiled = 1}, *found;
+
+	if (!pg_hello_read(key, random_at, &hello) || !bpf_map_update_elem(&tls_hellos, &hello, &ends, BPF_NOEXIST))
+		return;
+	found = bpf_map_lookup_elem(&tls_hellos, &hello);
+	if (found)
+		found->spoiled = 1;
 }
 
 static long pg_session_unread(void *map, struct pg_tls_key *key, struct pg_session *s, u32 *process)

@@ -61,11 +61,13 @@ enum Heard {
     Hole(Box<abi::pg_hole_event>),
     Guard(abi::pg_guard_event),
     Tls(Box<abi::pg_tls_event>),
+    /// A process has new code.
+    New(u32),
 }
 
 impl Heard {
     fn read(bytes: &[u8]) -> Option<Self> {
-        // The ring buffer rounds no lengths: they tell the four apart.
+        // The ring buffer rounds no lengths: they tell the five apart.
         if bytes.len() == size_of::<abi::pg_guard_event>() {
             return load::read(bytes).map(Self::Guard);
         }
@@ -74,6 +76,9 @@ impl Heard {
         }
         if bytes.len() == size_of::<abi::pg_tls_event>() {
             return load::read(bytes).map(Box::new).map(Self::Tls);
+        }
+        if bytes.len() == size_of::<abi::pg_tls_new>() {
+            return load::read::<abi::pg_tls_new>(bytes).map(|new| Self::New(new.process));
         }
         load::read(bytes).map(Self::Event)
     }
@@ -87,6 +92,7 @@ impl Heard {
                 core.attend(&hole.about, Signal::Silenced(Silenced { place: hole.clone(), denial }));
             }
             Self::Tls(event) => tls::handle(core, event),
+            Self::New(process) => tls::look_soon(core, *process),
             Self::Hole(hole) => core.attend(&hole.about, Signal::Hole(hole.clone())),
         }
     }

@@ -16,6 +16,9 @@ mod hold;
 /// Sessions without connection are looked for this often.
 const SWEEP: Duration = Duration::from_secs(10);
 
+/// A process with new code is looked at again after these.
+const LOOKS: [Duration; 3] = [Duration::from_millis(3), Duration::from_millis(10), Duration::from_millis(40)];
+
 /// What the agent does about TLS from here on.
 pub fn begin(core: &Rc<Core>, hooks: Hooks) {
     for path in hooks.hooked() {
@@ -36,12 +39,34 @@ pub fn tick(core: &Rc<Core>) {
     }
 }
 
+/// Looks at all processes.
 fn look(core: &Core) {
+    let processes = core.processes();
+    look_at(core, &processes);
     if let Some(hooks) = core.hooks.borrow_mut().as_mut() {
-        for path in hooks.look(&core.processes()) {
+        hooks.keep(&processes);
+    }
+}
+
+fn look_at(core: &Core, processes: &[u32]) {
+    if let Some(hooks) = core.hooks.borrow_mut().as_mut() {
+        for path in hooks.look(processes) {
             tracing::info!("the TLS library `{}` is hooked", path.display());
         }
     }
+}
+
+/// Looks at a process that has new code; once more a moment later, for a program that has just begun maps its libraries then, and
+/// the first dynamic linker of its kind has no hook yet.
+pub fn look_soon(core: &Rc<Core>, process: u32) {
+    look_at(core, &[process]);
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        for pause in LOOKS {
+            tokio::time::sleep(pause).await;
+            look_at(&core, &[process]);
+        }
+    });
 }
 
 /// Acts on an event of the TLS plane.
@@ -112,7 +137,7 @@ pub fn explain(core: &Core, event: &abi::pg_event) -> Option<String> {
             library.display()
         )
     } else {
-        "is not hooked: no TLS library with names was found in it (rustls, BoringSSL and Go have none)".to_owned()
+        "is not hooked: no TLS library that is known was found in it".to_owned()
     };
     Some(format!("{who} {why}"))
 }

@@ -188,7 +188,7 @@ type Programs = Vec<(Hook, OwnedFd)>;
 
 /// Maps that others than the programs need.
 struct Maps {
-    /// What the engine reads and nobody writes, by name.
+    /// The policy's tables, and what the planes share, by name.
     tables: Vec<(String, MapHandle)>,
     /// Nothing without limits.
     buckets: Vec<MapHandle>,
@@ -291,7 +291,7 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Map
     let mut named = Vec::new();
     for map in skel.object().maps() {
         let name = map_name(map.name());
-        if name.starts_with("t_") || name == "seed" {
+        if name.starts_with("t_") || name == "seed" || name == "tls_hellos" {
             named.push((name, MapHandle::try_from(&map).map_err(|e| fail("keep a map", &e))?));
         }
     }
@@ -413,6 +413,10 @@ unsafe impl Plain for abi::pg_guard_event {}
 unsafe impl Plain for abi::pg_tls_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_tls_hold {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_tls_new {}
+// SAFETY: as above.
+unsafe impl Plain for abi::pg_hello_ends {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_hole_event {}
 // SAFETY: as above.

@@ -2,6 +2,7 @@
 //!
 //! A hook is the file's, not a process's: whoever maps it later is hooked from its first call on.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
@@ -9,70 +10,29 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::{Link, MapCore, MapFlags, ProgramMut, UprobeOpts};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, UprobeOpts};
 use procfs::process::{MMPermissions, MMapPath, Process};
 
-use super::load::{Loaded, read};
+use super::load::{Loaded, bytes_of, read};
 use super::{KernelError, guard, io_error, may_take_sockets, probe};
 use crate::abi;
 use crate::cgroup::Cgroup;
 use crate::policy::{Direction, Policy, Tls};
 use crate::skel::TlsSkel;
 
+mod code;
 mod elf;
+mod go;
 mod object;
+mod plan;
 
 pub use object::verified;
 
-use elf::Symbols;
+use plan::{Hook, Plan, Program};
 
-/// The program at a function's entry, and whether the function's return is hooked too.
-const OPENSSL: [(&str, Entry, bool); 22] = [
-    ("SSL_read", Entry::Read, true),
-    ("SSL_read_ex", Entry::ReadEx, true),
-    ("SSL_peek", Entry::Peek, true),
-    ("SSL_peek_ex", Entry::PeekEx, true),
-    ("SSL_write", Entry::Write, true),
-    ("SSL_write_ex", Entry::WriteEx, true),
-    ("SSL_do_handshake", Entry::Shake, true),
-    ("SSL_accept", Entry::Shake, true),
-    ("SSL_connect", Entry::Shake, true),
-    ("SSL_shutdown", Entry::Shake, true),
-    ("SSL_read_early_data", Entry::Other, false),
-    ("SSL_write_early_data", Entry::Other, false),
-    ("SSL_sendfile", Entry::Other, false),
-    ("SSL_write_ex2", Entry::Other, false),
-    ("SSL_stateless", Entry::Other, false),
-    ("SSL_free", Entry::Forget, false),
-    ("SSL_clear", Entry::Forget, false),
-    ("SSL_dup", Entry::Other, false),
-    ("BIO_f_ssl", Entry::Bio, false),
-    ("BIO_new_ssl", Entry::Bio, false),
-    ("BIO_new_ssl_connect", Entry::Bio, false),
-    ("BIO_new_buffer_ssl_connect", Entry::Bio, false),
-];
-/// A file with these is a TLS library.
-const NEEDED: [&str; 5] = ["SSL_read", "SSL_write", "SSL_do_handshake", "SSL_free", FAILURE];
-/// Does nothing but fail if its second argument is null, and says so in the queue of errors: a call that is denied becomes a
-/// call of it, and the caller finds SSL_ERROR_SSL, whatever the object's last call was.
-const FAILURE: &str = "SSL_use_certificate";
 /// Where libraries are that processes will use.
 const USUAL: [&str; 5] =
     ["/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"];
-
-#[derive(Debug, Clone, Copy)]
-enum Entry {
-    Shake,
-    Read,
-    ReadEx,
-    Peek,
-    PeekEx,
-    Write,
-    WriteEx,
-    Other,
-    Bio,
-    Forget,
-}
 
 /// What can be done here to a call with denied plaintext: the best that the policy allows, as a `pg_rung`.
 pub fn choose(wanted: Tls) -> Result<u32, String> {
@@ -95,6 +55,8 @@ pub fn choose(wanted: Tls) -> Result<u32, String> {
 /// A file with a TLS library.
 struct Library {
     path: PathBuf,
+    /// Else it is the dynamic linker, which tells of others.
+    tls: bool,
     /// Keeps the file's number from being given to another.
     _file: File,
     _links: Vec<Link>,
@@ -103,13 +65,20 @@ struct Library {
 /// Hooks that run, and the files that they are in.
 pub struct Hooks {
     skel: TlsSkel<'static>,
-    _received: Link,
+    _links: [Link; 2],
     libraries: Vec<Library>,
     /// Files that were looked at, by device and number: why they are not hooked, if they are not.
     seen: HashMap<(u64, u64), Result<usize, String>>,
     /// What was looked at of each process, so that it is not looked at again.
     maps: HashMap<u32, u64>,
+    /// What files without known functions seem to have.
+    guesses: RefCell<HashMap<(u64, u64), Option<&'static str>>>,
+    /// Mount namespaces whose usual folders were looked into.
+    spaces: HashSet<u64>,
     stale: HashSet<Vec<u8>>,
+    /// How the clients of connections began.
+    hellos: MapHandle,
+    stale_hellos: HashSet<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Hooks {
@@ -139,15 +108,23 @@ pub fn start(policy: &Policy, engine: &Loaded, cgroups: &[&Cgroup]) -> Result<Ho
     }
     let received = skel.progs.pt_received.attach();
     let received = received.map_err(|e| KernelError::failed("see who reads TCP sockets", io_error(&e)))?;
+    let begun = skel.progs.pt_exec.attach();
+    let begun = begun.map_err(|e| KernelError::failed("see which programs begin", io_error(&e)))?;
+    let hellos = MapHandle::try_from(&skel.maps.tls_hellos);
+    let hellos = hellos.map_err(|e| KernelError::failed("keep a map", io_error(&e)))?;
     let mut hooks = Hooks {
         skel,
-        _received: received,
+        _links: [received, begun],
         libraries: Vec::new(),
         seen: HashMap::new(),
         maps: HashMap::new(),
+        guesses: RefCell::default(),
+        spaces: HashSet::new(),
         stale: HashSet::new(),
+        hellos,
+        stale_hellos: HashSet::new(),
     };
-    hooks.look_where_libraries_are();
+    hooks.look_where_libraries_are("");
     let processes: Vec<u32> = cgroups.iter().flat_map(|cgroup| cgroup.processes()).collect();
     hooks.look(&processes);
     Ok(hooks)
@@ -157,12 +134,16 @@ impl Hooks {
     /// Looks at the processes for libraries that are not hooked yet. Returns those that were hooked.
     pub fn look(&mut self, processes: &[u32]) -> Vec<PathBuf> {
         let before = self.libraries.len();
-        let live: HashSet<u32> = processes.iter().copied().collect();
-        self.maps.retain(|pid, _| live.contains(pid));
         for &pid in processes {
             self.look_at(pid);
         }
-        self.libraries.iter().skip(before).map(|library| library.path.clone()).collect()
+        self.libraries.iter().skip(before).filter(|it| it.tls).map(|library| library.path.clone()).collect()
+    }
+
+    /// Forgets processes that are none of these.
+    pub fn keep(&mut self, processes: &[u32]) {
+        let live: HashSet<u32> = processes.iter().copied().collect();
+        self.maps.retain(|pid, _| live.contains(pid));
     }
 
     fn look_at(&mut self, pid: u32) {
@@ -178,6 +159,11 @@ impl Hooks {
         if self.maps.insert(pid, print) == Some(print) {
             return;
         }
+        // What a container's processes will use, before they do.
+        let space = fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|about| about.ino()).unwrap_or_default();
+        if self.spaces.insert(space) {
+            self.look_where_libraries_are(&format!("/proc/{pid}/root"));
+        }
         for ((from, to), path, ..) in files {
             // By its mapping: the file may be renamed or deleted, or be in another mount namespace.
             let file = File::open(format!("/proc/{pid}/map_files/{from:x}-{to:x}"))
@@ -188,13 +174,17 @@ impl Hooks {
         }
     }
 
-    fn look_where_libraries_are(&mut self) {
-        for entry in USUAL.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
+    /// Looks into the usual folders below a root, and for what processes will use of them.
+    fn look_where_libraries_are(&mut self, root: &str) {
+        for entry in USUAL.iter().filter_map(|folder| fs::read_dir(format!("{root}{folder}")).ok()).flatten().flatten()
+        {
             if entry.file_name().to_string_lossy().starts_with("libssl.so")
                 && let Ok(file) = File::open(entry.path())
             {
                 let path = entry.path();
-                self.look_into(file, &path.canonicalize().unwrap_or(path));
+                let path = path.canonicalize().unwrap_or(path);
+                let path = path.strip_prefix(root).map_or(path.clone(), |inner| Path::new("/").join(inner));
+                self.look_into(file, &path);
             }
         }
     }
@@ -205,50 +195,46 @@ impl Hooks {
         if self.seen.contains_key(&key) {
             return;
         }
-        let names: Vec<_> = OPENSSL.iter().map(|(name, ..)| *name).chain([FAILURE]).collect();
-        let result = match Symbols::read(&file, &names) {
-            Ok(symbols) if NEEDED.iter().all(|name| symbols.get(name).is_some()) => self.hook(file, path, &symbols),
-            Ok(symbols) => Err(symbols.kind().to_owned()),
-            Err(e) => Err(format!("it cannot be read: {e}")),
-        };
+        let result = plan::of(&file).and_then(|plan| {
+            let id = self.hook(file, path, &plan)?;
+            if plan.tls { Ok(id) } else { Err(String::new()) }
+        });
         self.seen.insert(key, result);
     }
 
     /// Attaches everything, and then lets it count.
-    fn hook(&mut self, file: File, path: &Path, symbols: &Symbols) -> Result<usize, String> {
+    fn hook(&mut self, file: File, path: &Path, plan: &Plan) -> Result<usize, String> {
         let id = u32::try_from(self.libraries.len()).unwrap_or(u32::MAX);
         if id >= abi::PG_MAX_TLS_LIBRARIES {
             return Err("there are more TLS libraries than the limit TLS_LIBRARIES".to_owned());
         }
         let at = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let failure = symbols.get(FAILURE).map(|function| function.address).unwrap_or_default();
-        let progs = &self.skel.progs;
-        let mut links = Vec::new();
-        for (name, entry, returns) in OPENSSL {
-            let Some(function) = symbols.get(name) else { continue };
-            let cookie = u64::from(id) | failure.wrapping_sub(function.address) << 16;
-            let program = match entry {
-                Entry::Shake => &progs.pt_shake,
-                Entry::Read => &progs.pt_read,
-                Entry::ReadEx => &progs.pt_read_ex,
-                Entry::Peek => &progs.pt_peek,
-                Entry::PeekEx => &progs.pt_peek_ex,
-                Entry::Write => &progs.pt_write,
-                Entry::WriteEx => &progs.pt_write_ex,
-                Entry::Other => &progs.pt_other,
-                Entry::Bio => &progs.pt_bio,
-                Entry::Forget => &progs.pt_forget,
-            };
-            // The return first: no call is seen to begin whose end is not.
-            if returns {
-                links.push(attach(&progs.pt_return, &at, function.offset, cookie, true)?);
-            }
-            links.push(attach(program, &at, function.offset, cookie, false)?);
-        }
-        let armed = self.skel.maps.tls_armed.update(&id.to_ne_bytes(), &1_u32.to_ne_bytes(), MapFlags::ANY);
+        let links = plan.hooks.iter().map(|hook| self.attach(hook, id, &at)).collect::<Result<_, _>>()?;
+        let library = abi::pg_tls_library { armed: 1, random_at: plan.random_at };
+        let value = bytes_of(std::slice::from_ref(&library));
+        let armed = self.skel.maps.tls_libraries.update(&id.to_ne_bytes(), value, MapFlags::ANY);
         armed.map_err(|e| e.to_string())?;
-        self.libraries.push(Library { path: path.to_owned(), _file: file, _links: links });
+        self.libraries.push(Library { path: path.to_owned(), tls: plan.tls, _file: file, _links: links });
         Ok(id as usize)
+    }
+
+    fn attach(&self, hook: &Hook, id: u32, at: &str) -> Result<Link, String> {
+        let progs = &self.skel.progs;
+        let program = match hook.program {
+            Program::Enter => &progs.pt_enter,
+            Program::Return => &progs.pt_return,
+            Program::Other => &progs.pt_other,
+            Program::Bio => &progs.pt_bio,
+            Program::Forget => &progs.pt_forget,
+            Program::Loaded => &progs.pt_loaded,
+        };
+        let cookie = u64::from(id)
+            | u64::from(hook.function) << abi::PG_COOKIE_FUNCTION
+            | hook.failure << abi::PG_COOKIE_FAILURE;
+        let offset = usize::try_from(hook.offset).map_err(|e| e.to_string())?;
+        let options = UprobeOpts { cookie, retprobe: hook.caught, ..Default::default() };
+        let link = program.attach_uprobe_with_opts(-1, at, offset, options);
+        link.map_err(|e| format!("the kernel refuses to hook it: {}", io_error(&e)))
     }
 
     /// The file of a library.
@@ -258,7 +244,7 @@ impl Hooks {
 
     /// Every file that is hooked.
     pub fn hooked(&self) -> impl Iterator<Item = &Path> {
-        self.libraries.iter().map(|library| library.path.as_path())
+        self.libraries.iter().filter(|it| it.tls).map(|library| library.path.as_path())
     }
 
     /// What there is of TLS in a process: hooked files, and what else was recognised.
@@ -273,14 +259,30 @@ impl Hooks {
                 continue;
             }
             let (from, to) = map.address;
-            let Ok(about) = fs::metadata(format!("/proc/{pid}/map_files/{from:x}-{to:x}")) else { continue };
-            match self.seen.get(&(about.dev(), about.ino())) {
-                Some(Ok(_)) => hooked.push(path.clone()),
-                Some(Err(kind)) if !kind.is_empty() => others.push(format!("`{}`: {kind}", path.display())),
-                _ => {}
-            }
+            let Ok(file) = File::open(format!("/proc/{pid}/map_files/{from:x}-{to:x}")) else { continue };
+            let Ok(about) = file.metadata() else { continue };
+            let key = (about.dev(), about.ino());
+            let kind = match self.seen.get(&key) {
+                Some(Ok(_)) => {
+                    hooked.push(path.clone());
+                    continue;
+                }
+                Some(Err(kind)) if !kind.is_empty() => kind.clone(),
+                _ => match self.guess(key, &file, path) {
+                    Some(kind) => format!("{kind}, which is not hooked"),
+                    None => continue,
+                },
+            };
+            others.push(format!("`{}`: {kind}", path.display()));
         }
         (hooked, others)
+    }
+
+    fn guess(&self, key: (u64, u64), file: &File, path: &Path) -> Option<&'static str> {
+        if path.file_name().is_some_and(|name| name == "libjvm.so") {
+            return Some("a Java virtual machine, with TLS of its own");
+        }
+        *self.guesses.borrow_mut().entry(key).or_insert_with(|| elf::guess(file))
     }
 
     /// Threads that were stopped in a call with denied plaintext.
@@ -297,6 +299,24 @@ impl Hooks {
     /// Whether a process uses TLS in a way that no hook can follow.
     pub fn is_unread(&self, pid: u32) -> bool {
         self.skel.maps.tls_unread.lookup(&pid.to_ne_bytes(), MapFlags::ANY).is_ok_and(|found| found.is_some())
+    }
+
+    /// Forgets how clients began whose connection or object was seen twice without the other.
+    fn sweep_hellos(&mut self, is_live: impl Fn(u64) -> bool) {
+        let mut stale = HashSet::new();
+        for key in self.hellos.keys() {
+            let ends = self.hellos.lookup(&key, MapFlags::ANY).ok().flatten();
+            let Some(ends) = ends.and_then(|value| read::<abi::pg_hello_ends>(&value)) else { continue };
+            if ends.cookie != 0 && is_live(ends.cookie) {
+                continue;
+            }
+            if self.stale_hellos.contains(&key) {
+                let _ = self.hellos.delete(&key);
+            } else {
+                stale.insert(key);
+            }
+        }
+        self.stale_hellos = stale;
     }
 
     /// Forgets sessions whose connection is gone, once that was seen twice: processes that end free no objects.
@@ -316,6 +336,7 @@ impl Hooks {
             }
         }
         self.stale = stale;
+        self.sweep_hellos(&is_live);
         let unread = &self.skel.maps.tls_unread;
         for key in unread.keys() {
             let pid = key.first_chunk().copied().map(u32::from_ne_bytes);
@@ -324,11 +345,4 @@ impl Hooks {
             }
         }
     }
-}
-
-fn attach(program: &ProgramMut<'_>, at: &str, offset: u64, cookie: u64, retprobe: bool) -> Result<Link, String> {
-    let offset = usize::try_from(offset).map_err(|e| e.to_string())?;
-    let options = UprobeOpts { cookie, retprobe, ..Default::default() };
-    let link = program.attach_uprobe_with_opts(-1, at, offset, options);
-    link.map_err(|e| format!("the kernel refuses to hook it: {}", io_error(&e)))
 }

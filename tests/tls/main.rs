@@ -5,7 +5,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
+mod judged;
+mod libraries;
 mod openssl;
 mod prefork;
 mod refused;
+mod stacks;
 mod stage;

@@ -1,54 +1,12 @@
 //! tonic over the installed OpenSSL.
 
+use protocg_peers::harness::Stack;
 use serde_json::json;
 
-use crate::stage::{Net, Stage, call, make, make_until_ok, refused, skip, unary};
+use crate::judged::judged;
+use crate::stage::{HOOKS, Net, Stage, make, refused, skip, unary};
 
-const HOOKS: &str = "[tls]\n";
-
-/// Denied calls and allowed ones in turn: handlers see the allowed ones only, callers hear at once.
-fn judged(stage: &Stage, test: &str, process: Option<u32>) {
-    let Some(rung) = stage.rung(test) else { return };
-    let mut session = stage.session();
-    assert_eq!(make(&mut session, &unary("first"))["code"], 0, "{:#?}", stage.agent.events());
-    let mut expected = vec!["first".to_owned()];
-    let secret = json!({ "text": "a SECRET" });
-    let long = "x".repeat(100_000);
-    let denied = [
-        (unary("a SECRET"), 1),
-        (call("/echo.Echo/Unary", json!([{ "text": format!("{long}SECRET") }])), 1),
-        (call("/echo.Echo/Unary", json!([{ "text": format!("SECRET{long}") }])), 1),
-        (call("/echo.Echo/ServerStream", json!([secret])), 1),
-    ];
-    for (index, (call, _)) in denied.iter().enumerate() {
-        refused(&make(&mut session, call));
-        let fine = format!("fine {index}");
-        make_until_ok(&mut session, &unary(&fine));
-        expected.push(fine);
-    }
-    make_until_ok(&mut session, &unary(&long));
-    expected.push(format!("{}...({})", "x".repeat(16), long.len())); // as the server shows long texts
-    make_until_ok(&mut session, &unary("the last"));
-    expected.push("the last".to_owned());
-    assert_eq!(stage.texts_until("the last"), expected);
-
-    let events = stage.agent.of_type("decision");
-    assert_eq!(events.len(), denied.len(), "{events:#?}");
-    for (event, (call, message)) in events.iter().zip(&denied) {
-        let method = format!("/{}/{}", event["rpc.service"].as_str().unwrap(), event["rpc.method"].as_str().unwrap());
-        assert_eq!(call["method"], method.as_str());
-        assert_eq!(event["message"], *message);
-        assert_eq!((&event["verdict"], &event["rule"]), (&json!("deny"), &json!("no-secrets")));
-        assert_eq!((&event["plane"], &event["enforcement"]), (&json!("tls"), &json!(rung)));
-        assert!(event["tls.library"].as_str().unwrap().contains("libssl.so"), "{event:#}");
-        assert_eq!(event["server.port"], stage.server.address.port());
-        assert_eq!(event["cgroup"], stage.cgroup.path().to_str().unwrap());
-        if let Some(process) = process {
-            assert_eq!(event["process.pid"], process);
-        }
-    }
-    assert_eq!(stage.agent.of_type("connection"), Vec::<serde_json::Value>::new());
-}
+const LIBSSL: &str = "libssl.so";
 
 #[test]
 fn calls_to_a_server_are_judged_in_its_process() {
@@ -56,7 +14,7 @@ fn calls_to_a_server_are_judged_in_its_process() {
         return;
     }
     let stage = Stage::serving("tls-server", Net::V4, HOOKS);
-    judged(&stage, "tls-server", Some(stage.server.process().pid()));
+    judged(&stage, "tls-server", LIBSSL, Some(stage.server.process().pid()));
 }
 
 #[test]
@@ -65,7 +23,7 @@ fn calls_to_a_server_over_ipv6() {
         return;
     }
     let stage = Stage::serving("tls-server6", Net::V6, HOOKS);
-    judged(&stage, "tls-server6", Some(stage.server.process().pid()));
+    judged(&stage, "tls-server6", LIBSSL, Some(stage.server.process().pid()));
 }
 
 #[test]
@@ -73,5 +31,26 @@ fn calls_of_a_client_are_judged_in_its_process() {
     if skip("tls-client") {
         return;
     }
-    judged(&Stage::calling("tls-client", HOOKS), "tls-client", None);
+    judged(&Stage::calling("tls-client", Stack::Tonic, HOOKS), "tls-client", LIBSSL, None);
+}
+
+#[test]
+fn calls_are_counted_for_limits() {
+    let test = "tls-limit";
+    if skip(test) {
+        return;
+    }
+    let limit = "[[limit]]\nname = \"few\"\nmethods = [\"/echo.Echo/*\"]\nrate = \"1/h\"\nburst = 2\n";
+    let stage = Stage::serving(test, Net::V4, &format!("{HOOKS}{limit}"));
+    if stage.rung(test).is_none() {
+        return;
+    }
+    let mut session = stage.session();
+    for text in ["one", "two"] {
+        assert_eq!(make(&mut session, &unary(text))["code"], 0, "{:#?}", stage.agent.events());
+    }
+    refused(&make(&mut session, &unary("three")));
+    let event = stage.agent.wait_for("the denial", |e| e["type"] == "decision");
+    assert_eq!((&event["plane"], &event["rule"], &event["verdict"]), (&json!("tls"), &json!("few"), &json!("deny")));
+    assert_eq!(stage.server.messages(), 2);
 }

@@ -1,11 +1,9 @@
 //! TLS that no hook reads is refused, and said to be.
 
-use std::path::Path;
-
-use protocg_peers::harness::{Place, Watched};
+use protocg_peers::harness::{Place, Stack, Watched};
 use serde_json::json;
 
-use crate::stage::{Net, Stage, make, python, refused, skip, unary};
+use crate::stage::{HOOKS, Net, Stage, make, python, refused, skip, unary, way_of};
 
 #[test]
 fn without_hooks_tls_is_refused() {
@@ -20,19 +18,42 @@ fn without_hooks_tls_is_refused() {
     assert_eq!(stage.server.messages(), 0);
 }
 
+/// What cannot be hooked is named.
+#[test]
+fn boringssl_without_symbols_is_refused_by_name() {
+    let name = "tls-boring";
+    if skip(name) {
+        return;
+    }
+    if let Some(lacks) = Stack::Grpcio.lacks() {
+        return println!("SKIPPED {name}: {lacks}");
+    }
+    let stage = Stage::serving_as(name, Stack::Grpcio, Stack::Grpcio.server(), Net::V4, HOOKS);
+    if stage.rung(name).is_none() {
+        return;
+    }
+    let mut session = stage.session();
+    refused(&make(&mut session, &unary("hello")));
+    let event = stage.agent.wait_for("the refusal", |e| e["type"] == "connection");
+    assert_eq!((&event["cause"], &event["reason"]), (&json!("tls"), &json!("tls")), "{event:#}");
+    let detail = event["detail"].as_str().unwrap();
+    assert!(detail.starts_with(&format!("process {} (`python3`)", stage.server.process().pid())), "{detail}");
+    assert!(detail.contains("BoringSSL") && detail.contains("cygrpc"), "{detail}");
+    assert_eq!(stage.server.messages(), 0);
+}
+
 /// A client in the cgroup that writes plaintext past the hooks: its connection ends before any of it leaves.
 fn goes_past_the_hooks(name: &str, way: &str, reason: &str, detail: &str) {
     if skip(name) {
         return;
     }
-    let stage = Stage::calling(name, "[tls]\n");
+    let stage = Stage::calling(name, Stack::Tonic, "[tls]\n");
     if stage.rung(name).is_none() {
         return;
     }
     let Some(mut command) = python() else { return println!("SKIPPED {name}: python3 has no h2") };
     let target = stage.server.address;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/ways.py");
-    command.arg(script).args([way, &target.ip().to_string(), &target.port().to_string()]);
+    way_of(&mut command, way, target, "a SECRET");
     Place { cgroup: Some(&stage.cgroup), net: None }.enter(&mut command);
     let client = Watched::start(command);
     let event = stage.agent.wait_for("the refusal", |e| e["type"] == "connection");

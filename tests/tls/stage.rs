@@ -1,14 +1,16 @@
 //! A server and a client over TLS, one of them in a cgroup under a policy.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use protocg_peers::harness::{self, Calls, Cgroup, Place, Protocg, Server, Session, Stack, patience};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_protocg");
+pub const HOOKS: &str = "[tls]\n";
 pub const SECRET: &str = r#"
 [[deny]]
 name = "no-secrets"
@@ -34,6 +36,12 @@ pub fn python() -> Option<Command> {
     has.is_ok_and(|out| out.status.success()).then(|| Command::new(interpreter))
 }
 
+/// A client of tests/tls/ways.py.
+pub fn way_of(python: &mut Command, way: &str, target: SocketAddr, text: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/ways.py");
+    python.arg(script).args([way, &target.ip().to_string(), &target.port().to_string(), text]);
+}
+
 /// Where the server listens.
 #[derive(Clone, Copy)]
 pub enum Net {
@@ -50,32 +58,66 @@ impl Net {
     }
 }
 
+/// A folder with a key and its certificate.
+pub fn certificate() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    protocg_peers::tls::write_certificate(folder.path()).unwrap();
+    folder
+}
+
 /// A server over TLS, a policy, and where clients run. Dropped in this order.
 pub struct Stage {
     pub agent: Protocg,
     pub server: Server,
     pub cgroup: Cgroup,
+    stack: Stack,
     egress: bool,
+    _folder: TempDir,
+}
+
+/// How a stack's server is told to use TLS: tonic makes its own certificate.
+pub fn tls_server(stack: Stack, folder: &Path) -> Vec<String> {
+    let own = stack == Stack::Tonic;
+    std::iter::once("--tls".to_owned()).chain((!own).then(|| folder.display().to_string())).collect()
 }
 
 impl Stage {
     /// The server is in the cgroup.
     pub fn serving(name: &str, net: Net, rules: &str) -> Self {
-        Self::new(name, net, rules, false)
+        Self::serving_as(name, Stack::Tonic, Stack::Tonic.server(), net, rules)
+    }
+
+    /// The server is in the cgroup, and is a program of a stack.
+    pub fn serving_as(name: &str, stack: Stack, program: Command, net: Net, rules: &str) -> Self {
+        Self::new(Cgroup::new(name), stack, program, net, rules, || {})
+    }
+
+    /// The server is in the cgroup, and is a program with tonic's arguments; something is done before it is enforced.
+    pub fn around(program: Command, cgroup: Cgroup, before: impl FnOnce()) -> Self {
+        Self::new(cgroup, Stack::Tonic, program, Net::V4, HOOKS, before)
+    }
+
+    fn new(cgroup: Cgroup, stack: Stack, program: Command, net: Net, rules: &str, before: impl FnOnce()) -> Self {
+        let folder = certificate();
+        let place = Place { cgroup: Some(&cgroup), net: None };
+        let server = Server::start_as(program, place, net.address(), &tls_server(stack, folder.path()));
+        before();
+        let agent = Protocg::run(BINARY, &[&cgroup], &policy(server.address.port(), "", rules), &[]);
+        Self { agent, server, cgroup, stack: Stack::Tonic, egress: false, _folder: folder }
+    }
+
+    /// A client outside of every cgroup.
+    pub fn client_of(server: &Server) -> Session {
+        Calls { stack: Stack::Tonic, place: Place::default(), target: server.address }.session_with(&["--tls"])
     }
 
     /// The clients are in the cgroup.
-    pub fn calling(name: &str, rules: &str) -> Self {
-        Self::new(name, Net::V4, rules, true)
-    }
-
-    fn new(name: &str, net: Net, rules: &str, egress: bool) -> Self {
+    pub fn calling(name: &str, stack: Stack, rules: &str) -> Self {
         let cgroup = Cgroup::new(name);
-        let place = Place { cgroup: (!egress).then_some(&cgroup), net: None };
-        let server = Server::start_with(Stack::Tonic, place, net.address(), &["--tls"]);
-        let top = if egress { "direction = \"egress\"" } else { "" };
-        let agent = Protocg::run(BINARY, &[&cgroup], &policy(server.address.port(), top, rules), &[]);
-        Self { agent, server, cgroup, egress }
+        let server = Server::start_with(Stack::Tonic, Place::default(), Net::V4.address(), &["--tls"]);
+        let agent =
+            Protocg::run(BINARY, &[&cgroup], &policy(server.address.port(), "direction = \"egress\"", rules), &[]);
+        Self { agent, server, cgroup, stack, egress: true, _folder: certificate() }
     }
 
     /// What is done here to calls with denied plaintext; nothing if TLS cannot be judged here.
@@ -90,7 +132,7 @@ impl Stage {
 
     pub fn session(&self) -> Session {
         let place = Place { cgroup: self.egress.then_some(&self.cgroup), net: None };
-        Calls { stack: Stack::Tonic, place, target: self.server.address }.session_with(&["--tls"])
+        Calls { stack: self.stack, place, target: self.server.address }.session_with(&["--tls"])
     }
 
     /// The process that the policy is about is this one's or its client's.

@@ -1,6 +1,6 @@
-"""A client that uses OpenSSL in a way that no hook follows.
+"""A client that uses OpenSSL in an uncommon way.
 
-usage: ways.py WAY ADDRESS PORT; sends a call that the policy denies, waits until the connection ends, and says `ended`.
+usage: ways.py WAY ADDRESS PORT TEXT; makes a call with that text. Says `answered` if it is, or `ended` when the connection is.
 """
 
 import ctypes
@@ -10,20 +10,20 @@ import ssl
 import sys
 
 import h2.connection
+import h2.events
 
 BIO_C_SET_SSL = 109
 POINTER = ctypes.c_void_p
 
 
-def call():
-    text = b"a SECRET"
+def call(text):
     message = bytes([0x0A, len(text)]) + text
     connection = h2.connection.H2Connection()
     connection.initiate_connection()
     method = [(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", "/echo.Echo/Unary")]
     connection.send_headers(1, [*method, ("content-type", "application/grpc"), ("te", "trailers")])
     connection.send_data(1, bytes([0, 0, 0, 0, len(message)]) + message, end_stream=True)
-    return connection.data_to_send()
+    return connection, connection.data_to_send()
 
 
 def library(name, *functions):
@@ -76,7 +76,44 @@ def implicit(plain):
         pass
 
 
-CALL = call()
-WAYS = {way.__name__: way for way in (bio, late_bio, implicit)}
+CONNECTION, CALL = call(sys.argv[4].encode())
+def split(plain):
+    """The handshake's beginning goes in segments of a byte each."""
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    settings = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    settings.check_hostname = False
+    settings.verify_mode = ssl.CERT_NONE
+    settings.set_alpn_protocols(["h2"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    encrypted = settings.wrap_bio(incoming, outgoing)
+
+    def until_done(what):
+        while True:
+            try:
+                result = what()
+            except ssl.SSLWantReadError:
+                result = None
+            for byte in outgoing.read():
+                plain.sendall(bytes([byte]))
+            if result is not None:
+                return result
+            received = plain.recv(65536)
+            if not received:
+                raise OSError("ended")
+            incoming.write(received)
+
+    try:
+        until_done(lambda: encrypted.do_handshake() or True)
+        until_done(lambda: encrypted.write(CALL))
+        while True:
+            for event in CONNECTION.receive_data(until_done(lambda: encrypted.read(65536))):
+                if isinstance(event, h2.events.StreamEnded):
+                    print("answered", flush=True)
+                    sys.exit()
+    except OSError:
+        pass
+
+
+WAYS = {way.__name__: way for way in (bio, late_bio, implicit, split)}
 WAYS[sys.argv[1]](socket.create_connection((sys.argv[2], int(sys.argv[3]))))
 print("ended", flush=True)

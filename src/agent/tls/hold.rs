@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use crate::abi;
 
 /// How long a thread may take to stop.
-const STOP: Duration = Duration::from_secs(1);
+const STOP: Duration = Duration::from_secs(5);
 
 /// Ends every held call of a process, and lets it go on.
 pub fn release(process: u32, holds: impl Fn() -> Vec<abi::pg_tls_hold>, mut done: impl FnMut(u32)) -> io::Result<()> {
@@ -33,6 +33,10 @@ pub fn release(process: u32, holds: impl Fn() -> Vec<abi::pg_tls_hold>, mut done
         kill(pid(process), Signal::SIGCONT)?;
         Ok(())
     });
+    if result.is_err() {
+        // Nobody runs on with denied plaintext: what stopped the process may have been taken back.
+        let _ = kill(pid(process), Signal::SIGSTOP);
+    }
     for (thread, signal) in threads {
         let _ = ptrace::detach(pid(thread), signal);
     }
@@ -60,12 +64,13 @@ fn stop_all(process: u32, threads: &mut HashMap<u32, Option<Signal>>) -> nix::Re
             return Ok(());
         }
         for thread in new {
-            match ptrace::seize(pid(thread), Options::empty()) {
-                Ok(()) => {}
+            let stopped = match ptrace::seize(pid(thread), Options::empty()) {
+                Ok(()) => ptrace::interrupt(pid(thread)).and_then(|()| wait(thread)),
                 Err(Errno::ESRCH) => continue,
+                // perhaps seized before, and too slow then
+                Err(Errno::EPERM) => wait(thread).map_err(|e| if e == Errno::ECHILD { Errno::EPERM } else { e }),
                 Err(e) => return Err(e),
-            }
-            let stopped = ptrace::interrupt(pid(thread)).and_then(|()| wait(thread));
+            };
             match stopped {
                 Ok(signal) => drop(threads.insert(thread, signal)),
                 Err(Errno::ESRCH | Errno::ECHILD) => {}
@@ -93,18 +98,93 @@ fn wait(thread: u32) -> nix::Result<Option<Signal>> {
     }
 }
 
-/// The call fails: the thread is at its return, or within its first instruction, and then makes another call instead.
+/// Signals that are delivered before the thread stops have their handlers' frames on its stack: as many are looked through.
+const MOST_FRAMES: usize = 8;
+/// The longest instruction.
+const INSTRUCTION: u64 = 15;
+/// Where a `ucontext_t` has its registers, and their order (asm/sigcontext.h).
+const CONTEXT: u64 = 40;
+const RDX: u64 = CONTEXT + 8 * 12;
+const RAX: u64 = CONTEXT + 8 * 13;
+const RCX: u64 = CONTEXT + 8 * 14;
+const RSP: u64 = CONTEXT + 8 * 15;
+const RIP: u64 = CONTEXT + 8 * 16;
+const RBX: u64 = CONTEXT + 8 * 11;
+const RSI: u64 = CONTEXT + 8 * 9;
+
+/// The call fails: the thread is at its return, or within its first instruction. A handler that has been entered meanwhile returns
+/// there.
 fn end_call(hold: &abi::pg_tls_hold) -> nix::Result<()> {
     let thread = pid(hold.thread);
+    let read = |at: u64| ptrace::read(thread, at as ptrace::AddressType).map(i64::cast_unsigned);
     let mut registers = ptrace::getregs(thread)?;
-    // No system call is to be begun again.
-    registers.orig_rax = u64::MAX;
-    if hold.failure == 0 {
-        registers.rax = hold.result;
-    } else {
-        registers.rip = hold.failure;
-        registers.rsp = hold.stack;
-        registers.rsi = 0;
+    if is_at(hold, registers.rip, registers.rsp) {
+        // No system call is to be begun again.
+        registers.orig_rax = u64::MAX;
+        change(hold, &mut registers, read)?;
+        return ptrace::setregs(thread, registers);
     }
-    ptrace::setregs(thread, registers)
+    let mut context = registers.rdx;
+    for _ in 0..MOST_FRAMES {
+        let mut saved = registers;
+        (saved.rip, saved.rsp, saved.rdx) = (read(context + RIP)?, read(context + RSP)?, read(context + RDX)?);
+        if is_at(hold, saved.rip, saved.rsp) {
+            (saved.rax, saved.rbx, saved.rcx) = (read(context + RAX)?, read(context + RBX)?, read(context + RCX)?);
+            saved.rsi = read(context + RSI)?;
+            change(hold, &mut saved, read)?;
+            let fields = [
+                (RIP, saved.rip),
+                (RSP, saved.rsp),
+                (RAX, saved.rax),
+                (RBX, saved.rbx),
+                (RCX, saved.rcx),
+                (RDX, saved.rdx),
+                (RSI, saved.rsi),
+            ];
+            for (field, value) in fields {
+                ptrace::write(thread, (context + field) as ptrace::AddressType, value.cast_signed())?;
+            }
+            return Ok(());
+        }
+        context = saved.rdx;
+    }
+    Err(Errno::ENOTRECOVERABLE)
+}
+
+/// Whether a thread is where the hook left it: behind the first instruction of what begins, or behind what is over. There the kernel
+/// has put three registers on the stack, or Go's RET has taken the return address from it.
+fn is_at(hold: &abi::pg_tls_hold, rip: u64, rsp: u64) -> bool {
+    match hold.failing {
+        abi::PG_FAIL_OVER | abi::PG_FAIL_GO_OVER => {
+            [hold.sp.wrapping_sub(24), hold.sp, hold.sp.wrapping_add(8)].contains(&rsp)
+        }
+        _ => rip.wrapping_sub(hold.ip) <= INSTRUCTION,
+    }
+}
+
+fn change(
+    hold: &abi::pg_tls_hold,
+    registers: &mut libc::user_regs_struct,
+    read: impl Fn(u64) -> nix::Result<u64>,
+) -> nix::Result<()> {
+    match hold.failing {
+        abi::PG_FAIL_CALL => {
+            registers.rip = hold.failure;
+            registers.rsp = hold.stack;
+            registers.rsi = 0;
+        }
+        abi::PG_FAIL_LENGTH => {
+            registers.rip = hold.failure;
+            registers.rsp = hold.stack;
+            registers.rdx = u64::MAX;
+        }
+        abi::PG_FAIL_GO_SKIP => {
+            registers.rip = read(hold.stack)?;
+            registers.rsp = hold.stack + 8;
+            (registers.rax, registers.rbx, registers.rcx) = (hold.result, 0, 0);
+        }
+        abi::PG_FAIL_GO_OVER => (registers.rax, registers.rbx, registers.rcx) = (hold.result, 0, 0),
+        _ => registers.rax = hold.result,
+    }
+    Ok(())
 }

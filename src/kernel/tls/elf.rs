@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use object::read::{ReadCache, ReadRef};
 use object::{Object, ObjectSegment, ObjectSymbol};
@@ -13,6 +14,19 @@ pub struct Function {
     pub offset: u64,
     /// Where it is, relative to the others.
     pub address: u64,
+    size: u64,
+}
+
+/// No more of a function's code is looked at.
+const MOST_CODE: u64 = 512;
+
+impl Function {
+    /// The beginning of its code.
+    pub fn code(self, file: &File) -> Option<Vec<u8>> {
+        let mut code = vec![0; usize::try_from(self.size.min(MOST_CODE)).ok()?];
+        file.read_exact_at(&mut code, self.offset).ok()?;
+        Some(code)
+    }
 }
 
 /// What was looked for in a file.
@@ -23,24 +37,21 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// Reads an ELF file's exported symbols; any of `names` that is a function in it is kept.
+    /// Reads an ELF file's symbols, exported ones and others; any of `names` that is a function in it is kept.
     pub fn read(file: &File, names: &[&str]) -> Result<Self, String> {
         let cache = ReadCache::new(file);
         let Ok(elf) = object::File::parse(&cache) else { return Ok(Self::default()) };
         let mut found = Self::default();
-        for symbol in elf.dynamic_symbols().filter(|symbol| symbol.is_definition()) {
+        for symbol in elf.dynamic_symbols().chain(elf.symbols()).filter(|symbol| symbol.is_definition()) {
             let Ok(name) = symbol.name() else { continue };
             if name == "gnutls_record_recv" {
                 found.kind = "GnuTLS, which is not hooked";
             }
             if names.contains(&name)
-                && let Some(function) = place(&elf, symbol.address())
+                && let Some((offset, address)) = place(&elf, symbol.address())
             {
-                found.functions.insert(name.to_owned(), function);
+                found.functions.insert(name.to_owned(), Function { offset, address, size: symbol.size() });
             }
-        }
-        if found.kind.is_empty() && elf.section_by_name(".gopclntab").is_some() {
-            found.kind = "a Go program, whose crypto/tls is not hooked";
         }
         Ok(found)
     }
@@ -56,10 +67,38 @@ impl Symbols {
     }
 }
 
-fn place<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>, address: u64) -> Option<Function> {
+/// Text that is in files with TLS of these kinds, and in hardly any other.
+const MARKS: [(&[u8], &str); 5] = [
+    (b"rustls", "rustls"),
+    (b"BoringSSL", "BoringSSL without symbols"),
+    (b"boringssl", "BoringSSL without symbols"),
+    (b"wolfSSL", "wolfSSL"),
+    (b"mbedtls", "Mbed TLS"),
+];
+const CHUNK: usize = 1 << 20;
+/// Of larger files only so much is searched.
+const MOST_SEARCHED: u64 = 256 << 20;
+
+/// Guesses what TLS a file has whose functions have no names.
+pub fn guess(file: &File) -> Option<&'static str> {
+    let longest = MARKS.iter().map(|(mark, _)| mark.len()).max().unwrap_or_default();
+    let mut chunk = vec![0; CHUNK + longest];
+    let mut at = 0;
+    while at < MOST_SEARCHED {
+        let got = file.read_at(&mut chunk, at).ok().filter(|got| *got > 0)?;
+        let text = chunk.get(..got)?;
+        if let Some((_, kind)) = MARKS.iter().find(|(mark, _)| memchr::memmem::find(text, mark).is_some()) {
+            return Some(kind);
+        }
+        at += CHUNK as u64;
+    }
+    None
+}
+
+fn place<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>, address: u64) -> Option<(u64, u64)> {
     elf.segments().find_map(|segment| {
         let into = address.checked_sub(segment.address()).filter(|into| *into < segment.size())?;
-        Some(Function { offset: segment.file_range().0 + into, address })
+        Some((segment.file_range().0 + into, address))
     })
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -39,8 +41,13 @@ type link struct {
 	connections int64
 }
 
-func connect(target string) *link {
+func connect(target string, encrypted bool) *link {
 	l := &link{}
+	security := grpc.WithInsecure()
+	if encrypted {
+		// certificates are not looked at
+		security = grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}))
+	}
 	dial := func(ctx context.Context, address string) (net.Conn, error) {
 		stream, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		if err == nil {
@@ -49,7 +56,7 @@ func connect(target string) *link {
 		return stream, err
 	}
 	sizes := grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32))
-	channel, err := grpc.Dial(target, grpc.WithInsecure(), grpc.WithContextDialer(dial), sizes)
+	channel, err := grpc.Dial(target, security, grpc.WithContextDialer(dial), sizes)
 	if err != nil {
 		fail(err.Error())
 	}
@@ -233,6 +240,7 @@ const beginning = 50 * time.Millisecond
 func makeCalls(arguments []string) {
 	flags := flag.NewFlagSet("client", flag.ExitOnError)
 	target := flags.String("target", "", "the server")
+	encrypted := flags.Bool("tls", false, "call over TLS, whatever the certificate")
 	many := &storm{}
 	flags.IntVar(&many.denials, "denials", 0, "so many calls of the first call read, to see how denials look")
 	flags.IntVar(&many.concurrency, "concurrency", 16, "so many at once")
@@ -241,7 +249,7 @@ func makeCalls(arguments []string) {
 	flags.StringVar(&many.message, "message", "", "with --denials: the message that a denial shall have")
 	_ = flags.Parse(arguments)
 
-	known, l := methods(), connect(*target)
+	known, l := methods(), connect(*target, *encrypted)
 	for calls := range scripts(known) {
 		if many.denials > 0 {
 			say(many.run(l, calls))

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"flag"
 	"io"
 	"math"
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -41,11 +44,20 @@ func serve(arguments []string) {
 	var listen list
 	flags.Var(&listen, "listen", "where to serve; port 0 lets the kernel choose")
 	maxStreams := flags.Uint("max-streams", math.MaxUint32, "SETTINGS_MAX_CONCURRENT_STREAMS")
+	encrypted := flags.String("tls", "", "serve over TLS, with key.pem and cert.pem of this folder")
 	_ = flags.Parse(arguments)
 
-	server := grpc.NewServer(
+	options := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(uint32(*maxStreams)), grpc.MaxRecvMsgSize(math.MaxInt32), grpc.MaxSendMsgSize(math.MaxInt32),
-	)
+	}
+	if *encrypted != "" {
+		certificate, err := tls.LoadX509KeyPair(filepath.Join(*encrypted, "cert.pem"), filepath.Join(*encrypted, "key.pem"))
+		if err != nil {
+			fail(err.Error())
+		}
+		options = append(options, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{certificate}})))
+	}
+	server := grpc.NewServer(options...)
 	services := map[string]*grpc.ServiceDesc{}
 	for path, method := range methods() {
 		name := string(method.Parent().FullName())

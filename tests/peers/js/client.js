@@ -17,7 +17,7 @@ const KEYS = new Set(
 
 /** One channel, and how often it has connected. */
 class Link {
-  constructor(target) {
+  constructor(target, tls) {
     this.connections = 0;
     // grpc-js says nothing of connections: they are counted where node makes them.
     const connect = net.Socket.prototype.connect;
@@ -26,7 +26,9 @@ class Link {
       this.once('connect', () => link.connections++);
       return connect.apply(this, given);
     };
-    this.client = new grpc.Client(target, grpc.credentials.createInsecure(), {
+    // Certificates are not looked at.
+    const encrypted = () => grpc.credentials.createSsl(null, null, null, { rejectUnauthorized: false });
+    this.client = new grpc.Client(target, tls ? encrypted() : grpc.credentials.createInsecure(), {
       ...common.UNLIMITED,
       'grpc.use_local_subchannel_pool': 1,
       'grpc.enable_http_proxy': 0,
@@ -199,13 +201,13 @@ async function main() {
   const { values } = parseArgs({
     options: {
       target: option(undefined), denials: option('0'), concurrency: option('16'), allowed: option('0'), code: option('7'),
-      message: option(''),
+      message: option(''), tls: { type: 'boolean' },
     },
   });
   const args = { ...values };
   for (const key of ['denials', 'concurrency', 'allowed', 'code']) args[key] = Number(values[key]);
   const methods = common.methods();
-  const link = new Link(args.target);
+  const link = new Link(args.target, args.tls);
   for await (const list of scripts()) {
     const calls = list.map((script) => new Call(script, methods));
     if (args.denials) {

@@ -1,6 +1,8 @@
 // The grpc-js server: what src/server is with tonic. Says what its handlers see, a line of JSON per event.
 'use strict';
 
+const fs = require('node:fs');
+const path = require('node:path');
 const { parseArgs } = require('node:util');
 const { setTimeout: sleep } = require('node:timers/promises');
 const grpc = require('@grpc/grpc-js');
@@ -168,8 +170,17 @@ function handler(path, method) {
   };
 }
 
+/** TLS with key.pem and cert.pem of a folder, or none. */
+function credentials(folder) {
+  if (!folder) return grpc.ServerCredentials.createInsecure();
+  const read = (name) => fs.readFileSync(path.join(folder, name));
+  return grpc.ServerCredentials.createSsl(null, [{ private_key: read('key.pem'), cert_chain: read('cert.pem') }]);
+}
+
 async function main() {
-  const { values } = parseArgs({ options: { listen: { type: 'string', multiple: true }, 'max-streams': { type: 'string' } } });
+  const { values } = parseArgs({
+    options: { listen: { type: 'string', multiple: true }, 'max-streams': { type: 'string' }, tls: { type: 'string' } },
+  });
   const options = { ...common.UNLIMITED };
   if (values['max-streams']) options['grpc.max_concurrent_streams'] = Number(values['max-streams']);
   const server = new grpc.Server(options);
@@ -193,7 +204,7 @@ async function main() {
   for (const address of values.listen) {
     const port = await new Promise((resolve, reject) => {
       const told = (error, port) => (error ? reject(error) : resolve(port));
-      server.bindAsync(address, grpc.ServerCredentials.createInsecure(), told);
+      server.bindAsync(address, credentials(values.tls), told);
     });
     common.say(`listening ${address.replace(/:\d+$/, '')}:${port}`);
   }

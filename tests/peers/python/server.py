@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import pathlib
 import signal
 import socket
 import threading
@@ -199,11 +200,19 @@ def control(place):
     threading.Thread(target=accept, daemon=True).start()
 
 
+def listen(server, address, folder):
+    if not folder:
+        return server.add_insecure_port(address)
+    files = [(pathlib.Path(folder) / name).read_bytes() for name in ("key.pem", "cert.pem")]
+    return server.add_secure_port(address, grpc.ssl_server_credentials([files]))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen", action="append", required=True)
     parser.add_argument("--control")
     parser.add_argument("--count-file")
+    parser.add_argument("--tls", help="serve over TLS, with key.pem and cert.pem of this folder")
     parser.add_argument("--max-streams", type=int)
     parser.add_argument("--header-table-size", type=int)
     parser.add_argument("--descriptors")
@@ -224,7 +233,7 @@ def main():
     ready = []
     for address in args.listen:
         host, _, _ = address.rpartition(":")
-        ready.append(f"{host}:{server.add_insecure_port(address)}")
+        ready.append(f"{host}:{listen(server, address, args.tls)}")
     server.start()
     for address in ready:
         common.say(f"listening {address}")

@@ -138,7 +138,13 @@ impl Server {
     /// Starts one with more arguments.
     #[must_use]
     pub fn start_with(stack: Stack, place: Place, address: SocketAddr, more: &[&str]) -> Self {
-        let mut command = stack.server();
+        let more: Vec<_> = more.iter().map(|&text| text.to_owned()).collect();
+        Self::start_as(stack.server(), place, address, &more)
+    }
+
+    /// Starts a program that takes the arguments of all servers.
+    #[must_use]
+    pub fn start_as(mut command: Command, place: Place, address: SocketAddr, more: &[String]) -> Self {
         command.arg("--listen").arg(address.to_string()).args(more);
         place.enter(&mut command);
         let process = Watched::start(command);

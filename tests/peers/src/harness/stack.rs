@@ -55,7 +55,9 @@ fn descriptors() -> PathBuf {
 }
 
 impl Stack {
-    pub(super) fn server(self) -> Command {
+    /// Its server, without arguments.
+    #[must_use]
+    pub fn server(self) -> Command {
         match self {
             Self::Tonic => Command::new(super::binaries().join("pg-server")),
             Self::Grpcio => python("server.py"),
