@@ -20,8 +20,8 @@ static __always_inline u64 pg_conn_id(void)
 
 	if (!next)
 		return 0;
-	*next += 1;
-	return *next << 8 | (bpf_get_smp_processor_id() & 0xff);
+	/* a task that makes one can be interrupted by a packet that makes one */
+	return (__sync_fetch_and_add(next, 1) + 1) << 8 | (bpf_get_smp_processor_id() & 0xff);
 }
 
 static __always_inline void pg_address(u8 *to, u32 family, u32 v4, const u32 *v6)
@@ -160,32 +160,29 @@ static __always_inline void pg_conn_close(u64 cookie)
 static __always_inline void pg_conn_refuse(struct pg_conn *c, u32 reason)
 {
 	struct pg_work *w;
-	u32 zero = 0, one = 1;
+	u32 one = 1;
 
-	w = bpf_map_lookup_elem(&work_scratch, &zero);
+	w = pg_work_take();
 	if (!w)
 		return;
 	bpf_map_update_elem(&strangers, &c->cookie, &one, BPF_ANY);
 	pg_about(w, 0, 0);
 	w->reason = reason;
 	pg_emit(c, w, PG_EV_CONNECTION, PG_V_DENY);
+	pg_work_give(w);
 }
 
 /*
  * The handshake is over. For a server, data may have come with its last ACK: the filter saw it with the listener and
  * left the engine's state in the stash; this call follows in the same chain, so the stash is this packet's or empty.
  */
-static __always_inline void pg_conn_open(struct bpf_sock_ops *ops, u32 role)
+static __always_inline void pg_conn_make(struct bpf_sock_ops *ops, u32 role, struct pg_stash *st)
 {
 	struct pg_conn *c, *made;
-	struct pg_stash *st;
 	u32 zero = 0, lost = 0, next, i, same = 1;
 	u64 cookie = bpf_get_socket_cookie(ops);
 	u8 stashed[16];
 
-	st = bpf_map_lookup_elem(&stash, &zero);
-	if (!st)
-		return;
 	made = &st->conn;
 	next = role == PG_ROLE_SERVER ? ops->rcv_nxt : ops->snd_nxt;
 	__builtin_memcpy(stashed, made->remote, sizeof(stashed));
@@ -229,6 +226,17 @@ static __always_inline void pg_conn_open(struct bpf_sock_ops *ops, u32 role)
 	if (lost)
 		pg_count_add(PG_N_STASH_LOST, 1);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void pg_conn_open(struct bpf_sock_ops *ops, u32 role)
+{
+	struct pg_stash *st = pg_stash_take();
+
+	/* without state its data will be refused */
+	if (!st)
+		return pg_count_add(PG_N_HELPER_FAILED, 1);
+	pg_conn_make(ops, role, st);
+	pg_stash_give(st);
 }
 
 #endif

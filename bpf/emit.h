@@ -66,7 +66,7 @@ PG_STEP int pg_emit(struct pg_conn *c, struct pg_work *w, u32 type, u32 verdict)
 
 	if (!c || !w || !c->cookie)
 		return 0;
-	e = pg_event_scratch();
+	e = pg_event_scratch(w);
 	if (!e)
 		return 0;
 	pg_event_fill(e, c, w, type, verdict);

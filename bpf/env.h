@@ -130,9 +130,10 @@ static __always_inline const struct pg_seed *pg_seed_get(void)
 
 /*
  * A lock in a map's value: compare and swap, a bounded spin. The verifier's own spin lock allows no calls while it is
- * held. All who take it run with softirqs off, so the holder is on another CPU and goes on. On failure the segment is
- * dropped, and TCP sends it again. A hook in a process can be interrupted, but only where the one that waits for it can
- * be too: to wait long is to let it go on. Hooks take locks that no packet's program takes.
+ * held. The holder is mostly on another CPU and goes on; a task that sends may be interrupted on this one, and goes on
+ * when this program ends. On failure the segment is dropped, and TCP sends it again. A hook in a process can be
+ * interrupted, but only where the one that waits for it can be too: to wait long is to let it go on. Hooks take locks
+ * that no packet's program takes.
  */
 #ifdef PG_PLANE_TLS
 #define PG_SPINS (1 << 20) /* tens of milliseconds */
@@ -203,11 +204,53 @@ static __always_inline void pg_bucket_unlock(struct bpf_spin_lock *lock)
 	bpf_spin_unlock(lock);
 }
 
-static __always_inline struct pg_event *pg_event_scratch(void)
+static __always_inline struct pg_event *pg_event_scratch(struct pg_work *w)
 {
-	u32 zero = 0;
+	return &w->said.about;
+}
 
-	return bpf_map_lookup_elem(&event_scratch, &zero);
+/* What a run works in, which none has that it interrupts; 0: too many are under way. */
+static __always_inline struct pg_work *pg_work_take(void)
+{
+	struct pg_work *w;
+	u32 i, at;
+
+	for (i = 0; i < PG_NESTED; i++) {
+		at = i;
+		w = bpf_map_lookup_elem(&work_scratch, &at);
+		if (w && pg_trylock(&w->taken)) {
+			w->half = 0;
+			w->now = 0;
+			w->mends = 0;
+			return w;
+		}
+	}
+	return 0;
+}
+
+static __always_inline void pg_work_give(struct pg_work *w)
+{
+	pg_unlock(&w->taken);
+}
+
+/* The same for what connections are made in. */
+static __always_inline struct pg_stash *pg_stash_take(void)
+{
+	struct pg_stash *st;
+	u32 i, at;
+
+	for (i = 0; i < PG_NESTED; i++) {
+		at = i;
+		st = bpf_map_lookup_elem(&stash, &at);
+		if (st && pg_trylock(&st->taken))
+			return st;
+	}
+	return 0;
+}
+
+static __always_inline void pg_stash_give(struct pg_stash *st)
+{
+	pg_unlock(&st->taken);
 }
 
 static __always_inline void pg_event_put(struct pg_event *e)

@@ -183,19 +183,23 @@ struct {
 		__type(value, type_);   \
 	} name SEC(".maps")
 
-SCRATCH(work_scratch, struct pg_work, BPF_MAP_TYPE_PERCPU_ARRAY);
-/* A packet goes out in a task's context: an interrupt, or another task, may send one on the same CPU meanwhile. */
+/*
+ * What a run works in, and what a connection is made in. Packets go out in a task's context, with interrupts on, and so
+ * are connections made at times: another packet, or another task's, may run a program on the same CPU meanwhile. So
+ * there are several, and who has one says so: pg_work_take(), pg_stash_take().
+ */
 #define PG_NESTED 4
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PG_NESTED);
-	__type(key, u32);
-	__type(value, struct pg_work);
-} response_scratch SEC(".maps");
+#define NESTED(name, type_)                              \
+	struct {                                         \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
+		__uint(max_entries, PG_NESTED);          \
+		__type(key, u32);                        \
+		__type(value, type_);                    \
+	} name SEC(".maps")
+
+NESTED(work_scratch, struct pg_work);
+NESTED(stash, struct pg_stash);
 SCRATCH(text_scratch, struct pg_text, BPF_MAP_TYPE_PERCPU_ARRAY);
-SCRATCH(event_scratch, struct pg_event, BPF_MAP_TYPE_PERCPU_ARRAY);
-SCRATCH(hole_scratch, struct pg_hole_event, BPF_MAP_TYPE_PERCPU_ARRAY);
-SCRATCH(stash, struct pg_stash, BPF_MAP_TYPE_PERCPU_ARRAY);
 SCRATCH(blank_stream, struct pg_stream, BPF_MAP_TYPE_ARRAY); /* all zeros: what a new entry is copied from */
 SCRATCH(blank_conn, struct pg_conn, BPF_MAP_TYPE_ARRAY);
 SCRATCH(blank_held, struct pg_held, BPF_MAP_TYPE_ARRAY);

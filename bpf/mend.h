@@ -450,12 +450,11 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 {
 	struct pg_hole_event *e;
 	struct pg_hole *hole;
-	u32 zero = 0;
 
 	if (!skb || !c || !w || c->holes >= PG_MAX_HOLES)
 		return 0;
-	e = bpf_map_lookup_elem(&hole_scratch, &zero);
-	if (!e || !pg_tcp_header(skb, e))
+	e = &w->said;
+	if (!pg_tcp_header(skb, e))
 		return 0;
 	hole = &c->hole[pg_index(c->holes, PG_MAX_HOLES)];
 	hole->seq = w->hole_seq;

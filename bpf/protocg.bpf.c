@@ -33,12 +33,38 @@ static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb)
 	return sk;
 }
 
+/* A packet for a socket on a policy port. */
+static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_work *w,
+				       const struct pg_segment *g)
+{
+	struct pg_conn *c;
+	u64 cookie;
+	int verdict;
+
+	if (sk->state == PG_TCP_LISTEN)
+		return pg_listener_segment(skb, g, sk, w);
+	if (!g->length && !(g->flags & (PG_TCP_FIN | PG_TCP_URG)))
+		return PG_PASS;
+	if (g->flags & PG_TCP_RST && !(g->flags & PG_TCP_URG))
+		return PG_PASS; /* TCP reads no data from a reset (RFC 9293, section 3.10.7.4) */
+	if (g->flags & PG_TCP_SYN)
+		return pg_drop(PG_R_SYN_DATA);
+	cookie = bpf_get_socket_cookie(skb);
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (!c)
+		return sk->state == PG_TCP_SYN_RECV ? PG_DROP : pg_stranger(skb, sk, cookie, g->length);
+	if (!pg_lock(&c->lock))
+		return pg_drop(PG_R_LOCK);
+	verdict = c->cookie == cookie ? pg_server_segment(skb, sk, c, w, g) : PG_DROP;
+	pg_unlock(&c->lock);
+	return verdict;
+}
+
 SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 {
 	struct pg_segment g = {};
 	struct bpf_sock *sk;
-	struct pg_conn *c;
-	u64 cookie;
+	struct pg_work *w;
 	int verdict;
 
 	if (config.direction != PG_INGRESS)
@@ -48,22 +74,11 @@ SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 		return PG_PASS;
 	if (!pg_segment_read(skb, &g))
 		return pg_drop(PG_R_HEADERS_UNREADABLE);
-	if (sk->state == PG_TCP_LISTEN)
-		return pg_listener_segment(skb, &g, sk);
-	if (!g.length && !(g.flags & (PG_TCP_FIN | PG_TCP_URG)))
-		return PG_PASS;
-	if (g.flags & PG_TCP_RST && !(g.flags & PG_TCP_URG))
-		return PG_PASS; /* TCP reads no data from a reset (RFC 9293, section 3.10.7.4) */
-	if (g.flags & PG_TCP_SYN)
-		return pg_drop(PG_R_SYN_DATA);
-	cookie = bpf_get_socket_cookie(skb);
-	c = bpf_map_lookup_elem(&conns, &cookie);
-	if (!c)
-		return sk->state == PG_TCP_SYN_RECV ? PG_DROP : pg_stranger(skb, sk, cookie, g.length);
-	if (!pg_lock(&c->lock))
+	w = pg_work_take();
+	if (!w)
 		return pg_drop(PG_R_LOCK);
-	verdict = c->cookie == cookie ? pg_server_segment(skb, sk, c, &g) : PG_DROP;
-	pg_unlock(&c->lock);
+	verdict = pg_incoming(skb, sk, w, &g);
+	pg_work_give(w);
 	return verdict;
 }
 
@@ -73,12 +88,31 @@ static __always_inline int pg_follows_only(void)
 	return config.direction == PG_INGRESS && !config.responses;
 }
 
+/* A packet with data of a socket on a policy port. */
+static __always_inline int pg_outgoing(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_work *w,
+				       const struct pg_segment *g)
+{
+	u64 cookie = bpf_get_socket_cookie(skb);
+	struct pg_conn *c;
+	int verdict;
+
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (!c)
+		return pg_follows_only() ? PG_PASS : pg_stranger(skb, sk, cookie, g->length);
+	if (config.direction == PG_INGRESS)
+		return pg_index(pg_server_response(skb, c, w, g), 2); /* the verifier wants to see 0 or 1 */
+	if (!pg_lock(&c->lock))
+		return pg_drop(PG_R_LOCK);
+	verdict = c->cookie == cookie ? pg_client_segment(skb, c, w, g) : PG_DROP;
+	pg_unlock(&c->lock);
+	return verdict;
+}
+
 SEC("cgroup_skb/egress") int pg_egress(struct __sk_buff *skb)
 {
 	struct pg_segment g = {};
 	struct bpf_sock *sk;
-	struct pg_conn *c;
-	u64 cookie;
+	struct pg_work *w;
 	int verdict;
 
 	sk = pg_policy_socket(skb);
@@ -90,16 +124,11 @@ SEC("cgroup_skb/egress") int pg_egress(struct __sk_buff *skb)
 		return pg_drop(PG_R_SYN_DATA);
 	if (!g.length && !(g.flags & PG_TCP_URG))
 		return PG_PASS;
-	cookie = bpf_get_socket_cookie(skb);
-	c = bpf_map_lookup_elem(&conns, &cookie);
-	if (!c)
-		return pg_follows_only() ? PG_PASS : pg_stranger(skb, sk, cookie, g.length);
-	if (config.direction == PG_INGRESS)
-		return pg_index(pg_server_response(skb, c, &g), 2); /* the verifier wants to see 0 or 1 */
-	if (!pg_lock(&c->lock))
+	w = pg_work_take();
+	if (!w)
 		return pg_drop(PG_R_LOCK);
-	verdict = c->cookie == cookie ? pg_client_segment(skb, c, &g) : PG_DROP;
-	pg_unlock(&c->lock);
+	verdict = pg_outgoing(skb, sk, w, &g);
+	pg_work_give(w);
 	return verdict;
 }
 

@@ -304,7 +304,7 @@ struct pg_conn {
 	u32 gone;      /* responses whose stream the client has reset: how many, the oldest and the newest */
 	u32 gone_first;
 	u32 gone_last;
-	u32 hello;     /* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */
+	u32 hello;	     /* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */
 	struct pg_hole said; /* what stands before a denied response in its segment, if it is in a slot */
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
@@ -394,6 +394,7 @@ struct pg_held {
 /* ---- data on the handshake's last ACK, until its connection exists ---- */
 
 struct pg_stash {
+	u32 taken; /* 1: somebody has it */
 	u32 valid;
 	u32 seq;
 	u32 length;

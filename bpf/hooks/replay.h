@@ -43,15 +43,13 @@ static __always_inline struct pg_conn *pg_replay_begin(struct __sk_buff *skb)
 }
 
 /* The whole packet is the server's next bytes. */
-static __always_inline int pg_replay_response(struct __sk_buff *skb)
+static __always_inline int pg_replay_response(struct __sk_buff *skb, struct pg_work *w)
 {
-	struct pg_run r = {.skb = skb};
+	struct pg_run r = {.skb = skb, .w = w};
 	u64 cookie = PG_REPLAY_COOKIE;
-	u32 zero = 0;
 
-	r.w = bpf_map_lookup_elem(&response_scratch, &zero);
 	r.c = bpf_map_lookup_elem(&conns, &cookie);
-	if (!r.w || !r.c)
+	if (!r.c)
 		return pg_drop(PG_R_INTERNAL);
 	if (r.c->phase == PG_P_BLIND || r.c->answers == PG_A_UNREAD)
 		return PG_PASS;
@@ -70,18 +68,14 @@ static __always_inline int pg_replay_response(struct __sk_buff *skb)
 	return pg_drop(r.w->reason);
 }
 
-/* The whole packet is the client's next bytes; with a mark they are the first of a new connection, or the server's. */
-static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
+/* The whole packet is the client's next bytes; with a mark they are the first of a new connection. */
+static __always_inline int pg_replay_request(struct __sk_buff *skb, struct pg_work *w)
 {
-	struct pg_run r = {.skb = skb};
+	struct pg_run r = {.skb = skb, .w = w};
 	u64 cookie = PG_REPLAY_COOKIE;
-	u32 zero = 0;
 
-	if (skb->mark == PG_REPLAY_SERVER)
-		return pg_replay_response(skb);
-	r.w = bpf_map_lookup_elem(&work_scratch, &zero);
 	r.c = skb->mark ? pg_replay_begin(skb) : bpf_map_lookup_elem(&conns, &cookie);
-	if (!r.w || !r.c)
+	if (!r.c)
 		return pg_drop(PG_R_INTERNAL);
 	r.w->now = skb->tstamp;
 	if (r.c->phase == PG_P_BLIND)
@@ -92,6 +86,18 @@ static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
 	r.judged = r.c->judged + skb->len;
 	pg_run(&r, 0, skb->len, 0);
 	return pg_conclude(r.c, r.w, &r);
+}
+
+static __always_inline int pg_replay_bytes(struct __sk_buff *skb)
+{
+	struct pg_work *w = pg_work_take();
+	int verdict;
+
+	if (!w)
+		return pg_drop(PG_R_LOCK);
+	verdict = skb->mark == PG_REPLAY_SERVER ? pg_replay_response(skb, w) : pg_replay_request(skb, w);
+	pg_work_give(w);
+	return verdict;
 }
 
 #endif

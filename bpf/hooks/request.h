@@ -145,18 +145,16 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 
 /* A server's segment from its client, with payload or FIN, under the lock. */
 static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_conn *c,
-					     const struct pg_segment *g)
+					     struct pg_work *w, const struct pg_segment *g)
 {
+	u32 fin_at = g->seq + g->length;
 	struct bpf_tcp_sock *numbers;
 	struct tcp_sock *tp;
-	struct pg_work *w;
-	u32 zero = 0, fin_at = g->seq + g->length;
 	int verdict;
 
-	w = bpf_map_lookup_elem(&work_scratch, &zero);
 	numbers = bpf_tcp_sock(sk);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!w || !numbers || !tp)
+	if (!numbers || !tp)
 		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
 		return PG_PASS;
@@ -194,15 +192,12 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_s
 }
 
 /* A client's segment to its server: the local stack sends in order, and again what was lost. Under the lock. */
-static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
+static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w,
+					     const struct pg_segment *g)
 {
-	struct pg_run r = {.skb = skb, .c = c};
-	u32 zero = 0, b = g->seq + g->length;
-	struct pg_work *w;
+	struct pg_run r = {.skb = skb, .c = c, .w = w};
+	u32 b = g->seq + g->length;
 
-	w = bpf_map_lookup_elem(&work_scratch, &zero);
-	if (!w)
-		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
 		return PG_PASS;
 	if (c->phase == PG_P_DEAD)
@@ -222,7 +217,6 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
 		return pg_drop(PG_R_LOCK);
 	c->delivered = c->complete;
 	c->run++;
-	r.w = w;
 	r.judged = b;
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, g->length);
@@ -235,18 +229,15 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
  * into the stash. Nothing is committed, for TCP may still refuse it. A denial drops the packet: the handshake is
  * completed by the client's answer to the next SYN-ACK, and the data is denied as that connection's.
  */
-static __always_inline int pg_listener_segment(struct __sk_buff *skb, const struct pg_segment *g, struct bpf_sock *sk)
+static __always_inline int pg_stash_segment(struct __sk_buff *skb, const struct pg_segment *g, struct bpf_sock *sk,
+					    struct pg_work *w, struct pg_stash *st)
 {
-	struct pg_run r = {.skb = skb};
+	struct pg_run r = {.skb = skb, .w = w};
 	struct pg_conn *blank;
-	struct pg_stash *st;
-	struct pg_work *w;
 	u32 zero = 0;
 
-	st = bpf_map_lookup_elem(&stash, &zero);
-	w = bpf_map_lookup_elem(&work_scratch, &zero);
 	blank = bpf_map_lookup_elem(&blank_conn, &zero);
-	if (!st || !w || !blank)
+	if (!blank)
 		return pg_drop(PG_R_INTERNAL);
 	if (st->valid)
 		pg_streams_drop(&st->conn);
@@ -274,7 +265,6 @@ static __always_inline int pg_listener_segment(struct __sk_buff *skb, const stru
 	st->seq = g->seq;
 	st->length = g->length;
 	r.c = &st->conn;
-	r.w = w;
 	r.judged = g->seq + g->length;
 	pg_run(&r, g->offset, g->length, 0);
 	st->valid = 1;
@@ -287,17 +277,29 @@ static __always_inline int pg_listener_segment(struct __sk_buff *skb, const stru
 	return pg_drop(w->reason);
 }
 
+static __always_inline int pg_listener_segment(struct __sk_buff *skb, const struct pg_segment *g, struct bpf_sock *sk,
+					       struct pg_work *w)
+{
+	struct pg_stash *st = pg_stash_take();
+	int verdict;
+
+	if (!st)
+		return pg_drop(PG_R_LOCK);
+	verdict = pg_stash_segment(skb, g, sk, w, st);
+	pg_stash_give(st);
+	return verdict;
+}
+
 /* No state: the connection is older than the enforcer, or found no room when it was made. */
 static __always_inline int pg_stranger(struct __sk_buff *skb, struct bpf_sock *sk, u64 cookie, u32 length)
 {
 	struct pg_stash *st;
-	u32 zero = 0;
 
 	if (!length || config.cause[PG_CAUSE_MIDSTREAM] == PG_SWITCH_ALLOW || config.audit)
 		return PG_PASS;
 	if (bpf_map_lookup_elem(&strangers, &cookie))
 		return pg_drop(PG_R_MIDSTREAM);
-	st = bpf_map_lookup_elem(&stash, &zero);
+	st = pg_stash_take();
 	if (!st)
 		return pg_drop(PG_R_MIDSTREAM);
 	if (st->valid)
@@ -311,6 +313,7 @@ static __always_inline int pg_stranger(struct __sk_buff *skb, struct bpf_sock *s
 	st->conn.role = config.direction == PG_INGRESS ? PG_ROLE_SERVER : PG_ROLE_CLIENT;
 	pg_ends_of_socket(sk, &st->conn);
 	pg_conn_refuse(&st->conn, PG_R_MIDSTREAM);
+	pg_stash_give(st);
 	return pg_drop(PG_R_MIDSTREAM);
 }
 

@@ -191,7 +191,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 				     struct pg_work *w)
 {
 	struct pg_run r = {.skb = skb, .c = c, .w = w};
-	u32 b = g->seq + g->length, zero = 0, from;
+	u32 b = g->seq + g->length, from;
 	struct pg_reply *reply = 0;
 	u64 cookie = c->cookie;
 	int pass = 1, verdict;
@@ -212,9 +212,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 		return !reply;
 	if (!pg_after(b, c->sent))
 		return 1;
-	if (!config.responses)
-		r.w = bpf_map_lookup_elem(&response_scratch, &zero);
-	if (!r.w || pg_after(g->seq, c->sent)) {
+	if (pg_after(g->seq, c->sent)) {
 		c->followed = 0;
 		return !reply;
 	}
@@ -251,33 +249,13 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 	return pass;
 }
 
-/* A scratch that no run has which this one has interrupted: what is judged lies in it. */
-static __always_inline struct pg_work *pg_response_scratch(void)
+static __always_inline int pg_server_response(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w,
+					      const struct pg_segment *g)
 {
-	struct pg_work *w;
-	u32 i, at;
-
-	for (i = 0; i < PG_NESTED; i++) {
-		at = i;
-		w = bpf_map_lookup_elem(&response_scratch, &at);
-		if (w && pg_trylock(&w->taken))
-			return w;
-	}
-	return 0;
-}
-
-static __always_inline int pg_server_response(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g)
-{
-	struct pg_work *w = 0;
 	int pass;
 
 	if (c->phase == PG_P_BLIND && !(config.responses && c->answers == PG_A_MUTED))
 		return 1;
-	if (config.responses) {
-		w = pg_response_scratch();
-		if (!w)
-			return pg_drop(PG_R_LOCK);
-	}
 	if (pg_lock(&c->response_lock)) {
 		pass = pg_follow(skb, c, g, w);
 		pg_unlock(&c->response_lock);
@@ -287,8 +265,6 @@ static __always_inline int pg_server_response(struct __sk_buff *skb, struct pg_c
 		c->followed = 0;
 		pass = c->phase != PG_P_DEAD;
 	}
-	if (w)
-		pg_unlock(&w->taken);
 	return pass;
 }
 

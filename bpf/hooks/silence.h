@@ -47,13 +47,13 @@ static __always_inline u32 pg_said_keep(struct __sk_buff *skb, struct pg_conn *c
 PG_STEP int pg_silenced(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w, const struct pg_segment *g)
 {
 	struct pg_hole_event *e;
-	u32 zero = 0, length, from;
+	u32 length, from;
 
 	if (!skb || !c || !w || !g)
 		return 0;
 	from = c->sent - g->seq;
-	e = bpf_map_lookup_elem(&hole_scratch, &zero);
-	if (!e || !pg_tcp_header(skb, e))
+	e = &w->said;
+	if (!pg_tcp_header(skb, e))
 		return 0;
 	length = pg_said_keep(skb, c, w, g, from);
 	pg_event_fill(&e->about, c, w, PG_EV_SILENCED, PG_V_DENY);

@@ -36,7 +36,6 @@ struct pg_host {
 	struct pg_work response_work;
 	struct pg_host_stream *streams;
 	u32 stream_count;
-	struct pg_event scratch;
 	struct pg_event *events;
 	u32 event_count;
 	u32 event_room;
@@ -187,9 +186,9 @@ static inline u64 pg_random(void)
 	return 0x9e3779b97f4a7c15ull;
 }
 
-static inline struct pg_event *pg_event_scratch(void)
+static inline struct pg_event *pg_event_scratch(struct pg_work *w)
 {
-	return &pg_here->scratch;
+	return &w->said.about;
 }
 
 static inline void pg_event_put(struct pg_event *e)

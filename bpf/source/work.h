@@ -105,8 +105,9 @@ struct pg_work {
 	u32 walked;    /* frames looked at to find those of denied RPCs, in this run */
 	u32 mends;     /* 1: the denial that is being told ends its RPC only */
 	u32 half;      /* PG_RESPONSE_HALF: what is told is of the response; else 0 */
-	u32 taken; /* of the server's side, where rules read responses: 1: a run has it, see pg_response_scratch() */
-	u64 now;   /* ns; 0: the clock says it */
+	u32 taken;     /* 1: a run has it */
+	u64 now;       /* ns; 0: the clock says it */
+	struct pg_hole_event said; /* the event that is being made; its `about` is one of the other kind */
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW];
 };

@@ -47,10 +47,11 @@ static __always_inline struct pg_tls_call *pg_call_here(void)
 	return bpf_map_lookup_elem(&tls_calls, &caller);
 }
 
-static __always_inline struct pg_event *pg_event_scratch(void)
+static __always_inline struct pg_event *pg_event_scratch(struct pg_work *w)
 {
 	struct pg_tls_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
+	(void)w;
 	if (!e) {
 		pg_count_add(PG_N_EVENTS_LOST, 1);
 		return 0;

@@ -40,7 +40,6 @@ static void pgf_once(void)
 	pgf_cell(&blank_conn);
 	pgf_cell(&blank_held);
 	pgf_cell(&work_scratch);
-	pgf_cell(&hole_scratch);
 	pgf_cell(&stash);
 	pgf_cell(&next_conn);
 	pgf_cell(&shares);
@@ -83,7 +82,7 @@ int pgf_segment(const u8 *packet, u32 length, u32 received)
 	sk.tcp.rcv_wnd = 1 << 20;
 	if (!pg_segment_read(&skb, &g))
 		abort();
-	return pg_server_segment(&skb, &sk, conns.cell, &g);
+	return pg_server_segment(&skb, &sk, conns.cell, work_scratch.cell, &g);
 }
 
 u32 pgf_events(const struct pg_event **to);

@@ -12,7 +12,7 @@ use crate::policy::Tables;
 use crate::skel::{TlsSkel, TlsSkelBuilder};
 
 /// The engine's maps that only packets need.
-const NOT_HERE: [&str; 18] = [
+const NOT_HERE: [&str; 15] = [
     "buckets",
     "own_buckets",
     "held",
@@ -25,9 +25,6 @@ const NOT_HERE: [&str; 18] = [
     "shares",
     "strangers",
     "work_scratch",
-    "response_scratch",
-    "event_scratch",
-    "hole_scratch",
     "stash",
     "blank_conn",
     "blank_held",
