@@ -169,6 +169,11 @@ static inline int pg_hello_put(struct pg_conn *c)
 	return 1;
 }
 
+static inline void pg_hello_delete(struct pg_conn *c)
+{
+	(void)c;
+}
+
 static inline int pg_bucket_lock(struct bpf_spin_lock *lock)
 {
 	(void)lock;
