@@ -149,9 +149,9 @@ static __always_inline void pg_event_put(struct pg_event *e)
 
 /*
  * A lock in a map's value: compare and swap, a bounded spin. The verifier's own spin lock allows no calls while it is
- * held. All who take it run with softirqs off, so the holder is on another CPU and goes on. On failure the segment is
- * dropped, and TCP sends it again. Hooks in processes can be interrupted: they take locks that no packet's program
- * takes.
+ * held. The holder is mostly on another CPU and goes on; a task that sends may be interrupted on this one, and goes on
+ * when this program ends. On failure the segment is dropped, and TCP sends it again. Hooks in processes can be
+ * interrupted: they take locks that no packet's program takes.
  */
 #define PG_SPINS 4096
 
