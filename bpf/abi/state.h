@@ -301,7 +301,9 @@ struct pg_conn {
 	u32 ts_recent; /* while holes are open: TCP's TS.Recent, before which it refuses a segment (RFC 7323, section 5)
 			*/
 	u32 answers;   /* enum pg_answers */
-	u32 gone;      /* responses whose stream the client has reset: how many, the oldest and the newest */
+	u32 heard; /* PG_A_MUTED: what the client has acknowledged, sequence number, once it has; TCP itself does not
+		      take what is past its own SND.NXT */
+	u32 gone;  /* responses whose stream the client has reset: how many, the oldest and the newest */
 	u32 gone_first;
 	u32 gone_last;
 	u32 hello;	     /* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */

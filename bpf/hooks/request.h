@@ -73,6 +73,20 @@ static __always_inline int pg_overlap(struct pg_conn *c, struct pg_work *w, u32 
 	return PG_DROP;
 }
 
+/* What the client has got of the agent's last words (hooks/silence.h). */
+PG_STEP int pg_heard(struct __sk_buff *skb, struct pg_conn *c)
+{
+	u32 offset = pg_tcp_offset(skb), seq;
+	u8 ack[4];
+
+	if (!c || !offset || bpf_skb_load_bytes(skb, offset + 8, ack, sizeof(ack)))
+		return 0;
+	seq = (u32)ack[0] << 24 | (u32)ack[1] << 16 | (u32)ack[2] << 8 | ack[3];
+	if (!c->heard || pg_after(seq, c->heard))
+		c->heard = seq;
+	return 1;
+}
+
 /*
  * A dead connection's segment: nothing of it passes. While it is in order it is still read, so that the RPCs that the
  * client had under way are answered one by one, each with its own status, instead of being cut together.
@@ -84,6 +98,8 @@ static __always_inline int pg_shadow(struct __sk_buff *skb, struct pg_conn *c, s
 	u32 b = g->seq + g->length;
 
 	pg_count_add(PG_N_DEAD, 1);
+	if (c->answers == PG_A_MUTED && g->flags & PG_TCP_ACK)
+		pg_heard(skb, c);
 	if (!g->length)
 		return PG_PASS; /* acknowledgements, and the end */
 	if (!c->shadow || pg_after(g->seq, c->judged) || !pg_after(b, c->judged))

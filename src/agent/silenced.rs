@@ -17,9 +17,10 @@ use super::sockets;
 use crate::abi;
 
 /// Segments may be lost, and no TCP sends these again: they go at once, and after each of these pauses but the last. The caller has
-/// that time to read: a reset before would fail what it is still reading.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(30), Duration::from_millis(70), Duration::from_millis(200), Duration::from_millis(100)];
+/// at least the first four of them to read: a reset before would fail what it is still reading. The others are for a client that
+/// has not acknowledged all: what the server said before may be lost too, and its TCP sends that again.
+const PAUSES: [u64; 8] = [30, 70, 200, 100, 400, 600, 800, 800];
+const LEAST_PAUSES: usize = 4;
 /// What every path takes (RFC 9293, section 3.7.1).
 const LEAST_SEGMENT: u32 = 536;
 
@@ -50,19 +51,27 @@ impl Silenced {
 
 /// Says them, or only that it is over, and gives the client time to read.
 pub async fn say(core: &Core, socket: &OwnedFd, silenced: &Silenced) {
+    let place = &silenced.place;
     let words = silenced.words(core);
-    for pause in PAUSES {
+    let end = place.seq.wrapping_add(words.as_ref().map_or(0, Vec::len) as u32);
+    for (told, pause) in (1..).zip(PAUSES) {
         let sent = match &words {
-            Some(words) => tell(core, socket, &silenced.place, words),
-            None => core.senders.borrow_mut().say(socket, &silenced.place, silenced.place.seq, Last::Reset, &[]),
+            Some(words) => tell(core, socket, place, words),
+            None => core.senders.borrow_mut().say(socket, place, place.seq, Last::Reset, &[]),
         };
         if let Err(e) = sent {
-            tracing::debug!("cannot answer on the connection of cookie {}: {e}", silenced.place.about.cookie);
+            tracing::debug!("cannot answer on the connection of cookie {}: {e}", place.about.cookie);
             return;
         }
-        sleep(pause).await;
-        if core.shared.conn(silenced.place.about.cookie).is_none() {
-            return; // the client has reset it
+        sleep(Duration::from_millis(pause)).await;
+        // without one, the client has reset it
+        let Some(conn) = core.shared.conn(place.about.cookie) else { return };
+        let got = match conn.heard {
+            0 => words.is_none(), // a reset is not acknowledged
+            heard => heard.wrapping_sub(end) as i32 >= 0,
+        };
+        if told >= LEAST_PAUSES && got {
+            return;
         }
     }
 }
