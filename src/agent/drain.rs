@@ -36,7 +36,7 @@ const QUIET_MOST: Duration = Duration::from_millis(200);
 /// waits for the hole, so not for longer than this.
 const FIRST: Duration = Duration::from_millis(20);
 /// The same where the server gets a call of a method that does not exist, and is sure to answer.
-const FIRST_OF_TWO: Duration = Duration::from_millis(500);
+const FIRST_OF_TWO: Duration = Duration::from_secs(2);
 /// HTTP/2 servers end connections with many RST_STREAM for requests that they have not looked at yet (CVE-2023-44487;
 /// h2, of tonic and hyper, at 20): no more than this many are sent before the server has read them.
 const RESETS: u32 = abi::PG_MAX_RESETS;

@@ -65,28 +65,28 @@ attacks! {
     empty_messages: "messages of no bytes before the denied one", off "handler", on "text", good "allowed",
         |v| vec![framed(CLIENT_STREAM, &[], &[last(1, &[h2raw::grpc(&[]).repeat(50), v.message()].concat())])];
     second_message_of_a_unary_call: "a second message behind a unary call's own",
-        off "harmless", on "text", good "allowed",
+        off "grpc-js: UNIMPLEMENTED; harmless", on "text", good "grpc-js: refused; allowed",
         |v| vec![body(&[harmless(), v.message()].concat())];
     lengths_beyond_the_data: "a prefix that says more than the stream has",
-        off "grpcio: UNIMPLEMENTED; INTERNAL", on "grpc_truncated", good "refused",
+        off "grpc-go: RESOURCE_EXHAUSTED / UNKNOWN; grpc-js: UNIMPLEMENTED; grpcio: UNIMPLEMENTED; INTERNAL", on "grpc_truncated", good "refused",
         |v| {
             let message = Message::new().bytes(1, v.text()).bytes;
             [message.len() as u32 + 1, 4096, u32::MAX].map(|n| body(&h2raw::grpc_claiming(0, n, &message))).to_vec()
         };
     lengths_short_of_the_data: "a prefix that says less than the message has: the rest is another's prefix",
-        off "grpcio: INTERNAL / harmless; INTERNAL", on "grpc_flag / protobuf_length", good "grpcio: grpc_flag; refused",
+        off "grpc-go: INTERNAL / harmless; grpc-js: harmless; grpcio: INTERNAL / harmless; INTERNAL", on "grpc_flag / protobuf_length", good "grpc-go: grpc_flag / protobuf_length; grpc-js: grpc_flag / protobuf_length; grpcio: grpc_flag; refused",
         |v| {
             let message = Message::new().bytes(1, v.text()).bytes;
             vec![body(&h2raw::grpc_claiming(0, 0, &message)), body(&h2raw::grpc_claiming(0, 3, &message))]
         };
     end_of_stream_in_mid_message: "END_STREAM within the prefix or the message",
-        off "grpcio: UNIMPLEMENTED; INTERNAL", on "grpc_truncated", good "refused",
+        off "grpc-go: UNKNOWN; grpc-js: UNIMPLEMENTED; grpcio: UNIMPLEMENTED; INTERNAL", on "grpc_truncated", good "refused",
         |v| {
             let message = v.message();
             [1, 4, 5, message.len() - 1].map(|n| body(&message[..n])).to_vec()
         };
     compressed_flag_without_an_encoding: "the flag 1 on a message that is not compressed, without `grpc-encoding` and with `identity`",
-        off "INTERNAL", on "compressed", good "refused",
+        off "grpc-js: handler; INTERNAL", on "compressed", good "grpc-js: compressed; refused",
         |v| vec![
             body(&flagged(1, v)),
             framed(UNARY, &[("grpc-encoding", "identity")], &[last(1, &flagged(1, v))]),
@@ -100,17 +100,17 @@ attacks! {
         off "handler", on "text", good "allowed",
         |v| vec![framed(UNARY, &[("grpc-encoding", "gzip")], &[last(1, &flagged(0, v))])];
     unknown_encodings: "`grpc-encoding` of an unknown name, plain and compressed messages",
-        off "grpcio: INTERNAL; UNIMPLEMENTED", on "compressed / text", good "refused",
+        off "grpc-js: UNIMPLEMENTED / handler; grpcio: INTERNAL; UNIMPLEMENTED", on "compressed / text", good "grpc-js: allowed; refused",
         |v| [flagged(0, v), flagged(1, v)]
             .map(|message| framed(UNARY, &[("grpc-encoding", "x-own")], &[last(1, &message)]))
             .to_vec();
-    flags_past_1: "the flags 2, 3, 0x80 and 255", off "grpcio: harmless; INTERNAL", on "grpc_flag", good "grpcio: grpc_flag; refused",
+    flags_past_1: "the flags 2, 3, 0x80 and 255", off "grpc-js: handler; grpcio: harmless; INTERNAL", on "grpc_flag", good "grpc-js: grpc_flag; grpcio: grpc_flag; refused",
         |v| [2, 3, 0x80, 255].map(|flag| body(&flagged(flag, v))).to_vec();
     flags_past_1_in_a_stream: "the flag 2 on a stream's second message, and the denied one behind it",
-        off "grpcio: harmless; INTERNAL", on "grpc_flag", good "grpc_flag",
+        off "grpc-js: handler; grpcio: harmless; INTERNAL", on "grpc_flag", good "grpc_flag",
         |v| vec![framed(CLIENT_STREAM, &[], &[last(1, &[harmless(), flagged(2, Value::Allowed), v.message()].concat())])];
     messages_that_never_come: "a message that is reset, padded or flagged such that a stack may hand an empty one to its handler, which a rule denies",
-        off "grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED / UNAVAILABLE or close / handler / silence; GOAWAY FRAME_SIZE_ERROR / INTERNAL / silence", on "grpc_flag / grpc_truncated / passed / protobuf_tag", good "grpcio: grpc_flag; refused",
+        off "grpc-go: INTERNAL / UNKNOWN / close / harmless / silence; grpc-js: GOAWAY FRAME_SIZE_ERROR / UNIMPLEMENTED / harmless / silence; grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED / UNAVAILABLE or close / handler / silence; GOAWAY FRAME_SIZE_ERROR / INTERNAL / silence", on "grpc_flag / grpc_truncated / passed / protobuf_tag", good "grpc-go: protobuf_tag; grpc-js: grpc_flag / protobuf_tag; grpcio: grpc_flag; refused",
         |v| {
             let path = if v == Value::Denied { LOGIN } else { UNARY };
             let message = h2raw::grpc(&Message::new().bytes(1, "eve").bytes);

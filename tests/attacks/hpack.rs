@@ -93,7 +93,7 @@ attacks! {
             forms
         };
     dynamic_table_references: "metadata and `:path` that an earlier call, in an earlier or in the same segment, put into the dynamic table",
-        off "handler", on "role / slow", good "allowed",
+        off "grpc-js: handler / harmless; handler", on "role / slow", good "allowed",
         |v| {
             let path = put(":path", v.path());
             let again = with_path(vec![Field::Indexed(62)]);
@@ -106,7 +106,7 @@ attacks! {
             ]
         };
     dynamic_table_references_near_eviction: "the oldest entry that is left when others have pushed one out, and an entry of exactly the table's size",
-        off "handler", on "role", good "allowed",
+        off "grpc-js: handler / harmless; handler", on "role", good "allowed",
         |v| {
             // 38 + 8 bytes an entry: 89 of them fit into 4096, and the 90th pushes the first out
             let fill = |count: usize| (0..count).map(|i| put("x-fill", format!("{i:08}"))).collect::<Vec<_>>();
@@ -126,7 +126,7 @@ attacks! {
             ]
         };
     dynamic_table_references_past_eviction: "an entry that was evicted, or never was",
-        off "grpcio: INTERNAL; GOAWAY PROTOCOL_ERROR", on "hpack_index / role", good "refused",
+        off "grpc-go: close; grpc-js: GOAWAY COMPRESSION_ERROR; grpcio: INTERNAL; GOAWAY PROTOCOL_ERROR", on "hpack_index / role", good "refused",
         |v| {
             let fill = |count: usize| (0..count).map(|i| put("x-fill", format!("{i:08}"))).collect::<Vec<_>>();
             let mut first = vec![role(v)];
@@ -140,7 +140,7 @@ attacks! {
             ]
         };
     table_size_changes: "size updates to 0, to a small size and back, in mid-connection, one or two in a block, with references behind",
-        off "handler", on "role", good "allowed",
+        off "grpc-go: close / handler; handler", on "role", good "allowed",
         |v| {
             let first = || call_of(1, &with(vec![put("x-old", "one"), role(v), put("x-new", "two")]));
             let then = |sizes: &[u64], behind: Vec<Field>| {
@@ -156,7 +156,7 @@ attacks! {
             ]
         };
     table_size_changes_that_are_wrong: "a size update past what the server allows, one behind the first field, three in a row, or a reference to what one evicted",
-        off "grpcio: INTERNAL; GOAWAY PROTOCOL_ERROR / handler", on "hpack_index / hpack_size_update / dynamic_table", good "grpcio: refused; hpack_size_update",
+        off "grpc-go: close / handler; grpc-js: GOAWAY COMPRESSION_ERROR / handler; grpcio: INTERNAL; GOAWAY PROTOCOL_ERROR / handler", on "hpack_index / hpack_size_update / dynamic_table", good "grpcio: refused; hpack_size_update",
         |v| {
             let call = |block: &[u8]| Talk::new(call_of(1, block));
             vec![
@@ -169,7 +169,7 @@ attacks! {
             ]
         };
     huffman_with_wrong_padding: "Huffman's code with padding of zeros, of a whole byte or more, or with its end of string",
-        off "grpcio: INTERNAL / handler; GOAWAY PROTOCOL_ERROR", on "hpack_huffman", good "grpcio: hpack_huffman; refused",
+        off "grpc-go: close; grpc-js: GOAWAY COMPRESSION_ERROR; grpcio: INTERNAL / handler; GOAWAY PROTOCOL_ERROR", on "hpack_huffman", good "grpcio: hpack_huffman; refused",
         |v| {
             let fields = [coded(v, &[0xff]), coded(v, &[0xff, 0xff]), coded(v, &[0xff; 4])];
             let mut zeros = huffman::encode(v.role().as_bytes());
@@ -182,10 +182,10 @@ attacks! {
         off "handler", on "role", good "allowed",
         |v| (1..=2).map(|extra| Talk::new(call_of(1, &long_length(v, extra)))).collect();
     integers_that_are_much_too_long: "a length with more needless bytes than 28 bits take",
-        off "grpcio: handler; GOAWAY PROTOCOL_ERROR", on "hpack_integer", good "grpcio: hpack_integer; refused",
+        off "grpc-go: handler; grpc-js: GOAWAY COMPRESSION_ERROR / handler; grpcio: handler; GOAWAY PROTOCOL_ERROR", on "hpack_integer", good "grpc-go: hpack_integer; grpc-js: hpack_integer; grpcio: hpack_integer; refused",
         |v| [4, 5, 8].map(|extra| Talk::new(call_of(1, &long_length(v, extra)))).to_vec();
     integers_that_overflow: "an index and a length past 32 and 64 bits, which truncated are right",
-        off "grpcio: INTERNAL; GOAWAY PROTOCOL_ERROR", on "hpack_integer / role", good "refused",
+        off "grpc-go: close; grpc-js: GOAWAY COMPRESSION_ERROR; grpcio: INTERNAL; GOAWAY PROTOCOL_ERROR", on "hpack_integer / role", good "grpc-go: hpack_integer or refused; grpc-js: hpack_integer; refused",
         |v| {
             let wraps = |pattern: u8, bits: u8, high: u64, value: u64| {
                 let mut out = Vec::new();
@@ -203,14 +203,14 @@ attacks! {
             vec![path(wraps(0, 4, 1 << 32, 4)), path(wraps(0, 4, 1 << 40, 4)), indexed(1 << 32)]
         };
     blocks_that_end_inside_a_field: "a header block that ends inside a field, whose rest the next block begins with",
-        off "grpcio: close; GOAWAY PROTOCOL_ERROR", on "hpack_truncated", good "refused",
+        off "grpc-go: close; grpc-js: GOAWAY COMPRESSION_ERROR; grpcio: close; GOAWAY PROTOCOL_ERROR", on "hpack_truncated", good "refused",
         |v| {
             let block = with(vec![role(v)]);
             let (one, two) = block.split_at(block.len() - 4);
             vec![Talk::new([call_of(1, one), call_of(3, two)].concat()).until(&[3])]
         };
     upper_case_names: "`X-Role`, `:Path` and `X-ROLE`, raw and in Huffman's code",
-        off "grpcio: INTERNAL; GOAWAY PROTOCOL_ERROR", on "header_name", good "refused",
+        off "grpc-go: RST_STREAM PROTOCOL_ERROR; grpc-js: RST_STREAM PROTOCOL_ERROR; grpcio: INTERNAL; GOAWAY PROTOCOL_ERROR", on "header_name", good "refused",
         |v| {
             let names = [Str::raw("X-Role"), Str::huffman("x-rolE"), Str::raw("X-ROLE")];
             let role = |name| Field::Literal(Indexing::Without, Name::Literal(name), Str::raw(v.role()));
@@ -220,7 +220,7 @@ attacks! {
             forms
         };
     binary_values_in_the_table: "entries of true binary metadata (NUL first, Huffman's code), whose size stacks count differently, then references",
-        off "grpcio: handler; GOAWAY PROTOCOL_ERROR", on "role", good "grpcio: allowed; refused",
+        off "grpc-go: handler; grpc-js: handler; grpcio: handler; GOAWAY PROTOCOL_ERROR", on "role", good "grpc-go: allowed; grpc-js: allowed; grpcio: allowed; refused",
         |v| {
             let binary = |n: usize| {
                 let value = [&[0][..], &vec![b'a'; n]].concat();

@@ -67,7 +67,7 @@ attacks! {
                 .collect()
         };
     continuation_of_single_bytes: "a header block of one CONTINUATION a byte, with empty ones between them",
-        off "grpcio: handler; GOAWAY ENHANCE_YOUR_CALM", on "tonic: slow or passed; slow", good "grpcio: allowed; refused",
+        off "grpc-go: handler; grpc-js: GOAWAY INTERNAL_ERROR; grpcio: handler; GOAWAY ENHANCE_YOUR_CALM", on "tonic: slow or passed; slow", good "grpc-go: allowed; grpcio: allowed; refused",
         |v| {
             let block = small(v);
             [1, 2].map(|step| {
@@ -76,14 +76,14 @@ attacks! {
             }).to_vec()
         };
     continuation_flood: "5,000 empty CONTINUATION frames before the end of the header block",
-        off "grpcio: RST_STREAM INTERNAL_ERROR; GOAWAY ENHANCE_YOUR_CALM", on "slow or passed", good "refused",
+        off "grpc-go: handler; grpc-js: GOAWAY INTERNAL_ERROR; grpcio: RST_STREAM INTERNAL_ERROR; GOAWAY ENHANCE_YOUR_CALM", on "slow or passed", good "grpc-go: allowed; refused",
         |v| {
             let block = small(v);
             let head = Headers { splits: vec![7; 5000], ..Headers::new(false) }.write(1, &block);
             vec![Talk::new([head, last(1, &harmless())].concat())]
         };
     header_block_past_the_limit: "a header block of 70 KiB in CONTINUATION frames, the denied path at its beginning or end",
-        off "grpcio: handler; GOAWAY COMPRESSION_ERROR", on "header_block", good "grpcio: header_block; refused",
+        off "grpc-go: handler; grpc-js: handler; grpcio: handler; GOAWAY COMPRESSION_ERROR", on "header_block", good "grpc-go: header_block; grpc-js: header_block; grpcio: header_block or refused; refused",
         |v| {
             let mut fields = h2raw::call(v.path(), &[]);
             let filler = "x".repeat(7000);
@@ -93,7 +93,7 @@ attacks! {
             vec![Talk::new([Headers { splits, ..Headers::new(false) }.write(1, &block), last(1, &harmless())].concat())]
         };
     frames_inside_a_header_block: "PING, DATA, HEADERS, an unknown frame or another stream's CONTINUATION inside a header block",
-        off "grpcio: UNAVAILABLE; GOAWAY PROTOCOL_ERROR", on "frame_order", good "refused",
+        off "grpc-go: close; grpcio: UNAVAILABLE; GOAWAY PROTOCOL_ERROR", on "frame_order", good "refused",
         |v| {
             let block = small(v);
             let parts = Headers { splits: vec![9], ..Headers::new(false) }.write(1, &block);
@@ -109,7 +109,7 @@ attacks! {
             inside.iter().map(|f| Talk::new([one, f, two, &last(1, &harmless())].concat())).collect()
         };
     headers_with_padding: "HEADERS padded with 0, 1 and 255 bytes, with and without priority",
-        off "tonic: handler; INTERNAL", on "padded_headers", good "tonic: padded_headers; refused",
+        off "grpc-go: handler; grpc-js: handler; tonic: handler; INTERNAL", on "padded_headers", good "grpc-go: padded_headers; grpc-js: padded_headers; tonic: padded_headers; refused",
         |v| {
             let mut forms = Vec::new();
             for pad in [0, 1, 255] {
@@ -136,7 +136,7 @@ attacks! {
                 .to_vec()
         };
     headers_with_padding_of_the_whole_payload: "HEADERS whose padding is as long as the payload, or longer",
-        off "grpcio: INTERNAL / handler; GOAWAY PROTOCOL_ERROR / RST_STREAM PROTOCOL_ERROR", on "padded_headers", good "grpcio: padded_headers; refused",
+        off "grpc-go: RST_STREAM PROTOCOL_ERROR; grpcio: INTERNAL / handler; GOAWAY PROTOCOL_ERROR / RST_STREAM PROTOCOL_ERROR", on "padded_headers", good "grpcio: padded_headers; refused",
         |v| {
             let block = small(v);
             let length = u8::try_from(block.len()).unwrap();
@@ -159,13 +159,13 @@ attacks! {
             forms
         };
     data_whose_padding_is_the_rest_of_the_message: "the message's end in the padding, for a stack that reads on into it",
-        off "grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED; INTERNAL", on "grpc_truncated", good "refused",
+        off "grpc-go: UNKNOWN; grpc-js: UNIMPLEMENTED; grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED; INTERNAL", on "grpc_truncated", good "refused",
         |v| {
             let message = v.message();
             vec![bodied(flag::PADDED | flag::END_STREAM, &[&[4], &message[..]].concat())]
         };
     data_with_padding_beyond_the_payload: "DATA whose padding is longer than the frame, or lacks its length",
-        off "grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED; GOAWAY PROTOCOL_ERROR", on "frame_size / padding", good "refused",
+        off "grpc-go: close; grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED; GOAWAY PROTOCOL_ERROR", on "frame_size / padding", good "refused",
         |v| {
             let message = v.message();
             vec![
@@ -232,14 +232,14 @@ attacks! {
             forms
         };
     settings_of_wrong_values: "SETTINGS with values that HTTP/2 forbids",
-        off "GOAWAY PROTOCOL_ERROR", on "text", good "refused",
+        off "grpc-go: handler; grpc-js: GOAWAY INTERNAL_ERROR; GOAWAY PROTOCOL_ERROR", on "text", good "grpc-go: allowed; refused",
         |v| {
             [(setting::ENABLE_PUSH, 2), (setting::MAX_FRAME_SIZE, 1)]
                 .map(|value| before(frame::settings(&[value]), v))
                 .to_vec()
         };
     frames_of_wrong_lengths: "SETTINGS of 5 bytes, an ACK with payload, PING of 7, RST_STREAM of 3, PRIORITY of 4, WINDOW_UPDATE of 5, GOAWAY of 7, before the call",
-        off "grpcio: close / handler; GOAWAY PROTOCOL_ERROR", on "frame_size", good "grpcio: frame_size; refused",
+        off "grpc-go: close; grpc-js: GOAWAY FRAME_SIZE_ERROR; grpcio: close / handler; GOAWAY PROTOCOL_ERROR", on "frame_size", good "grpcio: frame_size; refused",
         |v| {
             [
                 (kind::SETTINGS, 0, 0, 5),
@@ -254,7 +254,7 @@ attacks! {
             .to_vec()
         };
     frames_on_wrong_streams: "SETTINGS, PING and GOAWAY on a stream, HEADERS and DATA on none, before the call",
-        off "grpcio: close / handler; GOAWAY PROTOCOL_ERROR", on "frame_stream", good "grpcio: frame_stream; refused",
+        off "grpc-go: close; grpc-js: GOAWAY INTERNAL_ERROR / GOAWAY PROTOCOL_ERROR; grpcio: close / handler; GOAWAY PROTOCOL_ERROR", on "frame_stream", good "grpcio: frame_stream; refused",
         |v| {
             let on = |kind, stream, length| before(frame::frame(kind, 0, stream, &vec![0; length]), v);
             vec![
@@ -268,10 +268,10 @@ attacks! {
     settings_flood: "300 SETTINGS frames before the call", off "handler", on "text", good "allowed",
         |v| vec![before(frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 65_535)]).repeat(300), v)];
     ping_flood: "300 PING frames before the call",
-        off "grpcio: GOAWAY ENHANCE_YOUR_CALM; handler", on "grpcio: text or passed; text", good "grpcio: refused; allowed",
+        off "grpc-go: GOAWAY ENHANCE_YOUR_CALM; grpcio: GOAWAY ENHANCE_YOUR_CALM; handler", on "grpcio: text or passed; text", good "grpc-go: refused; grpcio: refused; allowed",
         |v| vec![before(frame::ping([1; 8], false).repeat(300), v)];
     data_flood: "2,000 DATA frames without a byte before, within and behind the message",
-        off "grpcio: handler; GOAWAY ENHANCE_YOUR_CALM", on "tonic: text or passed; text", good "grpcio: allowed; refused",
+        off "grpc-go: handler; grpc-js: GOAWAY INTERNAL_ERROR; grpcio: handler; GOAWAY ENHANCE_YOUR_CALM", on "tonic: text or passed; text", good "grpc-go: allowed; grpcio: allowed; refused",
         |v| {
             let flood = data(1, &[]).repeat(2000);
             let mut forms = within(&flood, v);
@@ -289,7 +289,7 @@ attacks! {
             ).until(&[3])]
         };
     rest_of_a_reset_message: "RST_STREAM in mid-message, then its rest",
-        off "grpcio: silence; RST_STREAM STREAM_CLOSED", on "passed", good "refused",
+        off "grpc-go: silence; grpc-js: silence; grpcio: silence; RST_STREAM STREAM_CLOSED", on "passed", good "refused",
         |v| {
             let message = v.message();
             let rest = last(1, &message[9..]);
@@ -319,7 +319,7 @@ attacks! {
             vec![Talk::new(bytes)]
         };
     frames_of_streams_denied_long_ago: "130 calls are denied, more than the enforcer remembers; then frames for the first of them",
-        off "grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id / text", good "refused",
+        off "grpc-go: close; grpc-js: silence; grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id / text or stream_id", good "refused",
         |v| {
             let marked = h2raw::grpc(&Message::new().bytes(1, format!("{} {MARK}", v.text())).bytes);
             let bytes: Vec<u8> = (0..130).flat_map(|i| text_call(2 * i + 1, v)).collect();
@@ -327,19 +327,19 @@ attacks! {
             let answered = (0..130).fold(Talk::new(bytes), |talk, i| talk.wait(2 * i + 1));
             vec![answered.then(again).until(&[261]).marked()]
         };
-    even_stream_ids: "the call on an even stream", off "grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
+    even_stream_ids: "the call on an even stream", off "grpc-go: close; grpc-js: GOAWAY INTERNAL_ERROR; grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
         |v| vec![Talk::new(text_call(2, v)).until(&[2])];
     stream_ids_used_again: "the call on a stream that a finished call had",
-        off "grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
+        off "grpc-go: close; grpc-js: silence; grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
         |v| vec![behind(text_call(1, v))];
     stream_ids_that_decrease: "the call on a stream below one that was used",
-        off "grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
+        off "grpc-go: close; grpc-js: silence; grpcio: silence; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
         |v| vec![Talk::new(text_call(5, Value::Allowed)).wait(5).then(text_call(3, v)).until(&[3])];
     data_on_an_idle_stream: "the message before its HEADERS",
-        off "grpcio: UNIMPLEMENTED; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
+        off "grpc-go: UNKNOWN; grpcio: UNIMPLEMENTED; GOAWAY PROTOCOL_ERROR", on "stream_id", good "refused",
         |v| vec![Talk::new([data(1, &v.message()), head(1, UNARY, &[]), last(1, &[])].concat())];
     data_behind_the_end: "the message after END_STREAM on HEADERS or on DATA",
-        off "grpcio: harmless; GOAWAY PROTOCOL_ERROR", on "stream_id", good "grpcio: stream_id; refused",
+        off "grpc-go: RST_STREAM STREAM_CLOSED; grpc-js: GOAWAY STREAM_CLOSED; grpcio: harmless; GOAWAY PROTOCOL_ERROR", on "stream_id", good "grpc-go: stream_id; grpc-js: stream_id; grpcio: stream_id; refused",
         |v| {
             let head = |end| Headers::new(end).write(1, &block(&h2raw::call(CLIENT_STREAM, &[])));
             vec![
@@ -351,7 +351,7 @@ attacks! {
         off "silence", on "passed", good "refused",
         |v| vec![behind(last(1, &v.message()))];
     headers_again: "a second header block on an open stream, with the denied path or role, without END_STREAM",
-        off "grpcio: UNAVAILABLE; RST_STREAM PROTOCOL_ERROR", on "frame_order", good "refused",
+        off "grpc-go: RST_STREAM PROTOCOL_ERROR / close; grpcio: UNAVAILABLE; RST_STREAM PROTOCOL_ERROR", on "frame_order", good "grpc-go: frame_order; refused",
         |v| {
             let again = Headers::new(false).write(1, &block(&[("x-role", v.role())]));
             vec![
@@ -360,7 +360,7 @@ attacks! {
             ]
         };
     upgrade_to_h2c: "HTTP/1.1 with Upgrade: h2c, then the call",
-        off "close", on "not_http2", good "refused",
+        off "grpc-js: GOAWAY INTERNAL_ERROR; close", on "not_http2", good "refused",
         |v| {
             let ask = format!(
                 "POST {UNARY} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
@@ -372,15 +372,15 @@ attacks! {
             ]
         };
     second_preface: "the preface a second time, then the call",
-        off "grpcio: close; GOAWAY FRAME_SIZE_ERROR", on "passed", good "refused",
+        off "grpc-go: close; grpcio: close; GOAWAY FRAME_SIZE_ERROR", on "passed", good "refused",
         |v| vec![before(h2raw::PREFACE, v), before(h2raw::open(&[]), v)];
     call_without_settings: "the call right behind the preface, without SETTINGS",
-        off "grpcio: close; handler", on "text", good "grpcio: refused; allowed",
+        off "grpc-go: close; grpc-js: GOAWAY INTERNAL_ERROR; grpcio: close; handler", on "text", good "grpc-go: refused; grpc-js: refused; grpcio: refused; allowed",
         |v| vec![Talk::bare([h2raw::PREFACE, &text_call(1, v)].concat())];
-    goaway_from_the_client: "GOAWAY from the client, then the call", off "handler", on "text", good "allowed",
+    goaway_from_the_client: "GOAWAY from the client, then the call", off "grpc-js: GOAWAY INTERNAL_ERROR / close; handler", on "text", good "grpc-js: refused; allowed",
         |v| vec![before(frame::goaway(0, 0), v), before(frame::goaway(0x7fff_ffff, 2), v)];
     push_promise_from_the_client: "PUSH_PROMISE with the call's header block from the client",
-        off "grpcio: silence; GOAWAY PROTOCOL_ERROR", on "frame_order", good "grpcio: frame_order; refused",
+        off "grpc-go: silence; grpc-js: GOAWAY INTERNAL_ERROR; grpcio: silence; GOAWAY PROTOCOL_ERROR", on "frame_order", good "grpc-go: frame_order; grpcio: frame_order; refused",
         |v| {
             let block = block(&h2raw::call(v.path(), &[]));
             let promise = [&3_u32.to_be_bytes()[..], &block].concat();
@@ -388,10 +388,10 @@ attacks! {
             vec![Talk::new([head(1, UNARY, &[]), promise, last(1, &harmless()), last(3, &harmless())].concat()).until(&[3])]
         };
     window_updates: "WINDOW_UPDATE of 0 and past 2^31 - 1, of the connection, before the call",
-        off "grpcio: handler; GOAWAY FLOW_CONTROL_ERROR", on "text", good "grpcio: allowed; refused",
+        off "grpc-go: handler; grpc-js: GOAWAY INTERNAL_ERROR; grpcio: handler; GOAWAY FLOW_CONTROL_ERROR", on "text", good "grpc-go: allowed; grpcio: allowed; refused",
         |v| vec![before(frame::window_update(0, 0x7fff_ffff).repeat(2), v)];
     frames_above_the_largest: "DATA and HEADERS of more than SETTINGS_MAX_FRAME_SIZE",
-        off "grpcio: UNAVAILABLE / close; GOAWAY FRAME_SIZE_ERROR", on "slow / text", good "refused",
+        off "grpc-go: close; grpcio: UNAVAILABLE / close; GOAWAY FRAME_SIZE_ERROR", on "slow / text", good "refused",
         |v| {
             let filler = "x".repeat(17_000);
             let long = Message::new().bytes(1, v.text()).bytes(2, &filler).bytes;

@@ -45,7 +45,7 @@ attacks! {
             new().varint(4, 1).varint(4, v.number()),
             new().bytes(18, "public").varint(19, 5).bytes(18, v.text()),
         ]);
-    first_value_loses: "the denied value, then an allowed one", off "harmless", on "passed", good "allowed",
+    first_value_loses: "the denied value, then an allowed one", off "grpc-js: handler / harmless; harmless", on "grpc-js: handler / passed; passed", good "allowed",
         |v| calls([
             new().bytes(1, v.text()).bytes(1, "public"),
             new().varint(4, v.number()).varint(4, 1),
@@ -53,7 +53,7 @@ attacks! {
             inner(v).raw(&inner(Value::Allowed).bytes),
         ]);
     merged_sub_messages: "a sub-message in parts, which decoders merge: its name in one, other fields in others",
-        off "handler", on "inner / level", good "allowed",
+        off "grpc-js: harmless; handler", on "inner / level", good "allowed",
         |v| {
             let level = |n| new().message(17, &new().varint(2, n));
             let flag = new().message(17, &new().message(3, &new().message(3, &new().varint(3, 2))));
@@ -63,21 +63,21 @@ attacks! {
                 level(v.number()).raw(&inner(Value::Allowed).bytes),
             ])
         };
-    overlong_varints_in_values: "numbers in up to ten bytes", off "handler", on "i32 / i64 / u32", good "allowed",
+    overlong_varints_in_values: "numbers in up to ten bytes", off "grpc-js: INTERNAL / handler; handler", on "i32 / i64 / u32", good "allowed",
         |v| (1..=8).flat_map(|n| calls([
             new().overlong(4, v.number(), n), new().overlong(5, v.number(), n), new().overlong(6, v.number(), n),
         ])).collect();
     overlong_varints_in_lengths: "a length in two to ten bytes",
-        off "grpcio: INTERNAL / handler; handler", on "text", good "allowed",
+        off "grpc-js: handler / harmless; grpcio: INTERNAL / handler; handler", on "text", good "allowed",
         |v| (1..=9).map(|n| call(&new().bytes_claiming(1, 6, n, v.text().as_bytes()))).collect();
     overlong_varints_in_tags: "a tag in two to five bytes",
         off "handler", on "text", good "allowed",
         |v| (1..=4).map(|n| call(&tagged(overlong(10, n), v))).collect();
     very_long_varints_in_tags: "a tag in six to ten bytes",
-        off "tonic: handler; INTERNAL", on "text", good "tonic: allowed; refused",
+        off "grpc-go: handler; grpc-js: handler / harmless; tonic: handler; INTERNAL", on "text", good "grpc-go: allowed; grpc-js: allowed; tonic: allowed; refused",
         |v| (5..=9).map(|n| call(&tagged(overlong(10, n), v))).collect();
     varints_past_ten_bytes: "a tag, a length or a number in eleven bytes",
-        off "INTERNAL", on "protobuf_varint", good "refused",
+        off "grpc-js: INTERNAL / handler; INTERNAL", on "protobuf_varint", good "grpc-go: protobuf_varint; grpc-js: protobuf_varint; refused",
         |v| calls([
             tagged(overlong(10, 10), v),
             new().bytes_claiming(1, 6, 10, v.text().as_bytes()),
@@ -85,10 +85,10 @@ attacks! {
             new().overlong(900, v.number(), 9).bytes(1, v.text()),
         ]);
     tags_past_32_bits: "a tag that is the denied field's when cut to 32 bits",
-        off "INTERNAL", on "protobuf_tag", good "refused",
+        off "grpc-js: handler / harmless; INTERNAL", on "protobuf_tag", good "grpc-go: protobuf_tag; grpc-js: protobuf_tag; refused",
         |v| calls([1 << 32, 1 << 40, 1 << 63].map(|high: u64| tagged(varint(10 | high), v)));
     numbers_past_32_bits: "32-bit numbers whose varint has bits past the 32nd",
-        off "handler", on "i32 / u32", good "allowed",
+        off "grpc-js: INTERNAL / handler; handler", on "i32 / u32", good "allowed",
         |v| [1 << 32, 1 << 40, 0xffff_ffff << 32]
             .into_iter()
             .flat_map(|high: u64| calls([new().varint(4, v.number() | high), new().varint(6, v.number() | high)]))
@@ -98,7 +98,7 @@ attacks! {
             let value = (v.number() as i64).wrapping_neg() as u64;
             calls([new().varint(4, value), new().varint(4, value & 0xffff_ffff)])
         };
-    zigzag_numbers: "sint32 and sint64, also with bits past the 32nd", off "handler", on "s32 / s64", good "allowed",
+    zigzag_numbers: "sint32 and sint64, also with bits past the 32nd", off "grpc-js: INTERNAL / handler; handler", on "s32 / s64", good "allowed",
         |v| {
             let value = -(v.number() as i64);
             let zigzag = ((value << 1) ^ (value >> 63)) as u64;
@@ -119,18 +119,18 @@ attacks! {
             ])
         };
     booleans_of_other_varints: "true as 2, 256 and a long 1",
-        off "handler", on "flag", good "allowed",
+        off "grpc-js: INTERNAL / handler; handler", on "flag", good "allowed",
         |v| {
             let yes = u64::from(v == Value::Denied);
             calls([new().varint(3, yes * 2), new().varint(3, yes * 256), new().overlong(3, yes, 8)])
         };
-    booleans_past_32_bits: "true as 2^32 and 2^63", off "handler", on "flag", good "allowed",
+    booleans_past_32_bits: "true as 2^32 and 2^63", off "grpc-js: harmless; handler", on "flag", good "allowed",
         |v| {
             let yes = u64::from(v == Value::Denied);
             calls([new().varint(3, yes << 32), new().varint(3, yes << 63)])
         };
     enums_out_of_range: "an enum without a name, and one with bits past the 32nd",
-        off "handler", on "color", good "allowed",
+        off "grpc-js: INTERNAL / handler; handler", on "color", good "allowed",
         |v| calls([new().varint(16, v.number()), new().varint(16, if v == Value::Denied { 1 | 1 << 40 } else { 2 | 1 << 40 })]);
     unknown_fields: "unknown fields of every wire type before, behind and between the halves of a sub-message",
         off "handler", on "text / inner", good "allowed",
@@ -155,10 +155,10 @@ attacks! {
         off "harmless", on "passed", good "allowed",
         |v| calls([new().group(200, &new().bytes(1, v.text())), new().group(200, &new().group(201, &inner(v)))]);
     groups_of_a_known_number: "a group with the number of a string field",
-        off "tonic: INTERNAL; harmless", on "passed", good "grpcio: allowed; refused",
+        off "grpc-js: handler; tonic: INTERNAL; harmless", on "grpc-js: handler / passed; passed", good "grpc-go: allowed; grpc-js: allowed; grpcio: allowed; refused",
         |v| calls([new().group(1, &new().bytes(1, v.text()))]);
     groups_that_do_not_end: "a group without an end, with another's end, an end without a group, then the denied field",
-        off "INTERNAL", on "protobuf_group", good "refused",
+        off "grpc-js: INTERNAL / handler; INTERNAL", on "protobuf_group", good "grpc-go: protobuf_group; grpc-js: protobuf_group; refused",
         |v| {
             let text = new().bytes(1, v.text()).bytes;
             calls([
@@ -169,7 +169,7 @@ attacks! {
             ])
         };
     wrong_wire_types: "a known field with another wire type, whose bytes hold the denied one for a decoder that ignores the type",
-        off "grpcio: handler / harmless; INTERNAL", on "passed / payload", good "grpcio: allowed; refused",
+        off "grpc-go: handler / harmless; grpc-js: INTERNAL / handler; grpcio: handler / harmless; INTERNAL", on "grpc-js: handler / passed / payload; passed / payload", good "grpc-go: allowed; grpc-js: allowed; grpcio: allowed; refused",
         |v| {
             let text = new().bytes(1, v.text()).bytes;
             let payload = new().bytes(2, v.text()).bytes;
@@ -181,7 +181,7 @@ attacks! {
             ])
         };
     maps_of_another_wire_type: "a map with the wire type of a number or of a group, which hides what follows from who heeds it; prost does not",
-        off "grpcio: harmless; handler", on "protobuf_map", good "protobuf_map",
+        off "grpc-go: harmless; grpcio: harmless; handler", on "protobuf_map", good "protobuf_map",
         |v| {
             let number = u8::try_from(v.number() & 0x7f).unwrap() | 0x80;
             // for prost an entry of no bytes, the number, and `flag` twice
@@ -192,12 +192,12 @@ attacks! {
             calls([fixed, group.raw(&entry)])
         };
     wire_types_6_and_7: "the wire types 6 and 7, on known and unknown fields",
-        off "INTERNAL", on "protobuf_tag", good "refused",
+        off "grpc-js: INTERNAL / handler; INTERNAL", on "protobuf_tag", good "grpc-go: protobuf_tag; grpc-js: protobuf_tag; refused",
         |v| [6, 7].into_iter().flat_map(|wire| calls([
             new().tag(1, wire).raw(&[6]).raw(v.text().as_bytes()),
             new().tag(900, wire).bytes(1, v.text()),
         ])).collect();
-    field_number_0: "a field of number 0 before the denied one", off "INTERNAL", on "protobuf_tag", good "refused",
+    field_number_0: "a field of number 0 before the denied one", off "grpc-js: handler; INTERNAL", on "protobuf_tag", good "grpc-go: protobuf_tag; grpc-js: protobuf_tag; refused",
         |v| calls([new().varint(0, 1).bytes(1, v.text()), new().bytes(0, v.text()).bytes(1, v.text())]);
     largest_field_number: "a field of number 2^29 - 1 before the denied one",
         off "handler", on "text", good "allowed",
@@ -209,7 +209,7 @@ attacks! {
             let bytes = (0..20).fold(new(), |inside, _| new().message(903, &inside));
             calls([groups.bytes(1, v.text()), bytes.bytes(1, v.text())])
         };
-    packed_singular_numbers: "a singular number in packed form", off "grpcio: harmless; INTERNAL", on "passed", good "grpcio: allowed; refused",
+    packed_singular_numbers: "a singular number in packed form", off "grpc-go: harmless; grpcio: harmless; INTERNAL", on "passed", good "grpc-go: allowed; grpcio: allowed; refused",
         |v| calls([new().packed(4, &[v.number()]), new().packed(6, &[1, v.number()])]);
     packed_and_unpacked_lists: "a repeated field packed and not, before the denied one", off "handler", on "text", good "allowed",
         |v| calls([
@@ -217,7 +217,7 @@ attacks! {
             new().varint(24, 1).packed(24, &[2]).varint(24, 3).bytes(1, v.text()),
         ]);
     invalid_utf8: "a string that is not UTF-8, with the denied text in it",
-        off "INTERNAL", on "utf8", good "refused",
+        off "grpc-js: handler; INTERNAL", on "utf8", good "grpc-go: utf8; grpc-js: utf8; refused",
         |v| [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe4"]
             .iter()
             .flat_map(|bad| calls([
@@ -227,19 +227,19 @@ attacks! {
     text_with_nul: "NUL before, in and behind the denied text", off "handler", on "text", good "allowed",
         |v| ["\0*", "*\0", "\0*\0"].map(|form| call(&new().bytes(1, form.replace('*', v.text())))).to_vec();
     truncated_messages: "a message that ends within a tag, a length, a string or a number, behind the denied field",
-        off "INTERNAL", on "protobuf_length", good "refused",
+        off "INTERNAL", on "protobuf_length", good "grpc-go: protobuf_length; grpc-js: protobuf_length; refused",
         |v| [&[0x80][..], &[0x12], &[0x12, 0x80], &[0x12, 5, 1], &[0x20], &[0x20, 0x80], &[0x55, 1], &[0x59, 1]]
             .map(|end| call(&new().bytes(1, v.text()).raw(end)))
             .to_vec();
     lengths_past_their_message: "a length past the sub-message or the message, or negative, behind or around the denied field",
-        off "INTERNAL", on "protobuf_length", good "refused",
+        off "grpc-js: INTERNAL / handler; INTERNAL", on "protobuf_length", good "grpc-go: protobuf_length; grpc-js: protobuf_length; refused",
         |v| calls([
             new().bytes(1, v.text()).bytes_claiming(2, 9, 0, b"x"),
             new().bytes(1, v.text()).bytes_claiming(2, u64::MAX, 0, b"x"),
             new().bytes(1, v.text()).bytes_claiming(2, 1 << 32, 0, b""),
             new().bytes(17, [0x0a, 9]).bytes(1, v.text()).varint(4, 1),
         ]);
-    trailing_bytes: "zeros and other bytes behind the denied field", off "INTERNAL", on "protobuf_length / protobuf_tag", good "refused",
+    trailing_bytes: "zeros and other bytes behind the denied field", off "INTERNAL", on "protobuf_length / protobuf_tag", good "grpc-go: protobuf_length / protobuf_tag; grpc-js: protobuf_length / protobuf_tag; refused",
         |v| [&[0][..], &[0, 0, 0], &[0xff], &[0x07, 1]].map(|end| call(&new().bytes(1, v.text()).raw(end))).to_vec();
     text_in_bytes: "the denied text in a field of bytes", off "handler", on "payload", good "allowed",
         |v| calls([new().bytes(2, v.text()), new().bytes(2, [b"\xff\0", v.text().as_bytes()].concat())]);

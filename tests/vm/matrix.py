@@ -73,6 +73,7 @@ QUICK = {
             "matrix::tonic_serves_tonic::between_namespaces_over_ipv6",
             "matrix::grpcio_serves_grpcio::over_ipv4",
             "pinned::pinned_enforcement_outlives_its_agent_for_tonic",
+            "responses::tonic_is_answered_for_grpcio",
         ],
         SLOW_THERE,
     ),
@@ -105,7 +106,16 @@ QUICK = {
         SLOW_THERE,
     ),
     "scale": ([NONE], SLOW_THERE),
-    "tls": (["openssl::calls_to_a_server_are", "openssl::calls_of_a_client", "prefork::a_prefork_server_that_reads_large"], SLOW_THERE),
+    "tls": (
+        [
+            "openssl::calls_to_a_server_are",
+            "openssl::calls_of_a_client",
+            "prefork::a_prefork_server_that_reads_large",
+            "stacks::calls_of_a_client_of_node",
+            "stacks::calls_to_a_server_of_go_over_ipv6",
+        ],
+        SLOW_THERE,
+    ),
     "soak": ([NONE], SLOW_THERE),
 }
 

@@ -167,6 +167,9 @@ impl Reader {
                 if frame.has(flag::END_HEADERS) {
                     let fields = self.decoder.decode(&self.block).map_err(|e| anyhow!("header block: {e:?}"))?;
                     let answer = self.answers.entry(frame.stream).or_default();
+                    if answer.over() {
+                        return Ok(()); // a server's own answer, behind the enforcer's: no client heeds it
+                    }
                     answer.headers.extend(fields.into_iter().map(|(name, value)| {
                         (String::from_utf8_lossy(&name).into_owned(), String::from_utf8_lossy(&value).into_owned())
                     }));
