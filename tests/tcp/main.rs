@@ -7,6 +7,7 @@ mod loss_program;
 #[path = "../support/maps.rs"]
 mod maps;
 
+mod answers;
 mod begins;
 mod bulk;
 mod client;
