@@ -134,6 +134,43 @@ fn the_place_of_an_evicted_path_is_anothers() {
     unharmed(scene);
 }
 
+/// A call that is denied for its metadata must not put its path into the server's table under another name, nor out of step with the
+/// client's: so it ends the connection if it makes the entry, and does not if it refers to one.
+#[test]
+fn a_path_that_a_denied_call_puts_into_the_table_ends_the_connection() {
+    if harness::skip("mending_new_path") {
+        return;
+    }
+    let scene = scene("new-path");
+    let call = |stream, path: Header, role: &str| {
+        let block = hpack::block(&[
+            Header::plain(":method", "POST"),
+            Header::plain(":scheme", "http"),
+            path,
+            Header::plain("content-type", "application/grpc"),
+            Header::plain("x-role", role),
+        ]);
+        [Headers::new(false).write(stream, &block), frame::data(stream, &text("fine"), true, None)].concat()
+    };
+    let new = || Header::Literal(Indexing::Incremental, Name::Index(4), Str::raw(UNARY));
+    let mut client = Client::of(&scene);
+    client.bytes(&call(3, new(), "intruder"));
+    assert_eq!(client.status(3), Some(7));
+    scene.denials(1);
+    assert!(!client.is_open());
+    drop(client);
+    let mut client = Client::of(&scene);
+    client.bytes(&call(3, new(), "friend"));
+    assert_eq!(client.status(3), Some(0));
+    for (stream, role, status) in [(5, "intruder", 7), (7, "friend", 0), (9, "intruder", 7)] {
+        client.bytes(&call(stream, Header::Indexed(62), role));
+        assert_eq!(client.status(stream), Some(status), "{stream}");
+    }
+    assert!(client.is_open());
+    drop(client);
+    unharmed(scene);
+}
+
 /// A path that was changed is the server's, with whatever metadata; a new literal with its name is whole.
 #[test]
 fn a_changed_path_stays_denied_and_its_name_stays_useful() {
