@@ -9,13 +9,14 @@ use protocg::policy::{self, Policy};
 use serde_json::json;
 
 use crate::grammar::{Tally, wire};
+use crate::inputs::Inputs;
 use crate::python;
 use crate::rig::{Random, fixture, run_here, seed};
 use crate::wire::unary;
 
 const MESSAGES: usize = 50;
 /// Protos of an ordinary run.
-const ORDINARY: usize = 40;
+const ORDINARY: usize = 200;
 
 const HEAD: &str = r#"syntax = "proto3";
 package t;
@@ -227,12 +228,14 @@ impl Writer<'_> {
         }
     }
 
+    /// Few fields at times: what holds many constraints breaks one.
     fn proto(&mut self) -> String {
+        let (few, many) = (1 + self.random.below(2), 1 + self.random.below(5));
         let mut message = |name: &str, count: usize, inner: Option<&str>| {
             let fields: Vec<String> = (1..=count).map(|number| self.field(number, inner)).collect();
             format!("message {name} {{\n  {}\n}}\n", fields.join("\n  "))
         };
-        let (inner, outer) = (message("In", 2, None), message("M", 5, Some("In")));
+        let (inner, outer) = (message("In", few, None), message("M", many, Some("In")));
         format!("{HEAD}{inner}{outer}")
     }
 }
@@ -274,11 +277,14 @@ fn job(seed: u64, tally: &mut Tally) -> Option<Job> {
     let set = compiler.encode_file_descriptor_set();
     let descriptor = DescriptorPool::decode(set.as_slice()).unwrap().get_message_by_name("t.M").unwrap();
     let mut forms = Tally::default();
-    let messages = (0..MESSAGES).map(|turn| {
-        let wire = if turn == 0 { Vec::new() } else { wire(&mut random, &mut forms, &descriptor, 3) };
+    let mut messages = vec![DynamicMessage::new(descriptor.clone())];
+    messages.extend((1..MESSAGES / 2).map(|_| {
+        let wire = wire(&mut random, &mut forms, &descriptor, 3);
         DynamicMessage::decode(descriptor.clone(), wire.as_slice()).unwrap()
-    });
-    Some(Job { seed, proto, policy, set, messages: messages.collect() })
+    }));
+    let mut inputs = Inputs::new(&mut random, &descriptor);
+    messages.extend((MESSAGES / 2..MESSAGES).map(|_| inputs.message(&descriptor, 3)));
+    Some(Job { seed, proto, policy, set, messages })
 }
 
 /// The rule that denies a message of `/t.S/R`: its name ends as protovalidate calls the constraint.
