@@ -22,6 +22,7 @@ mod pages;
 mod refused;
 mod repair;
 mod responses;
+mod scene;
 mod segments;
 mod shares;
 mod slots;
