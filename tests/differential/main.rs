@@ -3,7 +3,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod conformance;
 mod grammar;
+mod inputs;
 mod kernel;
 mod pairs;
 mod patterns;

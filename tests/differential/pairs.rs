@@ -10,6 +10,7 @@ use cel::{Context, Program, Value};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MapKey, MessageDescriptor, ReflectMessage, Value as Field};
 use protocg::policy::{self, Policy};
+use protocg_oracle::cel::scalar;
 
 use crate::grammar::{Both, Grammar, Tally, has_name, time, wire, wrapped};
 use crate::kernel::Kernel;
@@ -57,15 +58,6 @@ fn proto(syntax: &str) -> String {
 
 fn value(kind: &Kind, value: &Field) -> Value {
     match value {
-        Field::Bool(value) => Value::Bool(*value),
-        Field::I32(value) | Field::EnumNumber(value) => Value::Int(i64::from(*value)),
-        Field::I64(value) => Value::Int(*value),
-        Field::U32(value) => Value::UInt(u64::from(*value)),
-        Field::U64(value) => Value::UInt(*value),
-        Field::F32(value) => Value::Float(f64::from(*value)),
-        Field::F64(value) => Value::Float(*value),
-        Field::String(value) => Value::from(value.as_str()),
-        Field::Bytes(value) => Value::from(value.to_vec()),
         Field::Message(message) if time(kind).is_some() => {
             let part = |number| match &*message.get_field_by_number(number).unwrap() {
                 Field::I64(value) => *value,
@@ -85,6 +77,7 @@ fn value(kind: &Kind, value: &Field) -> Value {
             let entries = map.iter().map(|(key, one)| (map_key(key), self::value(&of, one)));
             Value::from(entries.collect::<HashMap<Key, Value>>())
         }
+        value => scalar(value).unwrap(),
     }
 }
 

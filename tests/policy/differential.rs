@@ -1,15 +1,12 @@
 //! Random conditions on random messages: the tables' verdict is the CEL interpreter's.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use cel::extractors::This;
-use cel::objects::Key;
 use cel::{Context, Program, Value};
 use prost::Message as _;
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Syntax, Value as Field,
-};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, Syntax, Value as Field};
+use protocg_oracle::cel::{has, map};
 
 use crate::{Folder, Random, eval, with_rules};
 
@@ -185,41 +182,6 @@ fn random_wire(random: &mut Random, descriptor: &MessageDescriptor) -> Vec<u8> {
         wire.extend(random_message(random, descriptor, 2).encode_to_vec());
     }
     wire
-}
-
-fn value(field: &FieldDescriptor, value: &Field, depth: usize) -> Value {
-    match value {
-        Field::Bool(value) => Value::Bool(*value),
-        Field::I32(value) | Field::EnumNumber(value) => Value::Int(i64::from(*value)),
-        Field::I64(value) => Value::Int(*value),
-        Field::U32(value) => Value::UInt(u64::from(*value)),
-        Field::U64(value) => Value::UInt(*value),
-        Field::F32(value) => Value::Float(f64::from(*value)),
-        Field::F64(value) => Value::Float(*value),
-        Field::String(value) => Value::from(value.as_str()),
-        Field::Bytes(value) => Value::from(value.to_vec()),
-        Field::Message(message) => map(message, depth),
-        _ => panic!("{}", field.full_name()),
-    }
-}
-
-fn map(message: &DynamicMessage, depth: usize) -> Value {
-    let mut out: HashMap<Key, Value> = HashMap::new();
-    for field in message.descriptor().fields().filter(|field| !field.is_list()) {
-        if depth > 0 || !matches!(field.kind(), Kind::Message(_)) {
-            out.insert(Key::from(field.name()), value(&field, &message.get_field(&field), depth.saturating_sub(1)));
-        }
-    }
-    Value::from(out)
-}
-
-fn has(message: &DynamicMessage, path: &str) -> bool {
-    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
-    let field = message.descriptor().get_field_by_name(first).unwrap();
-    if rest.is_empty() {
-        return message.has_field(&field);
-    }
-    matches!(&*message.get_field(&field), Field::Message(inner) if has(inner, rest))
 }
 
 fn context(message: &DynamicMessage) -> Context<'static, 'static> {

@@ -146,6 +146,27 @@ fn what_the_kernel_does_not_decide_is_refused_by_the_name_of_its_field() {
 }
 
 #[test]
+fn a_zero_is_ignored_where_it_is_no_more_than_an_absent_field() {
+    let body = r#"
+    message M {
+      int32 n = 1 [(buf.validate.field) = { ignore: IGNORE_IF_ZERO_VALUE int32: { gt: 3 } }];
+      optional int32 o = 2 [(buf.validate.field) = { ignore: IGNORE_IF_ZERO_VALUE int32: { gt: 3 } }];
+      oneof pick { string a = 3 [(buf.validate.field) = { ignore: IGNORE_IF_ZERO_VALUE string: { min_len: 2 } }]; }
+      google.protobuf.Int32Value w = 4 [(buf.validate.field) = { ignore: IGNORE_IF_ZERO_VALUE int32: { gt: 3 } }];
+      repeated int32 all = 5 [(buf.validate.field).repeated.items = { ignore: IGNORE_IF_ZERO_VALUE int32: { gt: 3 } }];
+    }
+    "#;
+    let policy = compile(body, "").map_err(miette::Report::new).unwrap();
+    let all = |wire: &[u8]| violated(&policy, wire);
+    assert_eq!(all(b""), Vec::<String>::new());
+    assert_eq!(all(b"\x08\x00\x28\x00"), Vec::<String>::new(), "a zero without presence, and an element");
+    assert_eq!(all(b"\x08\x02\x28\x02"), [".n int32.gt", ".all[] int32.gt"]);
+    assert_eq!(all(b"\x10\x00"), [".o int32.gt"], "a zero with presence");
+    assert_eq!(all(b"\x1a\x00"), [".a string.min_len"], "of a oneof");
+    assert_eq!(all(b"\x22\x00"), [".w int32.gt"], "a wrapper");
+}
+
+#[test]
 fn fields_oneofs_and_messages_are_skipped_by_name() {
     let body = r#"
     message M {

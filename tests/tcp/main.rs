@@ -7,6 +7,7 @@ mod loss_program;
 #[path = "../support/maps.rs"]
 mod maps;
 
+mod answers;
 mod begins;
 mod bulk;
 mod client;
@@ -21,6 +22,7 @@ mod pages;
 mod refused;
 mod repair;
 mod responses;
+mod scene;
 mod segments;
 mod shares;
 mod slots;

@@ -2,7 +2,7 @@
 
 usage: says.py OPTIONS
 
-OPTIONS is JSON: `port`, and `says`, a list of pairs. `["send", HEX]` sends bytes at once, `["bytes", HEX]` a segment a byte, `["file", HEX]` by
+OPTIONS is JSON: `port`; `greets`, whether SETTINGS come before a call does; and `says`, a list of pairs. `["send", HEX]` sends bytes at once, `["bytes", HEX]` a segment a byte, `["file", HEX]` by
 sendfile(), `["urgent", HEX]` the last of them as urgent data; `["wait", SECONDS]` does nothing for a while.
 """
 
@@ -12,13 +12,27 @@ import socket
 import sys
 import time
 
+
+
+def has_headers(sent):
+    """Whether a client has sent HEADERS behind its preface."""
+    at = 24
+    while len(sent) >= at + 9:
+        if sent[at + 3] == 1:
+            return True
+        at += 9 + int.from_bytes(sent[at : at + 3], "big")
+    return False
+
+
 options = json.loads(sys.argv[1])
 listener = socket.create_server(("", options["port"]))
 print("listening", flush=True)
 client, _ = listener.accept()
 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+if options["greets"]:
+    client.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
 asked = b""
-while b"/echo.Echo/" not in asked:
+while not has_headers(asked):
     asked += client.recv(65536)
 try:
     for how, what in options["says"]:

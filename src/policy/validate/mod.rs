@@ -330,10 +330,8 @@ impl Walk<'_> {
             let violated = spot.there.clone().into_iter().chain([absent]).collect();
             self.add(spot, &spot.below(descriptor.name()), "required", "value is required", violated);
         }
-        if rules.ignore == Ignore::IfZero && !matches!(field.descriptor.kind(), Kind::Message(_)) {
-            if has_default(&field.descriptor) {
-                return self.fault(full, "`ignore` where the default is not zero");
-            }
+        // where it has presence, a zero that is there is held to its constraints
+        if rules.ignore == Ignore::IfZero && there.is_none() {
             applies.push(values::is_some(&field));
         }
         let subject = Subject { spot, name: spot.below(descriptor.name()), owner: descriptor, applies };
@@ -460,8 +458,11 @@ impl Walk<'_> {
         match rules.ignore {
             Ignore::Always => return,
             Ignore::Unspecified => {}
-            Ignore::IfZero if matches!(element.descriptor.kind(), Kind::Message(_)) => {
+            Ignore::IfZero if element.wrapper.is_some() || matches!(element.descriptor.kind(), Kind::Message(_)) => {
                 return self.fault(owner.full_name(), "`ignore` of elements that are messages");
+            }
+            Ignore::IfZero if begins_elsewhere(&element.descriptor.kind()) => {
+                return self.fault(owner.full_name(), "`ignore` of an enum whose first value is not zero");
             }
             Ignore::IfZero => applies.push(values::is_some(element)),
         }
@@ -553,7 +554,7 @@ fn value_message(field: &FieldDescriptor) -> Option<MessageDescriptor> {
     (!message.full_name().starts_with("google.protobuf.")).then_some(message)
 }
 
-/// Whether an absent field is something else than its type's zero.
-fn has_default(field: &FieldDescriptor) -> bool {
-    field.default_value() != prost_reflect::Value::default_value(&field.kind())
+/// Whether an enum's zero, which is its first value, is another number.
+fn begins_elsewhere(kind: &Kind) -> bool {
+    matches!(kind, Kind::Enum(it) if it.default_value().number() != 0)
 }

@@ -41,7 +41,7 @@ pub enum Ignore {
     /// Where it has presence, and is absent.
     #[default]
     Unspecified,
-    /// Also where it is its type's zero.
+    /// Also where it has no presence, and is its type's zero.
     IfZero,
     /// Never do they apply.
     Always,

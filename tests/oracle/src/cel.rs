@@ -49,8 +49,9 @@ impl Interpreted {
     }
 }
 
-fn value(field: &FieldDescriptor, value: &Field, depth: usize) -> Value {
-    match value {
+/// A bool, number, enum, text or bytes as the interpreter has it.
+pub fn scalar(value: &Field) -> Option<Value> {
+    Some(match value {
         Field::Bool(value) => Value::Bool(*value),
         Field::I32(value) | Field::EnumNumber(value) => Value::Int(i64::from(*value)),
         Field::I64(value) => Value::Int(*value),
@@ -60,12 +61,19 @@ fn value(field: &FieldDescriptor, value: &Field, depth: usize) -> Value {
         Field::F64(value) => Value::Float(*value),
         Field::String(value) => Value::from(value.as_str()),
         Field::Bytes(value) => Value::from(value.to_vec()),
+        Field::Message(_) | Field::List(_) | Field::Map(_) => return None,
+    })
+}
+
+fn value(field: &FieldDescriptor, value: &Field, depth: usize) -> Value {
+    match value {
         Field::Message(message) => map(message, depth),
-        _ => panic!("{}", field.full_name()),
+        value => scalar(value).unwrap_or_else(|| panic!("{}", field.full_name())),
     }
 }
 
-fn map(message: &DynamicMessage, depth: usize) -> Value {
+/// A message's singular fields by name, absent ones as their defaults; messages in it down to a depth.
+pub fn map(message: &DynamicMessage, depth: usize) -> Value {
     let mut out: HashMap<Key, Value> = HashMap::new();
     for field in message.descriptor().fields().filter(|field| !field.is_list() && !field.is_map()) {
         if depth > 0 || !matches!(field.kind(), Kind::Message(_)) {
@@ -75,7 +83,8 @@ fn map(message: &DynamicMessage, depth: usize) -> Value {
     Value::from(out)
 }
 
-fn has(message: &DynamicMessage, path: &str) -> bool {
+/// Whether a field of the message, or of one in it (`a.b`), is there.
+pub fn has(message: &DynamicMessage, path: &str) -> bool {
     let (first, rest) = path.split_once('.').unwrap_or((path, ""));
     let field = message.descriptor().get_field_by_name(first).unwrap();
     if rest.is_empty() {
