@@ -61,6 +61,8 @@ PG_STEP int pg_message_start(struct pg_conn *c, struct pg_work *w, struct pg_str
 		s->bits.word[i] = 0;
 	pg_row(&s->bits, m->init);
 	pg_count_add(PG_N_MESSAGES, 1);
+	if (pg_pb_strict())
+		pg_pb_forget(s, m->plan);
 	return compressed ? pg_message_fail(c, w, s, stream, PG_R_COMPRESSED) : PG_GO;
 }
 

@@ -11,7 +11,7 @@
 	L(CONNECTIONS, 16384, "one state of about 7 KiB each, made when the connection is established",                \
 	  "a further connection is reset with the cause too_large")                                                    \
 	L(STREAMS, 65536,                                                                                              \
-	  "live RPCs over all connections, about 0.9 KiB each; one takes two where rules read responses",              \
+	  "live RPCs over all connections, about 1.2 KiB each; one takes two where rules read responses",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
 	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
 	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \
@@ -24,6 +24,10 @@
 	  "a larger update resets its connection with the cause too_large")                                            \
 	L(MESSAGE_DEPTH, 16, "open sub-messages and groups while a message is read",                                   \
 	  "a deeper message is denied as too_large where a rule reads its fields")                                     \
+	L(ONCE_WORDS, 32, "64-bit words for which sub-messages and oneofs have come while a message is read",          \
+	  "a message that needs more is denied as too_large; a type that needs more than half is a compile error")     \
+	L(FIELDS, 262144, "fields of all messages that rules read, and of all messages in these",                      \
+	  "more are a compile error")                                                                                  \
 	L(FIELD_PATH, 8, "names in request.a.b.c", "a longer path is a compile error")                                 \
 	L(SCOPE_WORDS, 16, "64-bit words of predicate results in one scope: 1,024 predicates",                         \
 	  "more predicates on one method's messages, or on metadata and peer together, are a compile error")           \

@@ -16,7 +16,8 @@
 	C(TOO_LARGE, "too_large")           \
 	C(NOT_HTTP2, "not_http2")           \
 	C(TLS, "tls")                       \
-	C(MIDSTREAM, "midstream")
+	C(MIDSTREAM, "midstream")           \
+	C(AMBIGUOUS, "ambiguous")
 
 #define PG_CAUSE_ENUM(name, text) PG_CAUSE_##name,
 enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
@@ -61,6 +62,12 @@ enum pg_cause { PG_CAUSES(PG_CAUSE_ENUM) PG_CAUSE_COUNT };
 	  "a value that a rule reads is none of its type: an enum's, a timestamp's, a duration's")                    \
 	R(PROTOBUF_MAP, MALFORMED, "protobuf_map", "a protobuf map has another wire type, which some servers ignore") \
 	R(UTF8, MALFORMED, "utf8", "a string that a rule reads is not UTF-8")                                         \
+	R(PROTOBUF_WIRE_TYPE, AMBIGUOUS, "protobuf_wire_type", "a protobuf field has another wire type than its own") \
+	R(PROTOBUF_LONG_VARINT, AMBIGUOUS, "protobuf_long_varint",                                                    \
+	  "a protobuf tag, length or 32-bit number is encoded in too many bytes")                                     \
+	R(PROTOBUF_REPEATED, AMBIGUOUS, "protobuf_repeated",                                                          \
+	  "a protobuf sub-message that is not repeated comes twice")                                                  \
+	R(PROTOBUF_ONEOF, AMBIGUOUS, "protobuf_oneof", "two members of a protobuf oneof are set")                     \
 	R(PATH_LENGTH, TOO_LARGE, "path_length", "the :path is longer than the limit")                                \
 	R(HEADER_BLOCK, TOO_LARGE, "header_block", "a header block is longer than the limit")                         \
 	R(DYNAMIC_TABLE, TOO_LARGE, "dynamic_table", "the dynamic table has more entries than the limit")             \

@@ -32,10 +32,14 @@
 
 struct pg_level {
 	u32 end;     /* message offset where the sub-message or group's enclosing field ends */
-	u32 node;    /* plan node; PG_LEVEL_GROUP | field number: a group that is skipped */
-	u32 element; /* index of the field whose element it is, + 1; 0: it is none */
+	u32 node;    /* plan node; PG_LEVEL_GROUP | field number: a group that is skipped; PG_LEVEL_KNOWN | node: one of
+			the descriptor */
+	u32 element; /* index of the field whose element it is, + 1; 0: it is none. PG_LEVEL_KNOWN: the group's number
+		      */
+	u32 once;    /* the first of its words in pg_stream.once */
 };
 #define PG_LEVEL_GROUP 0x80000000u
+#define PG_LEVEL_KNOWN 0x40000000u
 
 enum pg_grpc_state { PG_G_PREFIX, PG_G_MESSAGE };
 enum pg_pb_state {
@@ -45,6 +49,7 @@ enum pg_pb_state {
 	PG_PB_LENGTH, /* length varint */
 	PG_PB_BYTES,  /* string or bytes that a rule reads, `left` bytes to come */
 	PG_PB_SKIP,   /* `left` bytes that nobody reads */
+	PG_PB_PACKED, /* packed varints that nobody reads, `left` bytes to come; `have` of the one that is not over */
 };
 
 struct pg_stream {
@@ -79,6 +84,9 @@ struct pg_stream {
 	u64 secret; /* what the hashes of this stream begin with; 0: not drawn yet */
 	u64 sip[4]; /* of a string key */
 	u64 key[PG_MAX_MAP_KEYS];
+	u64 once[PG_MAX_ONCE_WORDS]; /* what has come of the message, and of those around it (pg_field.once) */
+	u32 once_top;		     /* how many of them are in use */
+	u32 once_reserved;
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
 	struct pg_level level[PG_MAX_MESSAGE_DEPTH];
 };

@@ -130,12 +130,16 @@ struct pg_op {
 };
 PG_SIZE(struct pg_op, 24);
 
-/* A message type at one place of a request: the fields there that rules read, ascending by number. */
+/*
+ * A message type at one place of a request: the fields there that rules read, ascending by number. Where ambiguous
+ * messages are refused: all fields; and a type has one more node for all places that no rule reads.
+ */
 struct pg_node {
 	u32 field;  /* first index in the field table */
 	u32 fields; /* how many */
+	u32 once;   /* words that remember what may come once in a message of it */
 };
-PG_SIZE(struct pg_node, 8);
+PG_SIZE(struct pg_node, 12);
 
 /* How a field's bytes become a value. The wire type follows from it; a field with another one is unknown. */
 enum pg_kind {
@@ -155,6 +159,7 @@ enum pg_kind {
 	PG_K_DOUBLE,
 	PG_K_STRING, /* checked for UTF-8 */
 	PG_K_BYTES,
+	PG_K_GROUP, /* no rule reads it */
 };
 
 /*
@@ -168,6 +173,8 @@ enum pg_kind {
 #define PG_FIELD_DISTINCT 8u /* a map of which the distinct keys are counted */
 /* A map, read or not. prost reads a map's entry whatever the tag's wire type is, so any other is refused. */
 #define PG_FIELD_MAP 16u
+#define PG_FIELD_SHAPE 32u    /* no rule reads it: only where it ends, and whether it is ambiguous, is looked at */
+#define PG_FIELD_PACKABLE 64u /* such numbers, repeated: they may be packed */
 
 /* A row that is none: the value is not one of its type, and runtimes read it differently (PG_R_PROTOBUF_VALUE). */
 #define PG_ROW_REFUSED 0xffffffffu
@@ -175,7 +182,7 @@ enum pg_kind {
 struct pg_field {
 	u32 number;
 	u32 kind;      /* enum pg_kind */
-	u32 child;     /* PG_K_MESSAGE: its node */
+	u32 child;     /* PG_K_MESSAGE, PG_K_GROUP: its node */
 	u32 reset;     /* row applied where the field begins: own value bits to 0, presence to 1, other oneof members to
 			  absent. Where an element begins: its bits to those of an empty one */
 	u32 automaton; /* strings and bytes: first automaton */
@@ -190,9 +197,11 @@ struct pg_field {
 			  counted */
 	u32 key;       /* PG_FIELD_DISTINCT: where in pg_stream.key the keys so far are; the counter says how many */
 	u32 keys;      /* how many fit there */
-	u32 reserved;
+	u16 once_at; /* of a sub-message that is not repeated, and a oneof's members: the place in its message's bits */
+	u16 once_bits; /* how many, in one word; 0: nothing is remembered of it */
+	u32 once;      /* what they become: 1, or which member of the oneof it is */
 };
-PG_SIZE(struct pg_field, 64);
+PG_SIZE(struct pg_field, 68);
 
 /*
  * Numbers compare as unsigned keys: unsigned and bool as they are, signed with the top bit flipped, doubles by

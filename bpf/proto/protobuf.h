@@ -3,16 +3,17 @@
  * The protobuf wire format, for the fields that the policy names: everything else is passed over without being
  * loaded. Fields come in any order, the last scalar wins, sub-messages merge, a oneof's member clears the others
  * (their rows do that); a known field with another wire type and all that stands in groups is unknown.
+ *
+ * Where ambiguous messages are refused (docs/journal/0013), the nodes have all fields, those that no rule reads are
+ * walked for their ends, and what libraries read differently has a reason.
  */
 #ifndef PG_PROTO_PROTOBUF_H
 #define PG_PROTO_PROTOBUF_H
 
 #include "policy/elements.h"
+#include "proto/ambiguous.h"
 #include "proto/scalar.h"
 #include "proto/utf8.h"
-
-#define PG_VARINT_BYTES 10
-#define PG_PB_BYTES_A_CALL 16
 
 /* ---- values ---- */
 
@@ -25,16 +26,21 @@ PG_STEP int pg_pb_scalar(struct pg_stream *s, u64 raw)
 
 	if (!s)
 		return PG_R_INTERNAL;
+	f = s->field ? pg_get_field(s->field - 1) : 0;
+	if (s->field && !f)
+		return PG_R_INTERNAL;
+	if (f && pg_pb_strict() && pg_kind_narrow(f->kind) &&
+	    (pg_pb_overlong(s->have) || (f->kind == PG_K_BOOL && raw >> 32)))
+		return PG_R_PROTOBUF_LONG_VARINT;
 	s->pb = PG_PB_TAG;
 	s->have = 0;
 	s->value = 0;
-	if (!s->field)
-		return PG_R_NONE;
-	f = pg_get_field(s->field - 1);
 	if (!f)
-		return PG_R_INTERNAL;
+		return PG_R_NONE;
 	if (!(f->flags & PG_FIELD_ELEMENTS))
 		s->field = 0;
+	if (f->flags & PG_FIELD_SHAPE)
+		return PG_R_NONE;
 	key = pg_scalar_key(f->kind, raw, &nan);
 	if (f->flags & PG_FIELD_KEY)
 		s->hash = f->flags & PG_FIELD_SIGNED ? pg_key_signed(key) : key;
@@ -121,7 +127,7 @@ PG_STEP int pg_pb_automaton(struct pg_stream *s, const struct pg_work *w, u32 k,
 }
 
 /* Some bytes of a string or of bytes, in the window. */
-static inline u32 pg_pb_bytes(struct pg_stream *s, struct pg_work *w, u32 n)
+static inline u32 pg_pb_bytes(struct pg_stream *s, const struct pg_work *w, u32 n)
 {
 	const struct pg_field *f = s->field ? pg_get_field(s->field - 1) : 0;
 	u32 k, valid;
@@ -132,8 +138,6 @@ static inline u32 pg_pb_bytes(struct pg_stream *s, struct pg_work *w, u32 n)
 	for (k = 0; k < PG_MAX_FIELD_AUTOMATA; k++)
 		if (k < f->automata)
 			pg_pb_automaton(s, w, k, valid);
-	/* The caller counts them all: where a switch lets the message pass, it is passed over from here. */
-	w->pos += n;
 	return valid < n ? PG_R_UTF8 : PG_R_NONE;
 }
 
@@ -173,9 +177,28 @@ static inline u32 pg_pb_end(const struct pg_stream *s)
 	return s->depth ? s->level[pg_index(s->depth - 1, PG_MAX_MESSAGE_DEPTH)].end : s->length;
 }
 
+static inline u32 pg_pb_level(const struct pg_stream *s)
+{
+	return s->depth ? s->level[pg_index(s->depth - 1, PG_MAX_MESSAGE_DEPTH)].node : 0;
+}
+
 static inline int pg_pb_in_group(const struct pg_stream *s)
 {
-	return s->depth && s->level[pg_index(s->depth - 1, PG_MAX_MESSAGE_DEPTH)].node & PG_LEVEL_GROUP;
+	return (pg_pb_level(s) & (PG_LEVEL_GROUP | PG_LEVEL_KNOWN)) != 0;
+}
+
+/* In a group that the descriptor does not have: all that stands there is unknown. */
+static inline int pg_pb_in_unknown(const struct pg_stream *s)
+{
+	return (pg_pb_level(s) & PG_LEVEL_GROUP) != 0;
+}
+
+/* The number of the group that is read. */
+static inline u32 pg_pb_group(const struct pg_stream *s)
+{
+	const struct pg_level *level = &s->level[pg_index(s->depth - 1, PG_MAX_MESSAGE_DEPTH)];
+
+	return level->node & PG_LEVEL_GROUP ? level->node & ~PG_LEVEL_GROUP : level->element;
 }
 
 static inline u32 pg_pb_push(struct pg_stream *s, u32 end, u32 node, u32 element)
@@ -188,11 +211,12 @@ static inline u32 pg_pb_push(struct pg_stream *s, u32 end, u32 node, u32 element
 	level->end = end;
 	level->node = node;
 	level->element = element;
+	level->once = s->once_top;
 	s->depth++;
 	return PG_R_NONE;
 }
 
-/* Index + 1 of the field with this number in a node, 0 if the policy does not read it. Fields are sorted. */
+/* Index + 1 of the field with this number in a node, 0 if it has none. Fields are sorted. */
 PG_STEP int pg_pb_find(u32 node, u32 number)
 {
 	const struct pg_node *n = pg_get_node(node);
@@ -220,7 +244,7 @@ PG_STEP int pg_pb_find(u32 node, u32 number)
 
 static inline u32 pg_pb_current_node(const struct pg_stream *s, u32 plan)
 {
-	return s->depth ? s->level[pg_index(s->depth - 1, PG_MAX_MESSAGE_DEPTH)].node : plan;
+	return s->depth ? pg_pb_level(s) & ~PG_LEVEL_KNOWN : plan;
 }
 
 /* The next value is `size` bytes long and starts here. */
@@ -253,7 +277,8 @@ static inline u32 pg_pb_value(struct pg_stream *s, u32 wire)
 
 static inline int pg_pb_is_packed(const struct pg_field *f, u32 wire)
 {
-	return wire == PG_W_BYTES && f->flags & PG_FIELD_ELEMENTS && pg_kind_wire(f->kind) != PG_W_BYTES;
+	return wire == PG_W_BYTES && f->flags & (PG_FIELD_ELEMENTS | PG_FIELD_PACKABLE) &&
+	       pg_kind_wire(f->kind) != PG_W_BYTES;
 }
 
 /* The next packed element begins here. */
@@ -263,11 +288,28 @@ static inline u32 pg_pb_packed(struct pg_stream *s, const struct pg_field *f)
 	return pg_pb_value(s, pg_kind_wire(f->kind));
 }
 
+static inline void pg_pb_pop(struct pg_stream *s)
+{
+	s->depth--;
+	s->once_top = s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)].once;
+}
+
+/* A group of the descriptor begins. */
+static inline u32 pg_pb_known_group(struct pg_stream *s, const struct pg_field *f)
+{
+	u32 reason;
+
+	s->field = 0;
+	s->pb = PG_PB_TAG;
+	reason = pg_pb_push(s, pg_pb_end(s), PG_LEVEL_KNOWN | f->child, f->number);
+	return reason ? reason : (u32)pg_pb_forget(s, f->child);
+}
+
 /* A tag is whole: what its value is. */
 PG_STEP int pg_pb_tag(struct pg_stream *s, u32 plan)
 {
 	const struct pg_field *f;
-	u32 number, wire;
+	u32 number, wire, reason;
 
 	if (!s)
 		return PG_R_INTERNAL;
@@ -275,28 +317,42 @@ PG_STEP int pg_pb_tag(struct pg_stream *s, u32 plan)
 	wire = (u32)s->value & 7;
 	if (s->value >> 32 || !number)
 		return PG_R_PROTOBUF_TAG;
+	if (s->have > PG_NARROW_BYTES && pg_pb_strict())
+		return PG_R_PROTOBUF_LONG_VARINT;
 	s->value = 0;
 	s->have = 0;
 	s->field = 0;
 	if (wire == PG_W_GROUP_END) {
-		if (!pg_pb_in_group(s) || pg_pb_current_node(s, plan) != (PG_LEVEL_GROUP | number))
+		if (!pg_pb_in_group(s) || pg_pb_group(s) != number)
 			return PG_R_PROTOBUF_GROUP;
-		s->depth--;
+		pg_pb_pop(s);
 		s->pb = PG_PB_TAG;
 		return PG_R_NONE;
 	}
 	if (wire > PG_W_FIXED32)
 		return PG_R_PROTOBUF_TAG;
-	if (!pg_pb_in_group(s)) {
+	if (!pg_pb_in_unknown(s)) {
 		s->field = pg_pb_find(pg_pb_current_node(s, plan), number);
 		f = s->field ? pg_get_field(s->field - 1) : 0;
 		if (f && f->flags & PG_FIELD_MAP && wire != PG_W_BYTES)
 			return PG_R_PROTOBUF_MAP;
-		if (!f)
+		if (!f) {
 			s->field = 0;
-		else if (pg_kind_wire(f->kind) == wire)
+		} else if (pg_kind_wire(f->kind) == wire) {
 			pg_row(&s->bits, f->reset);
-		else if (!pg_pb_is_packed(f, wire))
+		} else if (!pg_pb_is_packed(f, wire)) {
+			if (pg_pb_strict())
+				return PG_R_PROTOBUF_WIRE_TYPE;
+			s->field = 0;
+		}
+		if (s->field && f->once_bits) {
+			reason = pg_pb_once(s, s->field - 1);
+			if (reason)
+				return reason;
+		}
+		if (f && wire == PG_W_GROUP && pg_pb_strict())
+			return pg_pb_known_group(s, f);
+		if (f && f->flags & PG_FIELD_SHAPE && wire != PG_W_VARINT && wire != PG_W_BYTES)
 			s->field = 0;
 	}
 	if (wire == PG_W_GROUP) {
@@ -304,6 +360,19 @@ PG_STEP int pg_pb_tag(struct pg_stream *s, u32 plan)
 		return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number, 0);
 	}
 	return pg_pb_value(s, wire);
+}
+
+/* Texts, bytes and packed numbers that no rule reads. */
+static inline u32 pg_pb_pass(struct pg_stream *s, const struct pg_field *f, u64 size)
+{
+	u32 wire = pg_kind_wire(f->kind);
+
+	if (wire == PG_W_VARINT && size)
+		return pg_pb_size(s, size, PG_PB_PACKED);
+	s->field = 0;
+	if ((wire == PG_W_FIXED32 && size & 3) || (wire == PG_W_FIXED64 && size & 7))
+		return PG_R_PROTOBUF_LENGTH;
+	return pg_pb_size(s, size, PG_PB_SKIP);
 }
 
 /* The length of a length-delimited field is known: it is skipped, read, or descended into. */
@@ -315,6 +384,8 @@ PG_STEP int pg_pb_length(struct pg_stream *s)
 
 	if (!s)
 		return PG_R_INTERNAL;
+	if (s->have > PG_NARROW_BYTES && pg_pb_strict())
+		return PG_R_PROTOBUF_LONG_VARINT;
 	size = s->value;
 	s->value = 0;
 	s->have = 0;
@@ -329,8 +400,11 @@ PG_STEP int pg_pb_length(struct pg_stream *s)
 		s->field = 0;
 		if (f->flags & PG_FIELD_DISTINCT)
 			s->hash = PG_KEY_ABSENT;
-		return pg_pb_push(s, s->offset + (u32)size, f->child, element);
+		reason = pg_pb_push(s, s->offset + (u32)size, f->child, element);
+		return reason || !pg_pb_strict() ? reason : (u32)pg_pb_forget(s, f->child);
 	}
+	if (f->flags & PG_FIELD_SHAPE)
+		return pg_pb_pass(s, f, size);
 	if (pg_pb_is_packed(f, PG_W_BYTES)) {
 		reason = pg_pb_size(s, size, PG_PB_TAG);
 		if (reason || !size) {
@@ -369,6 +443,7 @@ static inline void pg_pb_start(struct pg_stream *s)
 	s->depth = 0;
 	s->field = 0;
 	s->packed = 0;
+	s->once_top = 0;
 }
 
 /*
@@ -387,7 +462,7 @@ PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 		s->offset += used;
 		if (!s->left)
 			s->pb = PG_PB_TAG;
-	} else if (s->pb == PG_PB_BYTES) {
+	} else if (s->pb == PG_PB_BYTES || s->pb == PG_PB_PACKED) {
 		used = pg_ready(w);
 		if (used > n)
 			used = n;
@@ -395,12 +470,15 @@ PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 			used = s->left;
 		if (used > PG_PB_BYTES_A_CALL)
 			used = PG_PB_BYTES_A_CALL;
-		reason = pg_pb_bytes(s, w, used);
+		reason = s->pb == PG_PB_BYTES ? pg_pb_bytes(s, w, used) : (u32)pg_pb_varints(s, w, used);
+		/* Counted whatever is wrong with them: where a switch lets the message pass, its rest is passed over.
+		 */
+		w->pos += used;
 		s->left -= used;
 		s->offset += used;
 		if (!reason && !s->left) {
+			reason = s->pb == PG_PB_BYTES ? (u32)pg_pb_string_end(s) : pg_pb_varints_end(s);
 			s->pb = PG_PB_TAG;
-			reason = pg_pb_string_end(s);
 		}
 	} else {
 		if (s->offset >= pg_pb_end(s))
@@ -451,7 +529,7 @@ PG_STEP int pg_pb_close(struct pg_stream *s)
 		if (!element) {
 			if (!s->depth || pg_pb_in_group(s) || s->offset < pg_pb_end(s))
 				break;
-			s->depth--;
+			pg_pb_pop(s);
 			element = s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)].element;
 			if (!element)
 				continue;

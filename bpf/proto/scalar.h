@@ -61,7 +61,13 @@ static inline u32 pg_kind_wire(u32 kind)
 		return PG_W_FIXED64;
 	if (kind == PG_K_FIXED32 || kind == PG_K_SFIXED32 || kind == PG_K_FLOAT)
 		return PG_W_FIXED32;
-	return PG_W_VARINT;
+	return kind == PG_K_GROUP ? PG_W_GROUP : PG_W_VARINT;
+}
+
+/* Is it a varint of which all but 32 bits are cut off? */
+static inline int pg_kind_narrow(u32 kind)
+{
+	return kind >= PG_K_BOOL && kind <= PG_K_SINT32;
 }
 
 /* The raw value of a scalar field to the key that its bounds compare (abi/tables.h). */

@@ -90,6 +90,7 @@ struct RawSwitches {
     not_http2: Option<Spanned<String>>,
     tls: Option<Spanned<String>>,
     midstream: Option<Spanned<String>>,
+    ambiguous: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -261,6 +262,7 @@ impl Checker<'_> {
             (abi::PG_CAUSE_NOT_HTTP2, &raw.not_http2),
             (abi::PG_CAUSE_TLS, &raw.tls),
             (abi::PG_CAUSE_MIDSTREAM, &raw.midstream),
+            (abi::PG_CAUSE_AMBIGUOUS, &raw.ambiguous),
         ];
         let mut allowed = Vec::new();
         for (cause, text) in switches {

@@ -100,7 +100,7 @@ fn index(length: usize) -> u32 {
 
 /// Makes the tables of a policy.
 pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Warning>) -> Result<Built, Refusal> {
-    let mut tables = Assembly::default();
+    let mut tables = Assembly::new(!file.allowed_causes.contains(&abi::PG_CAUSE_AMBIGUOUS));
     let decisions: Vec<_> = rules.iter().flat_map(Rule::decisions).collect();
     let bits: BTreeSet<&Bit> = decisions.iter().flat_map(|it| it.bits()).filter(|bit| !bit.in_message()).collect();
     let limits: Vec<&Limit> = file.rules.iter().filter_map(|rule| rule.limit.as_ref()).collect();

@@ -2,8 +2,8 @@
 //!
 //! A pipeline, a file each: `file` (text; `guard` is a section of it), `resolve` and `editions` (protos, methods, addresses), `condition` (CEL), `cel`,
 //! `operand`, `field`, `elements` and `wellknown` (typed formulas), `decide` (clauses over bits; `show` writes them), then the
-//! tables: `automata`, `trie`, `scope` (bits and rows), `needs`, `plan` and `program` (fields and elements of a request),
-//! `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
+//! tables: `automata`, `trie`, `scope` (bits and rows), `needs`, `plan`, `program` and `shape` (fields and elements of a request,
+//! and what no rule reads of it), `header` (metadata and peer), `methods`, `tables`. Nothing here knows the kernel.
 
 mod automata;
 mod cel;
@@ -27,6 +27,7 @@ mod re2;
 mod resolve;
 mod rule;
 mod scope;
+mod shape;
 mod show;
 mod tables;
 pub mod trace;

@@ -13,6 +13,7 @@ use super::needs::Needs;
 use super::predicate::{Number, Ranges, Test, Text};
 use super::program::Elements;
 use super::scope::{Layout, Place, Writes};
+use super::shape::{self, Once};
 use super::tables::{Assembly, Refusal};
 use super::wellknown;
 use crate::abi;
@@ -88,7 +89,8 @@ pub fn add(
     root.absent(&mut init);
     let init = if init.sets() { tables.rows.row(&init) } else { 0 };
     let mut making = Making { tables, request, closed, layout, path: Vec::new(), keys: 0, in_counted: false };
-    let root = root.emit(&mut making)?;
+    let root = root.emit(request, &mut making)?;
+    shape::finish(making.tables)?;
     Ok((root, init))
 }
 
@@ -148,14 +150,20 @@ impl Node {
         self.fields.values().for_each(|field| field.absent(writes));
     }
 
-    fn emit(&self, making: &mut Making<'_>) -> Result<u32, Refusal> {
-        let mut fields = Vec::with_capacity(self.fields.len());
+    fn emit(&self, message: &MessageDescriptor, making: &mut Making<'_>) -> Result<u32, Refusal> {
+        let (mut fields, mut once) = (BTreeMap::new(), Once::default());
+        if making.tables.strict {
+            once = Once::of(message)?;
+            fields = shape::fields(making.tables, message, &once);
+        }
         for (number, field) in &self.fields {
             making.path.push(*number);
-            fields.push(self.emit_field(field, making)?);
+            let mut out = self.emit_field(field, making)?;
+            once.mark(&mut out);
+            fields.insert(*number, out);
             making.path.pop();
         }
-        Ok(making.tables.node(fields))
+        Ok(making.tables.node(fields.into_values().collect(), once.words))
     }
 
     fn emit_field(&self, field: &Field, making: &mut Making<'_>) -> Result<abi::pg_field, Refusal> {
@@ -163,11 +171,17 @@ impl Node {
         let mut out =
             abi::pg_field { number: field.descriptor.number(), kind: field.kind(), reset, ..Default::default() };
         field.emit_elements(&mut out, making)?;
-        if !field.child.fields.is_empty() {
-            let outside = making.in_counted;
-            making.in_counted |= field.elements.distinct;
-            out.child = field.child.emit(making)?;
-            making.in_counted = outside;
+        if let Kind::Message(message) = field.descriptor.kind() {
+            if !field.child.fields.is_empty() {
+                let outside = making.in_counted;
+                making.in_counted |= field.elements.distinct;
+                out.kind = abi::PG_K_MESSAGE;
+                out.child = field.child.emit(&message, making)?;
+                making.in_counted = outside;
+            } else if making.tables.strict {
+                out.kind = abi::PG_K_MESSAGE;
+                out.child = shape::node(making.tables, &message);
+            }
         }
         let is_bool = field.descriptor.kind() == Kind::Bool;
         let keys: Vec<(Ranges, Place)> = field
@@ -317,28 +331,13 @@ impl Field {
         Ok(())
     }
 
-    /// The kind; what is only skipped over is bytes, so that nothing of it is looked at.
+    /// The kind, if it is no message that is descended into; what is only skipped over is bytes, so that nothing of it is
+    /// looked at.
     fn kind(&self) -> u32 {
-        let skipped = self.value_tests().next().is_none() && !self.is_key;
+        let read = self.value_tests().next().is_some() || self.is_key;
         match self.descriptor.kind() {
-            Kind::Message(_) if self.child.fields.is_empty() => abi::PG_K_BYTES,
-            Kind::Message(_) => abi::PG_K_MESSAGE,
-            Kind::String if skipped => abi::PG_K_BYTES,
-            Kind::String => abi::PG_K_STRING,
-            Kind::Bytes => abi::PG_K_BYTES,
-            Kind::Bool => abi::PG_K_BOOL,
-            Kind::Int32 | Kind::Enum(_) => abi::PG_K_INT32,
-            Kind::Uint32 => abi::PG_K_UINT32,
-            Kind::Sint32 => abi::PG_K_SINT32,
-            Kind::Int64 => abi::PG_K_INT64,
-            Kind::Uint64 => abi::PG_K_UINT64,
-            Kind::Sint64 => abi::PG_K_SINT64,
-            Kind::Fixed32 => abi::PG_K_FIXED32,
-            Kind::Sfixed32 => abi::PG_K_SFIXED32,
-            Kind::Float => abi::PG_K_FLOAT,
-            Kind::Fixed64 => abi::PG_K_FIXED64,
-            Kind::Sfixed64 => abi::PG_K_SFIXED64,
-            Kind::Double => abi::PG_K_DOUBLE,
+            Kind::String if read => abi::PG_K_STRING,
+            kind => shape::scalar(&kind),
         }
     }
 }

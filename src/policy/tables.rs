@@ -8,6 +8,7 @@ use super::decide::{Bit, Clause};
 use super::plan::Size;
 use super::predicate::Text;
 use super::scope::{Bounds, Layout, Place, Rows};
+use super::shape::Shapes;
 use super::trie::Tries;
 use crate::abi;
 
@@ -209,6 +210,9 @@ pub struct Assembly {
     pub tests: Vec<abi::pg_test>,
     pub automata_table: Vec<abi::pg_automaton>,
     pub sizes: HashMap<Input, Size>,
+    /// Ambiguous messages are refused, so nodes have all fields.
+    pub strict: bool,
+    pub shapes: Shapes,
     nodes: Vec<abi::pg_node>,
     fields: Vec<abi::pg_field>,
     known_nodes: HashMap<Vec<u8>, u32>,
@@ -226,17 +230,40 @@ fn index(length: usize) -> u32 {
 }
 
 impl Assembly {
-    /// Adds a node, or finds the same one.
-    pub fn node(&mut self, fields: Vec<abi::pg_field>) -> u32 {
+    /// Empty tables; `strict`: ambiguous messages are refused.
+    pub fn new(strict: bool) -> Assembly {
+        Assembly { strict, ..Assembly::default() }
+    }
+
+    /// Adds a node, or finds the same one. What it remembers follows from its fields.
+    pub fn node(&mut self, fields: Vec<abi::pg_field>, once: u32) -> u32 {
         let key = raw(&fields).to_vec();
         if let Some(node) = self.known_nodes.get(&key) {
             return *node;
         }
-        let node = index(self.nodes.len());
-        self.nodes.push(abi::pg_node { field: index(self.fields.len()), fields: index(fields.len()) });
-        self.fields.extend(fields);
+        let node = self.reserve_node();
+        self.fill_node(node, fields, once);
         self.known_nodes.insert(key, node);
         node
+    }
+
+    /// A node whose fields are not known yet.
+    pub fn reserve_node(&mut self) -> u32 {
+        self.nodes.push(abi::pg_node::default());
+        index(self.nodes.len() - 1)
+    }
+
+    /// Gives a node its fields.
+    pub fn fill_node(&mut self, node: u32, fields: Vec<abi::pg_field>, once: u32) {
+        if let Some(node) = self.nodes.get_mut(node as usize) {
+            *node = abi::pg_node { field: index(self.fields.len()), fields: index(fields.len()), once };
+        }
+        self.fields.extend(fields);
+    }
+
+    /// Fields so far.
+    pub fn field_count(&self) -> u32 {
+        index(self.fields.len())
     }
 
     /// The automata of one input's tests; the same tests are built once.

@@ -195,13 +195,10 @@ pub fn check_in(arena: &Arena, row: &Row) {
     for (site, worlds) in &all {
         let name = site.name;
         let off: BTreeSet<String> = worlds.off_denied.iter().map(Outcome::word).collect();
-        let mut on: BTreeSet<String> = worlds.denied.iter().flatten().cloned().collect();
+        let on: BTreeSet<String> = worlds.denied.iter().flatten().cloned().collect();
         let seen = worlds.on_denied.iter().chain(&worlds.on_allowed).enumerate();
         for (i, outcome) in seen.filter(|(_, o)| o.seen.iter().any(forbidden)) {
-            on.insert("handler".to_owned());
-            if !of(row.on, name).contains("handler") {
-                wrong.push(format!("form {i}: {name}: under the enforcer a handler saw {:#?}", outcome.seen));
-            }
+            wrong.push(format!("form {i}: {name}: under the enforcer a handler saw {:#?}", outcome.seen));
         }
         for (what, expected, got) in [("off", row.off, &off), ("on", row.on, &on)] {
             if !same(of(expected, name), got) {
@@ -209,8 +206,7 @@ pub fn check_in(arena: &Arena, row: &Row) {
             }
         }
         for (i, (denied, outcome)) in worlds.denied.iter().zip(&worlds.off_denied).enumerate() {
-            let known = of(row.on, name).contains("handler");
-            if denied.contains("passed") && outcome.word() == "handler" && !known {
+            if denied.contains("passed") && outcome.word() == "handler" {
                 let with = worlds.on_denied[i].word();
                 wrong.push(format!(
                     "form {i}: {name}: the enforcer says nothing of what a handler saw without it: {with}"

@@ -28,6 +28,11 @@ fn tagged(tag: Vec<u8>, value: Value) -> Message {
     new().raw(&tag).raw(&[6]).raw(value.text().as_bytes())
 }
 
+/// The denied field in an unknown one: for who reads three bytes further than this sub-message has, a field of its own.
+fn behind(message: Message, value: Value) -> Message {
+    message.bytes(900, &new().bytes(1, value.text()).bytes)
+}
+
 attacks! {
     fields_in_any_order: "fields in descending order, the denied one first, last and between others",
         off "handler", on "text", good "allowed",
@@ -39,13 +44,13 @@ attacks! {
                 other().bytes(1, v.text()).raw(&other().bytes),
             ])
         };
-    last_value_wins: "an allowed value, then the denied one", off "handler", on "text / i32 / choice", good "allowed",
+    last_value_wins: "an allowed value, then the denied one", off "handler", on "i32 / protobuf_oneof / text", good "allowed / protobuf_oneof",
         |v| calls([
             new().bytes(1, "public").bytes(1, v.text()),
             new().varint(4, 1).varint(4, v.number()),
             new().bytes(18, "public").varint(19, 5).bytes(18, v.text()),
         ]);
-    first_value_loses: "the denied value, then an allowed one", off "grpc-js: handler / harmless; harmless", on "grpc-js: handler / passed; passed", good "allowed",
+    first_value_loses: "the denied value, then an allowed one", off "grpc-js: handler / harmless; harmless", on "passed / protobuf_oneof / protobuf_repeated", good "allowed / protobuf_oneof / protobuf_repeated",
         |v| calls([
             new().bytes(1, v.text()).bytes(1, "public"),
             new().varint(4, v.number()).varint(4, 1),
@@ -53,7 +58,7 @@ attacks! {
             inner(v).raw(&inner(Value::Allowed).bytes),
         ]);
     merged_sub_messages: "a sub-message in parts, which decoders merge: its name in one, other fields in others",
-        off "grpc-js: harmless; handler", on "inner / level", good "allowed",
+        off "grpc-js: harmless; handler", on "protobuf_repeated", good "protobuf_repeated",
         |v| {
             let level = |n| new().message(17, &new().varint(2, n));
             let flag = new().message(17, &new().message(3, &new().message(3, &new().varint(3, 2))));
@@ -63,18 +68,18 @@ attacks! {
                 level(v.number()).raw(&inner(Value::Allowed).bytes),
             ])
         };
-    overlong_varints_in_values: "numbers in up to ten bytes", off "grpc-js: INTERNAL / handler; handler", on "i32 / i64 / u32", good "allowed",
+    overlong_varints_in_values: "numbers in up to ten bytes", off "grpc-js: INTERNAL / handler; handler", on "i32 / i64 / u32 / protobuf_long_varint", good "allowed / protobuf_long_varint",
         |v| (1..=8).flat_map(|n| calls([
             new().overlong(4, v.number(), n), new().overlong(5, v.number(), n), new().overlong(6, v.number(), n),
         ])).collect();
     overlong_varints_in_lengths: "a length in two to ten bytes",
-        off "grpc-js: handler / harmless; grpcio: INTERNAL / handler; handler", on "text", good "allowed",
+        off "grpc-js: handler / harmless; grpcio: INTERNAL / handler; handler", on "text / protobuf_long_varint", good "grpcio: allowed; allowed / protobuf_long_varint",
         |v| (1..=9).map(|n| call(&new().bytes_claiming(1, 6, n, v.text().as_bytes()))).collect();
     overlong_varints_in_tags: "a tag in two to five bytes",
         off "handler", on "text", good "allowed",
         |v| (1..=4).map(|n| call(&tagged(overlong(10, n), v))).collect();
     very_long_varints_in_tags: "a tag in six to ten bytes",
-        off "grpc-go: handler; grpc-js: handler / harmless; tonic: handler; INTERNAL", on "text", good "grpc-go: allowed; grpc-js: allowed; tonic: allowed; refused",
+        off "grpc-go: handler; grpc-js: handler / harmless; tonic: handler; INTERNAL", on "protobuf_long_varint", good "grpc-go: protobuf_long_varint; grpc-js: protobuf_long_varint; tonic: protobuf_long_varint; refused",
         |v| (5..=9).map(|n| call(&tagged(overlong(10, n), v))).collect();
     varints_past_ten_bytes: "a tag, a length or a number in eleven bytes",
         off "grpc-js: INTERNAL / handler; INTERNAL", on "protobuf_varint", good "grpc-go: protobuf_varint; grpc-js: protobuf_varint; refused",
@@ -88,7 +93,7 @@ attacks! {
         off "grpc-js: handler / harmless; INTERNAL", on "protobuf_tag", good "grpc-go: protobuf_tag; grpc-js: protobuf_tag; refused",
         |v| calls([1 << 32, 1 << 40, 1 << 63].map(|high: u64| tagged(varint(10 | high), v)));
     numbers_past_32_bits: "32-bit numbers whose varint has bits past the 32nd",
-        off "grpc-js: INTERNAL / handler; handler", on "i32 / u32", good "allowed",
+        off "grpc-js: INTERNAL / handler; handler", on "i32 / u32 / protobuf_long_varint", good "allowed / protobuf_long_varint",
         |v| [1 << 32, 1 << 40, 0xffff_ffff << 32]
             .into_iter()
             .flat_map(|high: u64| calls([new().varint(4, v.number() | high), new().varint(6, v.number() | high)]))
@@ -98,7 +103,7 @@ attacks! {
             let value = (v.number() as i64).wrapping_neg() as u64;
             calls([new().varint(4, value), new().varint(4, value & 0xffff_ffff)])
         };
-    zigzag_numbers: "sint32 and sint64, also with bits past the 32nd", off "grpc-js: INTERNAL / handler; handler", on "s32 / s64", good "allowed",
+    zigzag_numbers: "sint32 and sint64, also with bits past the 32nd", off "grpc-js: INTERNAL / handler; handler", on "s32 / s64 / protobuf_long_varint", good "allowed / protobuf_long_varint",
         |v| {
             let value = -(v.number() as i64);
             let zigzag = ((value << 1) ^ (value >> 63)) as u64;
@@ -119,18 +124,18 @@ attacks! {
             ])
         };
     booleans_of_other_varints: "true as 2, 256 and a long 1",
-        off "grpc-js: INTERNAL / handler; handler", on "flag", good "allowed",
+        off "grpc-js: INTERNAL / handler; handler", on "flag / protobuf_long_varint", good "allowed / protobuf_long_varint",
         |v| {
             let yes = u64::from(v == Value::Denied);
             calls([new().varint(3, yes * 2), new().varint(3, yes * 256), new().overlong(3, yes, 8)])
         };
-    booleans_past_32_bits: "true as 2^32 and 2^63", off "grpc-js: harmless; handler", on "flag", good "allowed",
+    booleans_past_32_bits: "true as 2^32 and 2^63", off "grpc-js: harmless; handler", on "protobuf_long_varint", good "allowed",
         |v| {
             let yes = u64::from(v == Value::Denied);
             calls([new().varint(3, yes << 32), new().varint(3, yes << 63)])
         };
     enums_out_of_range: "an enum without a name, and one with bits past the 32nd",
-        off "grpc-js: INTERNAL / handler; handler", on "color", good "allowed",
+        off "grpc-js: INTERNAL / handler; handler", on "color / protobuf_long_varint", good "allowed / protobuf_long_varint",
         |v| calls([new().varint(16, v.number()), new().varint(16, if v == Value::Denied { 1 | 1 << 40 } else { 2 | 1 << 40 })]);
     unknown_fields: "unknown fields of every wire type before, behind and between the halves of a sub-message",
         off "handler", on "text / inner", good "allowed",
@@ -155,7 +160,7 @@ attacks! {
         off "harmless", on "passed", good "allowed",
         |v| calls([new().group(200, &new().bytes(1, v.text())), new().group(200, &new().group(201, &inner(v)))]);
     groups_of_a_known_number: "a group with the number of a string field",
-        off "grpc-js: handler; tonic: INTERNAL; harmless", on "grpc-js: handler / passed; passed", good "grpc-go: allowed; grpc-js: allowed; grpcio: allowed; refused",
+        off "grpc-js: handler; tonic: INTERNAL; harmless", on "protobuf_wire_type", good "grpc-go: protobuf_wire_type; grpc-js: protobuf_wire_type; grpcio: protobuf_wire_type; refused",
         |v| calls([new().group(1, &new().bytes(1, v.text()))]);
     groups_that_do_not_end: "a group without an end, with another's end, an end without a group, then the denied field",
         off "grpc-js: INTERNAL / handler; INTERNAL", on "protobuf_group", good "grpc-go: protobuf_group; grpc-js: protobuf_group; refused",
@@ -169,7 +174,7 @@ attacks! {
             ])
         };
     wrong_wire_types: "a known field with another wire type, whose bytes hold the denied one for a decoder that ignores the type",
-        off "grpc-go: handler / harmless; grpc-js: INTERNAL / handler; grpcio: handler / harmless; INTERNAL", on "grpc-js: handler / passed / payload; passed / payload", good "grpc-go: allowed; grpc-js: allowed; grpcio: allowed; refused",
+        off "grpc-go: handler / harmless; grpc-js: INTERNAL / handler; grpcio: handler / harmless; INTERNAL", on "protobuf_wire_type", good "grpc-go: protobuf_wire_type; grpc-js: protobuf_wire_type; grpcio: protobuf_wire_type; refused",
         |v| {
             let text = new().bytes(1, v.text()).bytes;
             let payload = new().bytes(2, v.text()).bytes;
@@ -179,6 +184,24 @@ attacks! {
                 new().bytes(3, &text),
                 new().bytes(10, &text),
             ])
+        };
+    wrong_wire_types_below: "the same in a sub-message that no rule reads, whose end the decoder then runs over",
+        off "grpc-js: handler; tonic: INTERNAL; harmless", on "protobuf_wire_type",
+        good "grpc-go: protobuf_wire_type; grpc-js: protobuf_wire_type; grpcio: protobuf_wire_type; refused",
+        |v| calls([behind(new().bytes(20, [8, 3]), v), behind(new().bytes(26, [8, 3]), v)]);
+    ends_that_are_not_kept: "a string, a number or a packed one without an end in a sub-message or a list that no rule reads",
+        off "grpc-js: handler; INTERNAL", on "protobuf_length", good "grpc-go: protobuf_length; grpc-js: protobuf_length; refused",
+        |v| {
+            // for protobuf.js the number goes on in the tag of the field behind it, and that field's length is a tag
+            let mut hidden = vec![1];
+            hidden.extend(new().bytes(1, v.text()).bytes);
+            let rest = 224 - hidden.len() - 4;
+            hidden.extend(new().bytes(28, vec![0; rest]).bytes);
+            let list = new().bytes(24, [0x80]).bytes(900, &hidden);
+            let number = new().bytes(20, [0x18, 0x80]).bytes(900, &hidden);
+            let string = behind(new().bytes(20, [0x0a, 3]), v);
+            let entry = behind(new().bytes(25, [0x0a, 3]), v);
+            calls([list, number, string, entry])
         };
     maps_of_another_wire_type: "a map with the wire type of a number or of a group, which hides what follows from who heeds it; prost does not",
         off "grpc-go: harmless; grpcio: harmless; handler", on "protobuf_map", good "protobuf_map",
@@ -209,7 +232,7 @@ attacks! {
             let bytes = (0..20).fold(new(), |inside, _| new().message(903, &inside));
             calls([groups.bytes(1, v.text()), bytes.bytes(1, v.text())])
         };
-    packed_singular_numbers: "a singular number in packed form", off "grpc-go: harmless; grpcio: harmless; INTERNAL", on "passed", good "grpc-go: allowed; grpcio: allowed; refused",
+    packed_singular_numbers: "a singular number in packed form", off "grpc-go: harmless; grpcio: harmless; INTERNAL", on "protobuf_wire_type", good "grpc-go: protobuf_wire_type; grpc-js: protobuf_wire_type; grpcio: protobuf_wire_type; refused",
         |v| calls([new().packed(4, &[v.number()]), new().packed(6, &[1, v.number()])]);
     packed_and_unpacked_lists: "a repeated field packed and not, before the denied one", off "handler", on "text", good "allowed",
         |v| calls([
@@ -232,7 +255,7 @@ attacks! {
             .map(|end| call(&new().bytes(1, v.text()).raw(end)))
             .to_vec();
     lengths_past_their_message: "a length past the sub-message or the message, or negative, behind or around the denied field",
-        off "grpc-js: INTERNAL / handler; INTERNAL", on "protobuf_length", good "grpc-go: protobuf_length; grpc-js: protobuf_length; refused",
+        off "grpc-js: INTERNAL / handler; INTERNAL", on "protobuf_length / protobuf_long_varint", good "grpc-go: protobuf_length / protobuf_long_varint; grpc-js: protobuf_length / protobuf_long_varint; refused",
         |v| calls([
             new().bytes(1, v.text()).bytes_claiming(2, 9, 0, b"x"),
             new().bytes(1, v.text()).bytes_claiming(2, u64::MAX, 0, b"x"),

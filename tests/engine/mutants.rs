@@ -36,6 +36,7 @@ const HTTP2: &str = "proto/http2.h";
 const HPACK: &str = "proto/hpack.h";
 const GRPC: &str = "proto/grpc.h";
 const PROTOBUF: &str = "proto/protobuf.h";
+const AMBIGUOUS: &str = "proto/ambiguous.h";
 const SCALAR: &str = "proto/scalar.h";
 const ELEMENTS: &str = "policy/elements.h";
 const UTF8: &str = "proto/utf8.h";
@@ -82,11 +83,11 @@ const MUTANTS: &[Mutant] = &[
     mutant("any flag will do", GRPC, "return s->have == 1 && byte > 1 ? PG_R_GRPC_FLAG : PG_R_NONE;", "return PG_R_NONE;", "a flag of 2"),
     mutant("messages are a byte too long", GRPC, "\t*compressed = s->value;", "\t*compressed = s->value;\n\ts->length++;", "a message in one frame"),
     // protobuf
-    mutant("the last value does not win", PROTOBUF, "else if (pg_kind_wire(f->kind) == wire)\n\t\t\tpg_row(&s->bits, f->reset);", "else if (pg_kind_wire(f->kind) == wire)\n\t\t\t;", "request.text.contains(\"a\"): what was found in the first is forgotten"),
-    mutant("numbers do not clear their oneof", PROTOBUF, "else if (pg_kind_wire(f->kind) == wire)\n\t\t\tpg_row(&s->bits, f->reset);", "else if (pg_kind_wire(f->kind) == wire) {\n\t\t\tif (f->kind != PG_K_INT32) pg_row(&s->bits, f->reset);\n\t\t}", "request.choice_text == \"x\": cleared by a number"),
-    mutant("another wire type counts", PROTOBUF, "else if (!pg_pb_is_packed(f, wire))\n\t\t\ts->field = 0;", "else {\n\t\t\tpg_row(&s->bits, f->reset);\n\t\t\ts->field = 0;\n\t\t}", "request.choice_text == \"x\": a member with another wire type clears nothing"),
+    mutant("the last value does not win", PROTOBUF, "\t\t\tpg_row(&s->bits, f->reset);\n\t\t} else if (!pg_pb_is_packed(f, wire)) {", "\t\t\t;\n\t\t} else if (!pg_pb_is_packed(f, wire)) {", "request.text.contains(\"a\"): what was found in the first is forgotten"),
+    mutant("numbers do not clear their oneof", PROTOBUF, "\t\t\tpg_row(&s->bits, f->reset);\n\t\t} else if (!pg_pb_is_packed(f, wire)) {", "\t\t\tif (f->kind != PG_K_INT32) pg_row(&s->bits, f->reset);\n\t\t} else if (!pg_pb_is_packed(f, wire)) {", "request.choice_text == \"x\": cleared by a number"),
+    mutant("another wire type counts", PROTOBUF, "\t\t\t\treturn PG_R_PROTOBUF_WIRE_TYPE;\n\t\t\ts->field = 0;", "\t\t\t\treturn PG_R_PROTOBUF_WIRE_TYPE;\n\t\t\tpg_row(&s->bits, f->reset);\n\t\t\ts->field = 0;", "request.choice_text == \"x\": a member with another wire type clears nothing"),
     mutant("groups are not entered", PROTOBUF, "return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number, 0);", "return PG_R_NONE;", "request.i32 == 5: a field inside a group is unknown"),
-    mutant("any end ends a group", PROTOBUF, "if (!pg_pb_in_group(s) || pg_pb_current_node(s, plan) != (PG_LEVEL_GROUP | number))", "if (!pg_pb_in_group(s))", "request.i32 == 5: a group ended by another number"),
+    mutant("any end ends a group", PROTOBUF, "if (!pg_pb_in_group(s) || pg_pb_group(s) != number)", "if (!pg_pb_in_group(s))", "request.i32 == 5: a group ended by another number"),
     mutant("depth is not bounded", PROTOBUF, "if (s->depth >= PG_MAX_MESSAGE_DEPTH)", "if (s->depth > PG_MAX_MESSAGE_DEPTH)", "request.i32 == 5: seventeen groups inside each other"),
     mutant("lengths may exceed the parent's", PROTOBUF, "if (size > pg_pb_end(s) - s->offset)", "if (size > s->length - s->offset)", "request.outer.middle.inner.name == \"x\": a field longer than its sub-message"),
     mutant("varints may exceed their parent", PROTOBUF, "if (s->offset >= pg_pb_end(s))\n\t\t\treturn PG_R_PROTOBUF_LENGTH;", "", "request.outer.middle.inner.name == \"x\": a varint that goes past its sub-message"),
@@ -102,8 +103,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("an empty field at the end is waited for", PROTOBUF, "s->pb = state == PG_PB_SKIP && !size ? PG_PB_TAG : state;", "s->pb = state;", "request.text == \"x\" && request.i32 == 5: an empty unknown field at the end"),
     mutant("maps may have any wire type", PROTOBUF, "if (f && f->flags & PG_FIELD_MAP && wire != PG_W_BYTES)", "if (0)", "request.labels[\"k\"] == \"v\": another wire type"),
     // elements
-    mutant("elements do not begin empty", PROTOBUF, "else if (pg_kind_wire(f->kind) == wire)\n\t\t\tpg_row(&s->bits, f->reset);", "else if (pg_kind_wire(f->kind) == wire) {\n\t\t\tif (!(f->flags & PG_FIELD_ELEMENTS)) pg_row(&s->bits, f->reset);\n\t\t}", "request.items.exists(x, x.name == \"a\" && x.flag): in two elements"),
-    mutant("singular fields are packed, too", PROTOBUF, "wire == PG_W_BYTES && f->flags & PG_FIELD_ELEMENTS &&", "wire == PG_W_BYTES &&", "request.i32 == 7: a singular field is never packed"),
+    mutant("elements do not begin empty", PROTOBUF, "\t\t\tpg_row(&s->bits, f->reset);\n\t\t} else if (!pg_pb_is_packed(f, wire)) {", "\t\t\tif (!(f->flags & PG_FIELD_ELEMENTS)) pg_row(&s->bits, f->reset);\n\t\t} else if (!pg_pb_is_packed(f, wire)) {", "request.items.exists(x, x.name == \"a\" && x.flag): in two elements"),
+    mutant("singular fields are packed, too", PROTOBUF, "wire == PG_W_BYTES && f->flags & (PG_FIELD_ELEMENTS | PG_FIELD_PACKABLE) &&", "wire == PG_W_BYTES &&", "request.i32 == 7: a singular field is never packed"),
     mutant("packed elements may be cut off", PROTOBUF, "\tif (s->packed)\n\t\treturn s->packed;\n", "", "7 in request.numbers: a varint that goes past its run"),
     mutant("one packed element is enough", PROTOBUF, "if (s->packed && s->offset < s->packed)", "if (0)", "7 in request.numbers: packed, last"),
     mutant("elements of sub-messages have no end", PROTOBUF, "element = f->flags & PG_FIELD_ELEMENTS ? s->field : 0;", "element = 0;", "request.items.exists(x, x.name == \"a\" && x.flag): in one element"),
@@ -128,6 +129,26 @@ const MUTANTS: &[Mutant] = &[
     mutant("responses know no metadata", PIPELINE, "\thalf->bits = c->block.bits;\n", "", "response: metadata of the request and a field: one"),
     mutant("what ends a response does not", PIPELINE, "pg_half_close(c, h->stream | PG_RESPONSE_HALF);", ";", "response: DATA behind the end of its stream"),
     mutant("responses have no padding", PIPELINE, "\tif (config.responses && h->state == PG_H2_DATA)\n\t\th->state = PG_H2_PAD;\n", "", "response: padding alone"),
+    // ambiguous messages
+    mutant("the switch is never on", AMBIGUOUS, "return config.cause[PG_CAUSE_AMBIGUOUS] != PG_SWITCH_ALLOW;", "return 0;", "ambiguous: request.text == \"x\": a string as a varint"),
+    mutant("the switch is always on", AMBIGUOUS, "return config.cause[PG_CAUSE_AMBIGUOUS] != PG_SWITCH_ALLOW;", "return 1;", "ambiguous: with the switch on allow, it is read as protobuf is defined"),
+    mutant("another wire type is unknown", PROTOBUF, "\t\t\tif (pg_pb_strict())\n\t\t\t\treturn PG_R_PROTOBUF_WIRE_TYPE;\n", "", "ambiguous: request.text == \"x\": a string as a varint"),
+    mutant("nothing is packed but what rules read", PROTOBUF, "PG_FIELD_ELEMENTS | PG_FIELD_PACKABLE", "PG_FIELD_ELEMENTS", "ambiguous: request.text == \"x\": packed numbers"),
+    mutant("tags may be long", PROTOBUF, "\tif (s->have > PG_NARROW_BYTES && pg_pb_strict())\n\t\treturn PG_R_PROTOBUF_LONG_VARINT;\n\ts->value = 0;", "\ts->value = 0;", "ambiguous: request.text == \"x\": an unknown tag of six bytes"),
+    mutant("lengths may be long", PROTOBUF, "\tif (s->have > PG_NARROW_BYTES && pg_pb_strict())\n\t\treturn PG_R_PROTOBUF_LONG_VARINT;\n\tsize", "\tsize", "ambiguous: request.text == \"x\": a length of six bytes"),
+    mutant("six bytes are not too many", AMBIGUOUS, "return bytes > PG_NARROW_BYTES &&", "return bytes > PG_NARROW_BYTES + 1 &&", "ambiguous: request.text == \"x\": an int32 that no rule reads in 6 bytes"),
+    mutant("ten bytes are too many", AMBIGUOUS, "bytes < PG_VARINT_BYTES;", "bytes <= PG_VARINT_BYTES;", "ambiguous: request.i32 == 5: in ten bytes"),
+    mutant("64 bits are 32", SCALAR, "kind <= PG_K_SINT32", "kind <= PG_K_SINT64", "ambiguous: request.i64 == 5: in nine bytes"),
+    mutant("bools have 64 bits", PROTOBUF, "(f->kind == PG_K_BOOL && raw >> 32)", "0", "ambiguous: request.flag: true as 2^32"),
+    mutant("packed numbers need no end", AMBIGUOUS, "return s->have ? PG_R_PROTOBUF_LENGTH : PG_R_NONE;", "s->have = 0; return PG_R_NONE;", "ambiguous: request.text == \"x\": a packed number without an end"),
+    mutant("packed numbers may be long", AMBIGUOUS, "\t\tif (narrow && pg_pb_overlong(s->have))\n\t\t\treturn PG_R_PROTOBUF_LONG_VARINT;\n", "", "ambiguous: request.text == \"x\": a packed number of six bytes"),
+    mutant("packed numbers may have eleven bytes", AMBIGUOUS, "if (s->have >= PG_VARINT_BYTES - 1 && byte > 1)", "if (0)", "ambiguous: request.text == \"x\": a packed number of eleven bytes"),
+    mutant("a message remembers the last one's fields", AMBIGUOUS, "s->once[pg_index(s->once_top + i, PG_MAX_ONCE_WORDS)] = 0;", ";", "ambiguous: request.text == \"x\": a sub-message in each of two elements"),
+    mutant("messages share what has come", AMBIGUOUS, "s->once_top += n->once;", ";", "ambiguous: request.text == \"x\": a sub-message that no rule reads twice"),
+    mutant("what a sub-message took is not given back", PROTOBUF, "\ts->once_top = s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)].once;\n", "", "ambiguous: request.text == \"x\": many entries of a map, a sub-message in each"),
+    mutant("oneofs may have two members", AMBIGUOUS, "if (was && was != f->once)", "if (0)", "ambiguous: request.choice_text == \"x\": before a number"),
+    mutant("a oneof's scalars come once", AMBIGUOUS, "if (was && (f->kind == PG_K_MESSAGE || f->kind == PG_K_GROUP))", "if (was)", "ambiguous: request.choice_text == \"x\": the same member twice"),
+    mutant("what no rule reads is not walked", PROTOBUF, "\tif (f->kind == PG_K_MESSAGE) {\n", "\tif (f->flags & PG_FIELD_SHAPE && f->kind == PG_K_MESSAGE) {\n\t\ts->field = 0;\n\t\treturn pg_pb_size(s, size, PG_PB_SKIP);\n\t}\n\tif (f->kind == PG_K_MESSAGE) {\n", "ambiguous: request.text == \"x\": a string that goes past its end"),
     // limits
     mutant("a look takes a token", VERDICT, "pg_limits_pass(c, w, s, 0)", "pg_limits_pass(c, w, s, 1)", "the rate is the burst that is not said"),
     mutant("limits that audit deny", VERDICT, "\t\tif (!audits)\n\t\t\treturn PG_J_DENY;", "\t\treturn PG_J_DENY;", "a limit that only audits lets pass"),

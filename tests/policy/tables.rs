@@ -91,8 +91,9 @@ fn methods_whose_responses_are_read_have_a_second_entry() {
 
 #[test]
 fn a_oneof_member_that_no_rule_reads_clears_one_that_a_rule_reads() {
-    let policy =
-        compile("[[deny]]\nname = \"r\"\nmethods = [\"/t.S/R\"]\nwhen = 'request.a == \"x\" && has(request.a)'\n");
+    let policy = compile(
+        "[uninspectable]\nambiguous = \"allow\"\n[[deny]]\nname = \"r\"\nmethods = [\"/t.S/R\"]\nwhen = 'request.a == \"x\" && has(request.a)'\n",
+    );
     let tables = &policy.tables;
     let method = eval::method(tables, "/t.S/R");
     let holds = |wire: &[u8]| {

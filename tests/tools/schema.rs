@@ -35,6 +35,7 @@ too_large = "deny"
 not_http2 = "deny"
 tls = "allow"
 midstream = "deny"
+ambiguous = "allow"
 [guard]
 listen = [8080, "9100-9110"]
 connect = ["10.0.0.0/8:443", "::1"]

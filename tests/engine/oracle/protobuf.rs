@@ -142,7 +142,10 @@ fn wire(random: &mut Random, descriptor: &MessageDescriptor, depth: usize) -> Ve
 }
 
 fn policy_of(condition: &Cond) -> String {
-    format!("default = \"allow\"\n[[deny]]\nname = \"r\"\nmethods = [\"{UNARY}\"]\nwhen = '''{}'''\n", condition.show())
+    format!(
+        "default = \"allow\"\n[uninspectable]\nambiguous = \"allow\"\n[[deny]]\nname = \"r\"\nmethods = [\"{UNARY}\"]\nwhen = '''{}'''\n",
+        condition.show()
+    )
 }
 
 /// The request without its maps: prost-reflect reads a map of any wire type as if it were bytes.

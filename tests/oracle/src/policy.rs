@@ -139,11 +139,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// In TOML. Messages are read as protobuf is defined: so does the reference.
     pub fn toml(&self) -> String {
         let switches: String = self.allowed.iter().map(|cause| format!("{cause} = \"allow\"\n")).collect();
         let rules: String = self.rules.iter().enumerate().map(|(i, rule)| rule.show(i)).collect();
         format!(
-            "name = \"{}\"\nproto = [\"echo.proto\", \"search.proto\", \"login.proto\"]\nports = [50051]\ndefault = \"{}\"\nmode = \"{}\"\n[uninspectable]\n{switches}{rules}",
+            "name = \"{}\"\nproto = [\"echo.proto\", \"search.proto\", \"login.proto\"]\nports = [50051]\ndefault = \"{}\"\nmode = \"{}\"\n[uninspectable]\nambiguous = \"allow\"\n{switches}{rules}",
             self.name,
             if self.default_deny { "deny" } else { "allow" },
             if self.audit { "audit" } else { "enforce" },
