@@ -2,5 +2,6 @@
 
 mod client;
 mod hpack;
+mod javascript;
 mod protobuf;
 mod stories;
