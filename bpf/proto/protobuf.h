@@ -169,6 +169,9 @@ PG_STEP int pg_pb_string_end(struct pg_stream *s)
 
 /* ---- tokens ---- */
 
+#define PG_FIND_STEPS 18 /* by halves through the fields of one message */
+_Static_assert(PG_MAX_FIELDS <= 1 << PG_FIND_STEPS, "every field is found");
+
 /* Where what is read now has to end. */
 static inline u32 pg_pb_end(const struct pg_stream *s)
 {
@@ -228,7 +231,7 @@ PG_STEP int pg_pb_find(u32 node, u32 number)
 		return 0;
 	low = n->field;
 	high = n->field + n->fields - 1;
-	for (i = 0; i < 16 && low < high; i++) {
+	for (i = 0; i < PG_FIND_STEPS && low < high; i++) {
 		middle = (low + high) / 2;
 		f = pg_get_field(middle);
 		if (!f)

@@ -277,6 +277,31 @@ fn conditions_on_elements_that_are_wrong_are_refused_with_their_place() {
     assert!(folder.compile(&text).unwrap_err().to_string().contains("whose size is compared, too"));
 }
 
+/// What a message needs of the bounds, and whether the policy compiles: as it is, and read by definition.
+fn bounded(body: &str, limit: &str) {
+    let proto = format!("syntax = \"proto3\"; package t; service S {{ rpc R(M) returns (M); }} message In {{}} {body}");
+    let folder = Folder::new(&[("t.proto", &proto)]);
+    let rule = "[[deny]]\nname = \"r\"\nmethods = [\"/t.S/R\"]\nwhen = 'request.s == \"x\"'\n";
+    let error = folder.compile(&with_rules(rule)).unwrap_err().to_string();
+    assert!(error.contains(limit) && error.contains("set `ambiguous = \"allow\"` under [uninspectable]"), "{error}");
+    folder.compile(&with_rules(&format!("[uninspectable]\nambiguous = \"allow\"\n{rule}"))).unwrap();
+}
+
+#[test]
+fn messages_that_are_too_large_to_be_looked_through_are_refused() {
+    let fields =
+        |kind: &str, count: usize| (0..count).map(|i| format!("{kind} f{i} = {};", i + 10)).collect::<String>();
+    bounded(&format!("message M {{ string s = 1; {} }}", fields("In", 1025)), "limit ONCE_WORDS");
+    bounded(
+        &format!("message M {{ string s = 1; B b = 2; }} message B {{ {} }}", fields("In", 1025)),
+        "limit ONCE_WORDS",
+    );
+    let many: String = (0..132)
+        .map(|i| format!("message B{i} {{ B{} next = 1; {} }}", (i + 1) % 132, fields("int32", 2000)))
+        .collect();
+    bounded(&format!("message M {{ string s = 1; B0 b = 2; }} {many}"), "limit FIELDS");
+}
+
 #[test]
 fn a_program_that_is_too_long_is_refused() {
     let rules = |count: usize| {

@@ -428,22 +428,58 @@ fn wire(random: &mut Random, descriptor: &MessageDescriptor, depth: usize, odd: 
     out
 }
 
+/// More sub-messages and members of a oneof than a word has bits.
+#[test]
+fn what_has_come_is_remembered_of_large_messages() {
+    let fields: String = (1..=300).map(|i| format!("In f{i} = {i};")).collect();
+    let members: String = (301..=400).map(|i| format!("int32 m{i} = {i};")).collect();
+    let proto = format!(
+        "syntax = \"proto3\"; package t; message In {{ M m = 1; }} service S {{ rpc R(M) returns (M); }} \
+         message M {{ {fields} oneof o {{ {members} }} string s = 500; }}"
+    );
+    let policy = compile(&proto, r#"request.s == "x""#);
+    let mut random = Random(1);
+    let mut is = |wire: &[u8], reason: Option<&str>| {
+        assert_eq!(judge(&policy, &mut random, wire).as_deref(), reason, "{wire:02x?}");
+    };
+    let all: Vec<u8> = (1..=300).rev().flat_map(|i| bytes(i, "")).collect();
+    is(&all, None);
+    // five words a message and one for what it is in: five of them fit, inside each other
+    let inside = |depth: usize| (0..depth).fold(all.clone(), |inner, _| bytes(7, bytes(1, inner)));
+    is(&inside(4), None);
+    is(&inside(5), Some("message_depth"));
+    is(&[inside(3), bytes(7, "")].concat(), Some("protobuf_repeated"));
+    for i in 1..=300 {
+        is(&[bytes(i, ""), bytes(i % 300 + 1, ""), number(333, 1)].concat(), None);
+        is(&[bytes(i, ""), bytes(i % 300 + 1, ""), bytes(i, "")].concat(), Some("protobuf_repeated"));
+        is(&bytes(i, bytes(1, [bytes(i, ""), number(333, 1)].concat())), None);
+    }
+    for i in 301..=400 {
+        is(&[number(i, 0), number(i, 1)].concat(), None);
+        is(&[number(i, 0), number(if i == 400 { 301 } else { i + 1 }, 0)].concat(), Some("protobuf_oneof"));
+    }
+}
+
 struct World {
     policies: Vec<(String, Policy)>,
     descriptor: MessageDescriptor,
 }
 
+fn compile(proto: &str, condition: &str) -> Policy {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("t.proto"), proto).unwrap();
+    let text = format!(
+        "name = \"t\"\nproto = [\"t.proto\"]\nports = [50051]\ndefault = \"allow\"\n\
+         [[deny]]\nname = \"r\"\nmethods = [\"/t.S/R\"]\nwhen = '''{condition}'''\n"
+    );
+    let policy = policy::compile(&text, &folder.path().join("t.toml"));
+    policy.unwrap_or_else(|error| panic!("{:?}", miette::Report::new(error)))
+}
+
 fn world() -> World {
+    let policies = CONDITIONS.map(|condition| (condition.to_owned(), compile(PROTO, condition)));
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("t.proto"), PROTO).unwrap();
-    let policies = CONDITIONS.map(|condition| {
-        let text = format!(
-            "name = \"t\"\nproto = [\"t.proto\"]\nports = [50051]\ndefault = \"allow\"\n\
-             [[deny]]\nname = \"r\"\nmethods = [\"/t.S/R\"]\nwhen = '''{condition}'''\n"
-        );
-        let policy = policy::compile(&text, &folder.path().join("t.toml"));
-        (condition.to_owned(), policy.unwrap_or_else(|error| panic!("{:?}", miette::Report::new(error))))
-    });
     let set = protox::compile(["t.proto"], [folder.path()]).unwrap();
     let pool = DescriptorPool::from_file_descriptor_set(set).unwrap();
     World { policies: policies.into(), descriptor: pool.get_message_by_name("t.M").unwrap() }
