@@ -102,7 +102,8 @@ fn message(message: &DynamicMessage) -> Value {
 }
 
 /// Compiles the conditions that can be; of the others the compiler must say that they are constant, or past a limit.
-fn compile(folder: &Path, conditions: &mut Vec<Both>, tally: &mut Tally) -> Policy {
+/// `ambiguous` is the switch: random messages repeat what may come once, and are read as protobuf is defined.
+fn compile(folder: &Path, ambiguous: &str, conditions: &mut Vec<Both>, tally: &mut Tally) -> Policy {
     let one = |(i, (ours, _)): (usize, &Both)| {
         format!("[[deny]]\nname = \"r{i}\"\nmethods = [\"/t.S/R\"]\nmode = \"audit\"\nwhen = '''{ours}'''\n")
     };
@@ -117,7 +118,10 @@ fn compile(folder: &Path, conditions: &mut Vec<Both>, tally: &mut Tally) -> Poli
         "too many cases",
     ];
     loop {
-        let head = "name = \"t\"\nproto = [\"t.binpb\"]\nports = [50051]\ndefault = \"allow\"\n";
+        let head = format!(
+            "name = \"t\"\nproto = [\"t.binpb\"]\nports = [50051]\ndefault = \"allow\"\n\
+             [uninspectable]\nambiguous = \"{ambiguous}\"\n"
+        );
         let rules: String = conditions.iter().enumerate().map(one).collect();
         let text = format!("{head}{rules}");
         let error = match policy::compile(&text, &folder.join("t.toml")) {
@@ -130,7 +134,7 @@ fn compile(folder: &Path, conditions: &mut Vec<Both>, tally: &mut Tally) -> Poli
             let known = known.into_iter().find(|known| why.contains(known));
             tally.add(format!("refused: {}", known.unwrap_or_else(|| panic!("{why}\n{text}"))));
             // those that are too much together have no place
-            gone.push(problem.position().map_or(conditions.len() - 1, |(line, _)| (line - 5) / 5));
+            gone.push(problem.position().map_or(conditions.len() - 1, |(line, _)| (line - 7) / 5));
         }
         gone.sort_unstable();
         gone.dedup();
@@ -145,6 +149,7 @@ struct Counts {
     pairs: usize,
     held: usize,
     in_kernel: usize,
+    encoded: usize,
 }
 
 /// What CEL lacks and the policy language has, and RE2's word on patterns.
@@ -164,6 +169,8 @@ fn functions(context: &mut Context, patterns: &Arc<Patterns>) {
 const TO_KERNEL: u64 = 10;
 /// Every so many policies one is about responses.
 const TO_RESPONSES: u64 = 5;
+/// Every so many policies one refuses ambiguous messages, too: what an encoder writes is none.
+const TO_STRICT: u64 = 2;
 
 fn differ(syntax: &str, seed: u64, patterns: &Arc<Patterns>, tally: &mut Tally, counts: &mut Counts) {
     let folder = tempfile::tempdir().unwrap();
@@ -181,7 +188,10 @@ fn differ(syntax: &str, seed: u64, patterns: &Arc<Patterns>, tally: &mut Tally, 
         conditions.iter_mut().for_each(|(ours, _)| *ours = ours.replace("request", "response"));
         tally.add("policies on responses");
     }
-    let policy = compile(folder.path(), &mut conditions, tally);
+    let policy = compile(folder.path(), "allow", &mut conditions, tally);
+    let kept = conditions.len();
+    let strict = (seed % TO_STRICT == 1).then(|| compile(folder.path(), "deny", &mut conditions, tally));
+    assert_eq!(conditions.len(), kept, "PROTOCG_SEED={seed}: the switch refuses a condition");
     let programs: Vec<Program> = conditions
         .iter()
         .map(|(_, theirs)| Program::compile(theirs).unwrap_or_else(|error| panic!("{error:?}\n{theirs}")))
@@ -204,6 +214,17 @@ fn differ(syntax: &str, seed: u64, patterns: &Arc<Patterns>, tally: &mut Tally, 
         let call = [unary(1, "/t.S/R", if responds { &[] } else { &wire })];
         let says = if responds { [SETTINGS, &data(1, &message_of(&wire))].concat() } else { SETTINGS.to_vec() };
         let it = fixture("", "", &call, &[]).server(&call, 1, &says);
+        if let Some(strict) = &strict {
+            let again = read.encode_to_vec();
+            let call = [unary(1, "/t.S/R", if responds { &[] } else { &again })];
+            let says = if responds { [SETTINGS, &data(1, &message_of(&again))].concat() } else { SETTINGS.to_vec() };
+            let (mut said, _) = run_here_both(strict, &fixture("", "", &call, &[]).server(&call, 1, &says), &[], &[]);
+            let mut expected = expected.clone();
+            said.sort();
+            expected.sort();
+            assert_eq!(said, expected, "PROTOCG_SEED={seed} {syntax}, as it is encoded: {again:02x?}");
+            counts.encoded += 1;
+        }
         let (cuts, server_cuts) = (random.cuts(it.bytes.len(), 6), random.cuts(says.len(), 6));
         let mut said = [(Vec::new(), Vec::new()), (cuts, server_cuts)]
             .map(|(a, b)| run_here_both(&policy, &it, &a, &b).0)
@@ -257,8 +278,9 @@ fn pairs() {
             break;
         }
     }
-    let Counts { pairs, held, in_kernel } = counts;
+    let Counts { pairs, held, in_kernel, encoded } = counts;
     println!("{pairs} pairs, {held} held, {in_kernel} of them in the kernel, too; of each:\n{}", tally.show());
+    println!("{encoded} messages as an encoder has them, where ambiguous ones are refused");
     if in_kernel == 0 {
         println!("SKIPPED differential: the programs cannot be loaded here");
     }
