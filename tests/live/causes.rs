@@ -8,8 +8,8 @@ use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Server, Stack, patie
 use serde_json::{Value, json};
 
 use crate::stage::{
-    BINARY, Net, SECRET, Stage, call, check, eventually, free_port, make, ok, policy, policy_with, skip, texts_until,
-    unary, with,
+    BINARY, Net, SECRET, SECRET_CODE, Stage, call, check, eventually, free_port, make, ok, policy, policy_with, skip,
+    texts_until, unary, with,
 };
 
 /// A rule on requests under a prefix, with one switch set.
@@ -79,6 +79,36 @@ fn messages_that_are_nested_too_deep() {
     let odd = call("/echo.Echo/Unary", json!([{ "@hex": format!("{}{}", "fb01".repeat(20), "fc01".repeat(20)) }]));
     let text = "a message is nested deeper than the limit";
     one_rpc("deep", Stack::Tonic, &odd, "too_large", text, 0);
+}
+
+#[test]
+fn protobuf_that_libraries_read_differently() {
+    let name = "ambiguous";
+    if skip(name, &[Stack::Tonic]) {
+        return;
+    }
+    // EchoRequest.outer twice, which is merged or replaced
+    let odd = call("/echo.Echo/Unary", json!([{ "@hex": "8a01008a0100" }]));
+    for switch in ["deny", "allow"] {
+        let stage = Stage::new(name, Stack::Tonic, Net::Loopback4, |port| rules(port, name, switch), &[]);
+        let results = stage.make(Stack::Tonic, &[unary("fine"), odd.clone(), unary("SECRET"), unary("the last")]);
+        ok(&results[0]);
+        ok(&results[3]);
+        assert_eq!(results[2]["code"], SECRET_CODE);
+        let seen = stage.texts_until("the last");
+        if switch == "deny" {
+            let text = "a protobuf sub-message that is not repeated comes twice";
+            check(&results[1], 7, &format!("denied by policy live: ambiguous ({text})"));
+            let event = &stage.decisions("deny", 2)[0];
+            assert_eq!((&event["cause"], &event["reason"]), (&json!(name), &json!("protobuf_repeated")));
+            assert_eq!(seen.len(), 2, "{seen:?}");
+        } else {
+            // read as protobuf is defined
+            ok(&results[1]);
+            assert_eq!(stage.decisions("deny", 1).len(), 1);
+            assert_eq!(seen.len(), 3, "{seen:?}");
+        }
+    }
 }
 
 /// Sends bytes to a server that answers lines, and says what came back: lines, or the reset, and when.
