@@ -208,7 +208,10 @@ impl Reader<'_> {
             Kind::Sfixed32 => signed(u32::from_le_bytes(self.take(4)?.try_into().unwrap())),
             Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => u64::from_le_bytes(self.take(8)?.try_into().unwrap()),
             Kind::String | Kind::Bytes => {
-                let count = self.uint32()? as usize;
+                let mut count = self.uint32()? as usize;
+                if matches!(kind, Kind::String) {
+                    count = count.min(self.buf.len() - self.pos); // src/reader_buffer.js
+                }
                 return Ok(Read::Bytes(self.take(count)?.to_vec()));
             }
             Kind::Message(_) => unreachable!(),
