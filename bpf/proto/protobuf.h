@@ -297,7 +297,7 @@ static inline void pg_pb_pop(struct pg_stream *s)
 	s->once_top = s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)].once;
 }
 
-/* A group of the descriptor begins. (Inline: a frame more would not fit the stack.) */
+/* A group of the descriptor begins. (Inline: 6.1 counts 32 bytes of stack for a frame.) */
 static __always_inline u32 pg_pb_known_group(struct pg_stream *s, const struct pg_field *f)
 {
 	u32 reason;
