@@ -91,24 +91,35 @@ static __always_inline void pg_text_put(struct pg_conn *c, u32 text, u32 length)
 		pg_count_add(PG_N_HELPER_FAILED, 1);
 }
 
+/* A copy: Linux 6.1 takes no argument of a global function for a key. */
+static __always_inline struct pg_hello pg_hello_of(const struct pg_conn *c)
+{
+	struct pg_hello hello;
+
+	__builtin_memcpy(hello.random, c->path + PG_HELLO_AT, sizeof(hello.random));
+	return hello;
+}
+
 /* A connection's client has begun with TLS. Returns 0 if another connection's has begun in the very same way. */
 static __always_inline int pg_hello_put(struct pg_conn *c)
 {
 	struct pg_hello_ends ends = {.cookie = c->cookie}, *found;
+	struct pg_hello hello = pg_hello_of(c);
 
-	if (!c->cookie || !bpf_map_update_elem(&tls_hellos, c->path + PG_HELLO_AT, &ends, BPF_NOEXIST))
+	if (!c->cookie || !bpf_map_update_elem(&tls_hellos, &hello, &ends, BPF_NOEXIST))
 		return 1;
-	found = bpf_map_lookup_elem(&tls_hellos, c->path + PG_HELLO_AT);
+	found = bpf_map_lookup_elem(&tls_hellos, &hello);
 	/* none: there is no room, and no object will be found for it */
 	return !found || !__sync_val_compare_and_swap(&found->cookie, 0, c->cookie);
 }
 
 static __always_inline void pg_hello_delete(struct pg_conn *c)
 {
-	struct pg_hello_ends *found = bpf_map_lookup_elem(&tls_hellos, c->path + PG_HELLO_AT);
+	struct pg_hello hello = pg_hello_of(c);
+	struct pg_hello_ends *found = bpf_map_lookup_elem(&tls_hellos, &hello);
 
 	if (found && found->cookie == c->cookie)
-		bpf_map_delete_elem(&tls_hellos, c->path + PG_HELLO_AT);
+		bpf_map_delete_elem(&tls_hellos, &hello);
 }
 
 static __always_inline u64 pg_now(void)
