@@ -40,7 +40,7 @@ static __always_inline int pg_shown(struct file *file)
 	struct pg_guard_library key;
 	u32 state;
 
-	if (!agent || !agent->shows || !pg_is_agent(pg_current()))
+	if (!agent || !agent->shows || agent->tgid != bpf_get_current_pid_tgid() >> 32)
 		return 0;
 	state = agent->shows;
 	key = pg_library_key(BPF_CORE_READ(file, f_inode));
