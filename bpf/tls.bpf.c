@@ -140,16 +140,8 @@ SEC("uprobe") int pt_forget(struct pt_regs *ctx)
 
 static __always_inline void pg_process_new(void)
 {
-	struct pg_tls_new *e;
-
-	if (!pg_tls_inside())
-		return;
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e)
-		return; /* the agent looks at all processes now and then */
-	__builtin_memset(e, 0, sizeof(*e));
-	e->process = bpf_get_current_pid_tgid() >> 32;
-	bpf_ringbuf_submit(e, 0);
+	if (pg_tls_inside())
+		pg_tls_tell(0);
 }
 
 /* A program begins. */

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, UprobeOpts};
 use procfs::process::{MMPermissions, MMapPath, Process};
 
+use super::guard::{self, Libraries};
 use super::load::{Loaded, bytes_of, read};
-use super::{KernelError, guard, io_error, may_take_sockets, probe};
+use super::{KernelError, io_error, may_take_sockets, probe};
 use crate::abi;
 use crate::cgroup::Cgroup;
 use crate::policy::{Direction, Policy, Tls};
@@ -67,6 +68,8 @@ pub struct Hooks {
     skel: TlsSkel<'static>,
     _links: [Link; 2],
     libraries: Vec<Library>,
+    /// Keeps the code of hooked libraries as it is.
+    guard: Option<Libraries>,
     /// Files that were looked at, by device and number: why they are not hooked, if they are not.
     seen: HashMap<(u64, u64), Result<usize, String>>,
     /// What was looked at of each process, so that it is not looked at again.
@@ -88,7 +91,12 @@ impl std::fmt::Debug for Hooks {
 }
 
 /// Loads the hooks, and hooks the libraries of all processes that are in the cgroups now.
-pub fn start(policy: &Policy, engine: &Loaded, cgroups: &[&Cgroup]) -> Result<Hooks, KernelError> {
+pub fn start(
+    policy: &Policy,
+    engine: &Loaded,
+    cgroups: &[&Cgroup],
+    guard: Option<Libraries>,
+) -> Result<Hooks, KernelError> {
     let places = u32::try_from(cgroups.len()).unwrap_or(u32::MAX);
     if places > abi::PG_MAX_TLS_PLACES {
         let why = io::Error::other("there are more cgroups than the limit TLS_PLACES");
@@ -112,10 +120,12 @@ pub fn start(policy: &Policy, engine: &Loaded, cgroups: &[&Cgroup]) -> Result<Ho
     let begun = begun.map_err(|e| KernelError::failed("see which programs begin", io_error(&e)))?;
     let hellos = MapHandle::try_from(&skel.maps.tls_hellos);
     let hellos = hellos.map_err(|e| KernelError::failed("keep a map", io_error(&e)))?;
+    guard.as_ref().map_or(Ok(()), Libraries::begin)?;
     let mut hooks = Hooks {
         skel,
         _links: [received, begun],
         libraries: Vec::new(),
+        guard,
         seen: HashMap::new(),
         maps: HashMap::new(),
         guesses: RefCell::default(),
@@ -195,15 +205,36 @@ impl Hooks {
         if self.seen.contains_key(&key) {
             return;
         }
-        let result = plan::of(&file).and_then(|plan| {
-            let id = self.hook(file, path, &plan)?;
-            if plan.tls { Ok(id) } else { Err(String::new()) }
+        let plan = plan::of(&file);
+        let tls = plan.as_ref().map_or_else(|kind| !kind.is_empty(), |plan| plan.tls);
+        let result = plan.and_then(|plan| {
+            // First, so that nobody changes the code between the two.
+            if tls {
+                self.mark(&file, guard::Library::Hooked)?;
+            }
+            let links = self.hook(&file, &plan)?;
+            self.libraries.push(Library {
+                path: path.to_owned(),
+                tls,
+                _file: file.try_clone().map_err(|e| e.to_string())?,
+                _links: links,
+            });
+            if tls { Ok(self.libraries.len() - 1) } else { Err(String::new()) }
         });
+        if tls && result.is_err() {
+            let _ = self.mark(&file, guard::Library::Plain);
+        }
         self.seen.insert(key, result);
     }
 
+    /// Tells the guard, if there is one.
+    fn mark(&self, file: &File, library: guard::Library) -> Result<(), String> {
+        let Some(guard) = &self.guard else { return Ok(()) };
+        guard.mark(file, library).map_err(|e| format!("its code cannot be guarded: {e}"))
+    }
+
     /// Attaches everything, and then lets it count.
-    fn hook(&mut self, file: File, path: &Path, plan: &Plan) -> Result<usize, String> {
+    fn hook(&self, file: &File, plan: &Plan) -> Result<Vec<Link>, String> {
         let id = u32::try_from(self.libraries.len()).unwrap_or(u32::MAX);
         if id >= abi::PG_MAX_TLS_LIBRARIES {
             return Err("there are more TLS libraries than the limit TLS_LIBRARIES".to_owned());
@@ -214,8 +245,7 @@ impl Hooks {
         let value = bytes_of(std::slice::from_ref(&library));
         let armed = self.skel.maps.tls_libraries.update(&id.to_ne_bytes(), value, MapFlags::ANY);
         armed.map_err(|e| e.to_string())?;
-        self.libraries.push(Library { path: path.to_owned(), tls: plan.tls, _file: file, _links: links });
-        Ok(id as usize)
+        Ok(links)
     }
 
     fn attach(&self, hook: &Hook, id: u32, at: &str) -> Result<Link, String> {

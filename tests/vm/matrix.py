@@ -23,6 +23,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+VENV = pathlib.Path(os.environ.get("PROTOCG_VENV", TARGET / "peers-venv"))
 WORK = TARGET / "vm"
 BUDGET = HERE / "verifier-budget.txt"
 KERNELS = ["6.1", "6.12", "6.18", "7"]
@@ -108,11 +109,13 @@ QUICK = {
     "scale": ([NONE], SLOW_THERE),
     "tls": (
         [
-            "openssl::calls_to_a_server_are",
+            "guarded::a_client_of_node",
+            "guarded::a_server_of_go",
+            "guarded::code_below",
+            "guarded::code_is_not_made",
             "openssl::calls_of_a_client",
+            "openssl::calls_to_a_server_are",
             "prefork::a_prefork_server_that_reads_large",
-            "stacks::calls_of_a_client_of_node",
-            "stacks::calls_to_a_server_of_go_over_ipv6",
         ],
         SLOW_THERE,
     ),
@@ -193,7 +196,7 @@ class Run:
         results = self.log.with_suffix(".results")
         # A terminal takes no line that is too long, so the report comes in pieces.
         command = f"""
-            export CARGO_TARGET_DIR={TARGET} PROTOCG_TEST_SLOW={SLOW} RUST_BACKTRACE=1
+            export CARGO_TARGET_DIR={TARGET} PROTOCG_VENV={VENV} PROTOCG_TEST_SLOW={SLOW} RUST_BACKTRACE=1
             {TARGET}/debug/protocg probe --json | fold -w 500 | sed 's/^/probe\\t/; s/$/|/' >/dev/ttyS1
             cd {ROOT} && scripts/run-programs.sh {programs} /dev/ttyS1
         """
