@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, UprobeOpts};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, ProgramMut, UprobeMultiOpts, UprobeOpts};
 use procfs::process::{MMPermissions, MMapPath, Process};
 
 use super::guard::{self, Libraries};
@@ -66,6 +66,9 @@ struct Library {
 /// Hooks that run, and the files that they are in.
 pub struct Hooks {
     skel: TlsSkel<'static>,
+    /// Its programs are attached to all their places in a file at once. One by one, what the kernel waits for at the end
+    /// of each adds up to seconds.
+    many: bool,
     _links: [Link; 2],
     libraries: Vec<Library>,
     /// Keeps the code of hooked libraries as it is.
@@ -82,6 +85,15 @@ pub struct Hooks {
     /// How the clients of connections began.
     hellos: MapHandle,
     stale_hellos: HashSet<Vec<u8>>,
+}
+
+/// What a program is told of the place that it runs for.
+fn cookie(hook: &Hook, id: u32) -> u64 {
+    u64::from(id) | u64::from(hook.function) << abi::PG_COOKIE_FUNCTION | hook.failure << abi::PG_COOKIE_FAILURE
+}
+
+fn refused(e: libbpf_rs::Error) -> String {
+    format!("the kernel refuses to hook it: {}", io_error(&e))
 }
 
 impl std::fmt::Debug for Hooks {
@@ -108,7 +120,8 @@ pub fn start(
         server: u32::from(policy.direction == Direction::Ingress),
         reserved: 0,
     };
-    let skel = object::load(&policy.tables, config, engine)?;
+    let many = probe::attaches_many();
+    let skel = object::load(&policy.tables, config, engine, many)?;
     for (index, cgroup) in (0_u32..).zip(cgroups) {
         let fd = cgroup.as_fd().as_raw_fd().to_ne_bytes();
         let result = skel.maps.tls_places.update(&index.to_ne_bytes(), &fd, MapFlags::ANY);
@@ -123,6 +136,7 @@ pub fn start(
     guard.as_ref().map_or(Ok(()), Libraries::begin)?;
     let mut hooks = Hooks {
         skel,
+        many,
         _links: [received, begun],
         libraries: Vec::new(),
         guard,
@@ -240,7 +254,11 @@ impl Hooks {
             return Err("there are more TLS libraries than the limit TLS_LIBRARIES".to_owned());
         }
         let at = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let links = plan.hooks.iter().map(|hook| self.attach(hook, id, &at)).collect::<Result<_, _>>()?;
+        let links = if self.many {
+            plan.groups().iter().map(|group| self.attach_many(group, id, &at)).collect::<Result<_, _>>()?
+        } else {
+            plan.hooks.iter().map(|hook| self.attach(hook, id, &at)).collect::<Result<_, _>>()?
+        };
         let library = abi::pg_tls_library { armed: 1, random_at: plan.random_at };
         let value = bytes_of(std::slice::from_ref(&library));
         let armed = self.skel.maps.tls_libraries.update(&id.to_ne_bytes(), value, MapFlags::ANY);
@@ -249,22 +267,36 @@ impl Hooks {
     }
 
     fn attach(&self, hook: &Hook, id: u32, at: &str) -> Result<Link, String> {
+        let offset = usize::try_from(hook.offset).map_err(|e| e.to_string())?;
+        let options = UprobeOpts { cookie: cookie(hook, id), retprobe: hook.caught, ..Default::default() };
+        let link = self.program(hook.program).attach_uprobe_with_opts(-1, at, offset, options);
+        link.map_err(refused)
+    }
+
+    /// Hooks of one program that are alike.
+    fn attach_many(&self, group: &[&Hook], id: u32, at: &str) -> Result<Link, String> {
+        let first = group.first().ok_or("there is nothing to hook")?;
+        let offsets: Result<_, _> = group.iter().map(|hook| usize::try_from(hook.offset)).collect();
+        let options = UprobeMultiOpts {
+            offsets: offsets.map_err(|e: std::num::TryFromIntError| e.to_string())?,
+            cookies: group.iter().map(|hook| cookie(hook, id)).collect(),
+            retprobe: first.caught,
+            ..Default::default()
+        };
+        let link = self.program(first.program).attach_uprobe_multi_with_opts(-1, at, "", options);
+        link.map_err(refused)
+    }
+
+    fn program(&self, program: Program) -> &ProgramMut<'static> {
         let progs = &self.skel.progs;
-        let program = match hook.program {
+        match program {
             Program::Enter => &progs.pt_enter,
             Program::Return => &progs.pt_return,
             Program::Other => &progs.pt_other,
             Program::Bio => &progs.pt_bio,
             Program::Forget => &progs.pt_forget,
             Program::Loaded => &progs.pt_loaded,
-        };
-        let cookie = u64::from(id)
-            | u64::from(hook.function) << abi::PG_COOKIE_FUNCTION
-            | hook.failure << abi::PG_COOKIE_FAILURE;
-        let offset = usize::try_from(hook.offset).map_err(|e| e.to_string())?;
-        let options = UprobeOpts { cookie, retprobe: hook.caught, ..Default::default() };
-        let link = program.attach_uprobe_with_opts(-1, at, offset, options);
-        link.map_err(|e| format!("the kernel refuses to hook it: {}", io_error(&e)))
+        }
     }
 
     /// The file of a library.
