@@ -112,7 +112,6 @@ QUICK = {
         [
             "guarded::a_client_of_node",
             "guarded::a_server_of_go",
-            "guarded::code_below",
             "guarded::code_is_not_made",
             "openssl::calls_of_a_client",
             "openssl::calls_to_a_server_are",
