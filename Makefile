@@ -29,8 +29,8 @@ fuzz: setup ## Fuzz the engine with sanitizers: SECONDS=60 in all, TARGET="raw h
 vm-setup: setup
 	@scripts/setup.sh vm
 
-test-vm: vm-setup ## Tests on a matrix of kernels, in QEMU: KERNEL="6.1 6.12 6.18 7", FULL=1 for all tests
-	@tests/vm/matrix.py $(if $(FULL),--full) $(KERNEL)
+test-vm: vm-setup ## Tests on a matrix of kernels, in QEMU: KERNEL="6.1 6.12 6.18 7", FULL=1 for all tests, ONLY="guard tls" for all of these
+	@tests/vm/matrix.py $(if $(FULL),--full) $(foreach program,$(ONLY),--only $(program)) $(KERNEL)
 
 vm-budget: vm-setup ## Write down what the verifier looks at, by program and kernel, as the new budget
 	@tests/vm/matrix.py --write-budget $(KERNEL)

@@ -14,6 +14,24 @@
 #include "tls/call.h"
 #include <bpf/bpf_tracing.h>
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} tls_nowhere SEC(".maps");
+
+/*
+ * From Linux 6.13 on a program in place of a probe may get a stack of its own, one a processor (verifier.c,
+ * bpf_enable_priv_stack()). Programs in uprobes can be preempted, and another thread's would then run on the same one:
+ * the first goes on with wrong pointers, and the kernel falls. A program in which a tail call stands gets none.
+ */
+static __always_inline void pg_stack_of_task(struct pt_regs *ctx)
+{
+	if (tls_config.reserved)
+		bpf_tail_call(ctx, &tls_nowhere, 0);
+}
+
 /* OpenSSL's arguments are those of C, Go's those of its own (internal ABI): there the receiver is the first. */
 SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 {
@@ -21,6 +39,7 @@ SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 	u32 function = pg_cookie_function(cookie);
 	struct pg_tls_call call = {.object = ctx->rdi, .buffer = ctx->rsi};
 
+	pg_stack_of_task(ctx);
 	call.library = pg_cookie_library(cookie);
 	switch (function) {
 	case PG_FN_READ_EX:
@@ -80,6 +99,7 @@ SEC("uretprobe") int pt_return(struct pt_regs *ctx)
 	struct pg_tls_caller caller = {};
 	struct pg_session *s;
 
+	pg_stack_of_task(ctx);
 	pg_caller_of(ctx, function >= PG_FN_GO_SHAKE, &caller);
 	found = bpf_map_lookup_elem(&tls_calls, &caller);
 	if (!found)
@@ -106,6 +126,7 @@ SEC("uprobe") int pt_other(struct pt_regs *ctx)
 	struct pg_tls_call call = {.object = ctx->rdi, .kind = PG_CALL_OTHER, .stack = ctx->rsp};
 	struct pg_session *s;
 
+	pg_stack_of_task(ctx);
 	call.library = pg_cookie_library(cookie);
 	if (!pg_tls_inside() || !pg_tls_armed(call.library))
 		return 0;
@@ -121,6 +142,7 @@ SEC("uprobe") int pt_other(struct pt_regs *ctx)
 /* TLS as a BIO, which reads and writes by functions that have no names. */
 SEC("uprobe") int pt_bio(struct pt_regs *ctx)
 {
+	pg_stack_of_task(ctx);
 	if (pg_tls_inside() && pg_tls_armed(pg_cookie_library(bpf_get_attach_cookie(ctx))))
 		pg_process_unread();
 	return 0;
@@ -131,6 +153,7 @@ SEC("uprobe") int pt_forget(struct pt_regs *ctx)
 {
 	struct pg_tls_key key = {.object = ctx->rdi, .process = bpf_get_current_pid_tgid() >> 32};
 
+	pg_stack_of_task(ctx);
 	if (pg_tls_inside())
 		pg_session_forget(&key);
 	return 0;
@@ -140,16 +163,8 @@ SEC("uprobe") int pt_forget(struct pt_regs *ctx)
 
 static __always_inline void pg_process_new(void)
 {
-	struct pg_tls_new *e;
-
-	if (!pg_tls_inside())
-		return;
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e)
-		return; /* the agent looks at all processes now and then */
-	__builtin_memset(e, 0, sizeof(*e));
-	e->process = bpf_get_current_pid_tgid() >> 32;
-	bpf_ringbuf_submit(e, 0);
+	if (pg_tls_inside())
+		pg_tls_tell(0);
 }
 
 /* A program begins. */
@@ -162,6 +177,7 @@ SEC("tp_btf/sched_process_exec") int BPF_PROG(pt_exec)
 /* The dynamic linker has loaded something, be it at the start or later, and calls what it has for debuggers. */
 SEC("uprobe") int pt_loaded(struct pt_regs *ctx)
 {
+	pg_stack_of_task(ctx);
 	pg_process_new();
 	return 0;
 }

@@ -75,12 +75,15 @@ struct pg_guard_agent {
 	u32 notes_dev; /* and its device, as the kernel counts */
 	u32 tgid;      /* the agent's process; 0: none runs */
 	u32 mounts[2]; /* inodes of its mount namespace, and of the machine's first process's */
+	u32 shows;     /* enum pg_library_state of the files that it shows now; 0: it shows none */
+	u32 shown;     /* by how many names they are known since */
 };
-PG_SIZE(struct pg_guard_agent, 24);
+PG_SIZE(struct pg_guard_agent, 32);
 
 /*
- * The interface to whoever hooks TLS libraries: it writes each library's file into the map guard_libraries. An overlay
- * file system shows a file by two inodes, its own and that of the layer below: both have to be there.
+ * A file with TLS code, as the kernel knows it: not by the numbers of stat(), which some file systems make up. An
+ * overlay file system has two for a file, its own and that of the layer below. So the agent shows a file to the
+ * programs, by mapping it in a way that nobody else does (guard/libraries.h), and they write down what they see.
  */
 struct pg_guard_library {
 	u64 inode;
@@ -90,7 +93,7 @@ struct pg_guard_library {
 PG_SIZE(struct pg_guard_library, 16);
 
 enum pg_library_state {
-	PG_LIBRARY_HOOKED = 1, /* its code stays as it is. The key 0, 0 has this too if any file has */
+	PG_LIBRARY_HOOKED = 1, /* its code stays as it is. The key 0, 0 has this too if any file has, or is to have */
 	PG_LIBRARY_PLAIN,      /* it holds TLS, whatever it is called, and is not hooked */
 };
 

@@ -84,7 +84,8 @@
 	  "the event then says nothing of the method")                                                                 \
 	L(GUARD_CONNECT, 64, "entries of [guard] connect, walked at each connect", "more are a compile error")         \
 	L(GUARD_PLACES, 1024, "cgroups that one agent guards", "more are refused at the start")                        \
-	L(GUARD_LIBRARIES, 1024, "files with TLS code that one guard knows", "more are refused at the start")          \
+	L(GUARD_LIBRARIES, 4096, "names of files with TLS code that one guard knows, two a file below an overlay",     \
+	  "a further library is not hooked, so its TLS is refused")                                                    \
 	L(GUARD_DEPTH, 32, "levels of the cgroup tree that the guard looks at",                                        \
 	  "a cgroup further down is refused at the start; what it holds may be deeper")                                \
 	L(TLS_PLACES, 64, "cgroups whose TLS one agent reads", "more are refused at the start")                        \

@@ -113,10 +113,11 @@ struct pg_tls_hold {
 };
 PG_SIZE(struct pg_tls_hold, 64);
 
-/* A process has code that it had not before; told apart by its length. */
+/* A process has code that it had not before, or a thread that is held; told apart by its length. */
 struct pg_tls_new {
 	u32 process;
-	u32 reserved[5];
+	u32 held; /* 1: it is stopped in a call with denied plaintext, and waits for the agent */
+	u32 reserved[4];
 };
 PG_SIZE(struct pg_tls_new, 24);
 

@@ -108,14 +108,20 @@ static __always_inline int pg_any_hooked(void)
 	return bpf_map_lookup_elem(&guard_libraries, &any) != 0;
 }
 
-static __always_inline u32 pg_library(struct inode *inode)
+static __always_inline struct pg_guard_library pg_library_key(struct inode *inode)
 {
 	struct pg_guard_library key = {};
-	u32 *state;
 
 	key.inode = BPF_CORE_READ(inode, i_ino);
 	key.device = BPF_CORE_READ(inode, i_sb, s_dev);
-	state = bpf_map_lookup_elem(&guard_libraries, &key);
+	return key;
+}
+
+static __always_inline u32 pg_library(struct inode *inode)
+{
+	struct pg_guard_library key = pg_library_key(inode);
+	u32 *state = bpf_map_lookup_elem(&guard_libraries, &key);
+
 	return state ? *state : 0;
 }
 

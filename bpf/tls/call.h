@@ -126,6 +126,21 @@ static __always_inline void pg_call_change(struct pt_regs *ctx, const struct pg_
 	}
 }
 
+/* Tells the agent, which looks at all processes and threads that are held now and then, too: nothing is lost but time.
+ */
+static __noinline int pg_tls_tell(u32 held)
+{
+	struct pg_tls_new *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e)
+		return 0;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->process = bpf_get_current_pid_tgid() >> 32;
+	e->held = held;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
 /*
  * The call fails as it returns, or (`begins`) at its entry: there it becomes a call of `failure`, or in Go returns. The
  * thread does not run on in the process before that.
@@ -152,8 +167,11 @@ static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tl
 		return;
 	}
 	if (tls_config.rung == PG_RUNG_PAUSE && !bpf_map_update_elem(&tls_holds, &thread, &hold, BPF_ANY) &&
-	    !bpf_send_signal_thread(PG_SIGSTOP)) /* before signals of the whole process, and most of its own */
+	    !bpf_send_signal_thread(PG_SIGSTOP)) { /* before signals of the whole process, and most of its own */
+		/* the denial's event came before the hold was there, and a call on what is dead has none */
+		pg_tls_tell(1);
 		return;
+	}
 	bpf_send_signal(PG_SIGKILL);
 }
 

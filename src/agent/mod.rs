@@ -63,6 +63,8 @@ enum Heard {
     Tls(Box<abi::pg_tls_event>),
     /// A process has new code.
     New(u32),
+    /// A process is stopped in a call with denied plaintext.
+    Held,
 }
 
 impl Heard {
@@ -78,7 +80,8 @@ impl Heard {
             return load::read(bytes).map(Box::new).map(Self::Tls);
         }
         if bytes.len() == size_of::<abi::pg_tls_new>() {
-            return load::read::<abi::pg_tls_new>(bytes).map(|new| Self::New(new.process));
+            let said = load::read::<abi::pg_tls_new>(bytes);
+            return said.map(|it| if it.held == 0 { Self::New(it.process) } else { Self::Held });
         }
         load::read(bytes).map(Self::Event)
     }
@@ -93,6 +96,7 @@ impl Heard {
             }
             Self::Tls(event) => tls::handle(core, event),
             Self::New(process) => tls::look_soon(core, *process),
+            Self::Held => tls::release(core),
             Self::Hole(hole) => core.attend(&hole.about, Signal::Hole(hole.clone())),
         }
     }

@@ -73,9 +73,6 @@ pub fn look_soon(core: &Rc<Core>, process: u32) {
 pub fn handle(core: &Rc<Core>, event: &abi::pg_tls_event) {
     let about = &event.about;
     let denied = about.verdict == abi::PG_V_DENY;
-    if denied {
-        release(core);
-    }
     if !matches!(about.type_, abi::PG_EV_DECISION | abi::PG_EV_CONNECTION) {
         return;
     }
@@ -93,8 +90,8 @@ pub fn handle(core: &Rc<Core>, event: &abi::pg_tls_event) {
     }
 }
 
-/// Sends stopped threads on.
-fn release(core: &Rc<Core>) {
+/// Sends stopped threads on. Each says so itself, when it is about to stop.
+pub fn release(core: &Rc<Core>) {
     let hooks = core.hooks.borrow();
     let Some(hooks) = hooks.as_ref() else { return };
     let mut processes: Vec<u32> = hooks.holds().iter().map(|hold| hold.process).collect();

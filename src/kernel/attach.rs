@@ -105,7 +105,8 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bo
     if policy.tables.config.tls != 0 {
         let cgroups: Vec<_> = places.iter().map(|(cgroup, ..)| cgroup).collect();
         // Without hooks nothing marks a connection's TLS as read: all of its data is refused, as the policy wants it.
-        hooks = match tls::start(policy, &loaded, &cgroups) {
+        let guard = guarded.as_ref().and_then(|(guarded, _)| guarded.libraries());
+        hooks = match tls::start(policy, &loaded, &cgroups, guard) {
             Err(e) if policy.tls.is_some_and(|tls| tls.required) => return Err(e),
             Err(e) => Err(e.to_string()),
             Ok(hooks) => Ok(Some(hooks)),

@@ -25,6 +25,10 @@ use crate::policy::{Guard, Switch};
 use crate::skel::GuardSkelBuilder;
 use crate::{abi, names};
 
+mod libraries;
+
+pub use libraries::{Libraries, Library};
+
 /// Programs on the cgroup: socket programs, which every supported kernel has.
 const ON_CGROUP: [(&str, libbpf_sys::bpf_attach_type); 9] = [
     ("gc_create", libbpf_sys::BPF_CGROUP_INET_SOCK_CREATE),
@@ -133,15 +137,6 @@ pub struct Guarded {
 /// Names of the maps that are pinned.
 pub const MAPS: [&str; 4] = ["guard_places", "guard_agent", "guard_libraries", "guard_rodata"];
 
-/// A file with TLS code in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Library {
-    /// Its TLS is read by hooks, so its code stays as it is.
-    Hooked,
-    /// No hook covers it.
-    Plain,
-}
-
 /// The guard's own maps.
 #[derive(Debug)]
 pub struct Maps {
@@ -181,23 +176,6 @@ impl Maps {
         let _ = self.places.delete(&cgroup.to_ne_bytes());
     }
 
-    /// Says what a file is, by the numbers that stat() gives. Whoever hooks TLS libraries says so here, for each of a
-    /// file's inodes where an overlay file system has several.
-    pub fn mark(&self, device: u64, inode: u64, library: Library) -> Result<(), KernelError> {
-        let state = match library {
-            Library::Hooked => abi::PG_LIBRARY_HOOKED,
-            Library::Plain => abi::PG_LIBRARY_PLAIN,
-        };
-        let file = abi::pg_guard_library { inode, device: kernel_device(device), reserved: 0 };
-        let any = (library == Library::Hooked).then(abi::pg_guard_library::default);
-        for key in [file].into_iter().chain(any) {
-            self.libraries
-                .update(bytes_of(std::slice::from_ref(&key)), &state.to_ne_bytes(), MapFlags::ANY)
-                .map_err(|e| KernelError::failed("tell the guard of a TLS library", io_error(&e)))?;
-        }
-        Ok(())
-    }
-
     /// Says who the agent is: this process, or nobody.
     pub fn set_agent(&self, here: bool) -> Result<(), KernelError> {
         let notes = fs::metadata(RUN_DIR).ok();
@@ -206,6 +184,8 @@ impl Maps {
             notes_dev: kernel_device(notes.as_ref().map_or(0, MetadataExt::dev)),
             tgid: if here { std::process::id() } else { 0 },
             mounts: [mounts("self"), mounts("1")],
+            shows: 0,
+            shown: 0,
         };
         self.agent
             .update(&0_u32.to_ne_bytes(), bytes_of(std::slice::from_ref(&agent)), MapFlags::ANY)
@@ -340,7 +320,10 @@ impl Loaded {
         }
         if !in_first_pid_namespace() {
             let why = "the agent is in a process namespace of its own, so its number is not the kernel's";
-            self.refused.push(("gl_kill".to_owned(), why.to_owned()));
+            for program in ["gl_kill", "gl_traceme"] {
+                // of the agent's way, and of the one for libraries that the agent has to show
+                self.refused.push((program.to_owned(), why.to_owned()));
+            }
         }
         let coverage = coverage(&guard.ways, &self.refused);
         Ok((Guarded { coverage, refused: self.refused, links, maps: self.maps }, on_cgroup))

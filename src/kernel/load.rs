@@ -410,6 +410,8 @@ unsafe impl Plain for abi::pg_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_guard_event {}
 // SAFETY: as above.
+unsafe impl Plain for abi::pg_guard_agent {}
+// SAFETY: as above.
 unsafe impl Plain for abi::pg_tls_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_tls_hold {}

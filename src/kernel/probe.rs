@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{ProgramAttachType, UprobeMultiOpts};
 use serde::Serialize;
 
 use super::{guard, io_error, load, log};
@@ -143,6 +144,28 @@ pub(super) fn loads(name: &str) -> Result<(), String> {
         Some(_) => "the program that needs it is refused (the verifier's log follows with -v)".to_owned(),
         None => io_error(&e).to_string(),
     })
+}
+
+/// Whether a program can be attached to many places of a file at once: since Linux 6.6. Older kernels load such a program and
+/// cannot attach it; others find that a folder is no file with code.
+pub(super) fn attaches_many() -> bool {
+    log::capture();
+    let mut object = MaybeUninit::uninit();
+    let attached = ProbeSkelBuilder::default().open(&mut object).and_then(|mut open| {
+        for mut program in open.open_object_mut().progs_mut() {
+            let wanted = program.name() == "pr_hook";
+            program.set_autoload(wanted);
+            if wanted {
+                program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            }
+        }
+        let options = UprobeMultiOpts { offsets: vec![0], ..Default::default() };
+        open.load()?.progs.pr_hook.attach_uprobe_multi_with_opts(-1, "/", "", options)
+    });
+    log::take();
+    // libbpf-rs says the number in words only
+    let no_file = std::io::Error::from_raw_os_error(libc::EBADF).to_string();
+    attached.is_err_and(|e| format!("{e:#}").contains(&no_file))
 }
 
 /// Whether the enforcer loads with all that a policy can ask of it: there is no rule, but its programs read responses.

@@ -10,11 +10,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, UprobeOpts};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, ProgramMut, UprobeMultiOpts, UprobeOpts};
 use procfs::process::{MMPermissions, MMapPath, Process};
 
+use super::guard::{self, Libraries};
 use super::load::{Loaded, bytes_of, read};
-use super::{KernelError, guard, io_error, may_take_sockets, probe};
+use super::{KernelError, io_error, may_take_sockets, probe};
 use crate::abi;
 use crate::cgroup::Cgroup;
 use crate::policy::{Direction, Policy, Tls};
@@ -65,8 +66,13 @@ struct Library {
 /// Hooks that run, and the files that they are in.
 pub struct Hooks {
     skel: TlsSkel<'static>,
+    /// Its programs are attached to all their places in a file at once. One by one, what the kernel waits for at the end
+    /// of each adds up to seconds.
+    many: bool,
     _links: [Link; 2],
     libraries: Vec<Library>,
+    /// Keeps the code of hooked libraries as it is.
+    guard: Option<Libraries>,
     /// Files that were looked at, by device and number: why they are not hooked, if they are not.
     seen: HashMap<(u64, u64), Result<usize, String>>,
     /// What was looked at of each process, so that it is not looked at again.
@@ -81,6 +87,15 @@ pub struct Hooks {
     stale_hellos: HashSet<Vec<u8>>,
 }
 
+/// What a program is told of the place that it runs for.
+fn cookie(hook: &Hook, id: u32) -> u64 {
+    u64::from(id) | u64::from(hook.function) << abi::PG_COOKIE_FUNCTION | hook.failure << abi::PG_COOKIE_FAILURE
+}
+
+fn refused(e: libbpf_rs::Error) -> String {
+    format!("the kernel refuses to hook it: {}", io_error(&e))
+}
+
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hooks").field("libraries", &self.libraries.len()).finish_non_exhaustive()
@@ -88,7 +103,12 @@ impl std::fmt::Debug for Hooks {
 }
 
 /// Loads the hooks, and hooks the libraries of all processes that are in the cgroups now.
-pub fn start(policy: &Policy, engine: &Loaded, cgroups: &[&Cgroup]) -> Result<Hooks, KernelError> {
+pub fn start(
+    policy: &Policy,
+    engine: &Loaded,
+    cgroups: &[&Cgroup],
+    guard: Option<Libraries>,
+) -> Result<Hooks, KernelError> {
     let places = u32::try_from(cgroups.len()).unwrap_or(u32::MAX);
     if places > abi::PG_MAX_TLS_PLACES {
         let why = io::Error::other("there are more cgroups than the limit TLS_PLACES");
@@ -100,7 +120,8 @@ pub fn start(policy: &Policy, engine: &Loaded, cgroups: &[&Cgroup]) -> Result<Ho
         server: u32::from(policy.direction == Direction::Ingress),
         reserved: 0,
     };
-    let skel = object::load(&policy.tables, config, engine)?;
+    let many = probe::attaches_many();
+    let skel = object::load(&policy.tables, config, engine, many)?;
     for (index, cgroup) in (0_u32..).zip(cgroups) {
         let fd = cgroup.as_fd().as_raw_fd().to_ne_bytes();
         let result = skel.maps.tls_places.update(&index.to_ne_bytes(), &fd, MapFlags::ANY);
@@ -112,10 +133,13 @@ pub fn start(policy: &Policy, engine: &Loaded, cgroups: &[&Cgroup]) -> Result<Ho
     let begun = begun.map_err(|e| KernelError::failed("see which programs begin", io_error(&e)))?;
     let hellos = MapHandle::try_from(&skel.maps.tls_hellos);
     let hellos = hellos.map_err(|e| KernelError::failed("keep a map", io_error(&e)))?;
+    guard.as_ref().map_or(Ok(()), Libraries::begin)?;
     let mut hooks = Hooks {
         skel,
+        many,
         _links: [received, begun],
         libraries: Vec::new(),
+        guard,
         seen: HashMap::new(),
         maps: HashMap::new(),
         guesses: RefCell::default(),
@@ -195,46 +219,84 @@ impl Hooks {
         if self.seen.contains_key(&key) {
             return;
         }
-        let result = plan::of(&file).and_then(|plan| {
-            let id = self.hook(file, path, &plan)?;
-            if plan.tls { Ok(id) } else { Err(String::new()) }
+        let plan = plan::of(&file);
+        let tls = plan.as_ref().map_or_else(|kind| !kind.is_empty(), |plan| plan.tls);
+        let result = plan.and_then(|plan| {
+            // First, so that nobody changes the code between the two.
+            if tls {
+                self.mark(&file, guard::Library::Hooked)?;
+            }
+            let links = self.hook(&file, &plan)?;
+            self.libraries.push(Library {
+                path: path.to_owned(),
+                tls,
+                _file: file.try_clone().map_err(|e| e.to_string())?,
+                _links: links,
+            });
+            if tls { Ok(self.libraries.len() - 1) } else { Err(String::new()) }
         });
+        if tls && result.is_err() {
+            let _ = self.mark(&file, guard::Library::Plain);
+        }
         self.seen.insert(key, result);
     }
 
+    /// Tells the guard, if there is one.
+    fn mark(&self, file: &File, library: guard::Library) -> Result<(), String> {
+        let Some(guard) = &self.guard else { return Ok(()) };
+        guard.mark(file, library).map_err(|e| format!("its code cannot be guarded: {e}"))
+    }
+
     /// Attaches everything, and then lets it count.
-    fn hook(&mut self, file: File, path: &Path, plan: &Plan) -> Result<usize, String> {
+    fn hook(&self, file: &File, plan: &Plan) -> Result<Vec<Link>, String> {
         let id = u32::try_from(self.libraries.len()).unwrap_or(u32::MAX);
         if id >= abi::PG_MAX_TLS_LIBRARIES {
             return Err("there are more TLS libraries than the limit TLS_LIBRARIES".to_owned());
         }
         let at = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let links = plan.hooks.iter().map(|hook| self.attach(hook, id, &at)).collect::<Result<_, _>>()?;
+        let links = if self.many {
+            plan.groups().iter().map(|group| self.attach_many(group, id, &at)).collect::<Result<_, _>>()?
+        } else {
+            plan.hooks.iter().map(|hook| self.attach(hook, id, &at)).collect::<Result<_, _>>()?
+        };
         let library = abi::pg_tls_library { armed: 1, random_at: plan.random_at };
         let value = bytes_of(std::slice::from_ref(&library));
         let armed = self.skel.maps.tls_libraries.update(&id.to_ne_bytes(), value, MapFlags::ANY);
         armed.map_err(|e| e.to_string())?;
-        self.libraries.push(Library { path: path.to_owned(), tls: plan.tls, _file: file, _links: links });
-        Ok(id as usize)
+        Ok(links)
     }
 
     fn attach(&self, hook: &Hook, id: u32, at: &str) -> Result<Link, String> {
+        let offset = usize::try_from(hook.offset).map_err(|e| e.to_string())?;
+        let options = UprobeOpts { cookie: cookie(hook, id), retprobe: hook.caught, ..Default::default() };
+        let link = self.program(hook.program).attach_uprobe_with_opts(-1, at, offset, options);
+        link.map_err(refused)
+    }
+
+    /// Hooks of one program that are alike.
+    fn attach_many(&self, group: &[&Hook], id: u32, at: &str) -> Result<Link, String> {
+        let first = group.first().ok_or("there is nothing to hook")?;
+        let offsets: Result<_, _> = group.iter().map(|hook| usize::try_from(hook.offset)).collect();
+        let options = UprobeMultiOpts {
+            offsets: offsets.map_err(|e: std::num::TryFromIntError| e.to_string())?,
+            cookies: group.iter().map(|hook| cookie(hook, id)).collect(),
+            retprobe: first.caught,
+            ..Default::default()
+        };
+        let link = self.program(first.program).attach_uprobe_multi_with_opts(-1, at, "", options);
+        link.map_err(refused)
+    }
+
+    fn program(&self, program: Program) -> &ProgramMut<'static> {
         let progs = &self.skel.progs;
-        let program = match hook.program {
+        match program {
             Program::Enter => &progs.pt_enter,
             Program::Return => &progs.pt_return,
             Program::Other => &progs.pt_other,
             Program::Bio => &progs.pt_bio,
             Program::Forget => &progs.pt_forget,
             Program::Loaded => &progs.pt_loaded,
-        };
-        let cookie = u64::from(id)
-            | u64::from(hook.function) << abi::PG_COOKIE_FUNCTION
-            | hook.failure << abi::PG_COOKIE_FAILURE;
-        let offset = usize::try_from(hook.offset).map_err(|e| e.to_string())?;
-        let options = UprobeOpts { cookie, retprobe: hook.caught, ..Default::default() };
-        let link = program.attach_uprobe_with_opts(-1, at, offset, options);
-        link.map_err(|e| format!("the kernel refuses to hook it: {}", io_error(&e)))
+        }
     }
 
     /// The file of a library.

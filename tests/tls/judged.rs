@@ -36,6 +36,9 @@ pub fn judged(stage: &Stage, test: &str, library: &str, process: Option<u32>) {
     expected.push("the last".to_owned());
     assert_eq!(stage.texts_until("the last"), expected);
 
+    // said by the agent, in its own time
+    let decisions = |lines: &[String]| lines.iter().filter(|line| line.contains(r#""type":"decision""#)).count();
+    stage.agent.process_lines(|lines| decisions(lines) >= denied.len());
     let events = stage.agent.of_type("decision");
     assert_eq!(events.len(), denied.len(), "{events:#?}");
     for (event, (call, message)) in events.iter().zip(&denied) {

@@ -86,27 +86,36 @@ fn a_new_process_is_hooked() {
     }
 }
 
-/// A mount namespace in which an overlay lies on the libraries' folder; `upper`: with a library of its own.
+/// A script that lays an overlay on the libraries' folder, in the mount namespace that it runs in, and becomes its arguments;
+/// `own`: with a library of the overlay's own. Nothing if that cannot be had, which is said.
+pub fn overlaid(test: &str, folder: &Path, own: bool) -> Option<String> {
+    let upper = folder.join("upper");
+    std::fs::create_dir(&upper).unwrap();
+    if own && copy(&upper, "libssl.so.3").is_none() {
+        println!("SKIPPED {test}: no libssl.so.3");
+        return None;
+    }
+    let place = "/usr/lib/x86_64-linux-gnu";
+    let script = format!("mount -t overlay o -o lowerdir={}:{place} {place} && exec \"$@\"", upper.display());
+    let can = Command::new("unshare").args(["--mount", "sh", "-c", &script, "sh", "true"]).status();
+    if !Path::new(place).join("libssl.so.3").exists() || !can.is_ok_and(|status| status.success()) {
+        println!("SKIPPED {test}: no overlay file system");
+        return None;
+    }
+    Some(script)
+}
+
+/// A server in a mount namespace of its own, in which an overlay lies on the libraries' folder.
 fn in_an_overlay(test: &str, own: bool) {
     if skip(test) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let upper = folder.path().join("upper");
-    std::fs::create_dir(&upper).unwrap();
-    if own && copy(&upper, "libssl.so.3").is_none() {
-        return println!("SKIPPED {test}: no libssl.so.3");
-    }
-    let place = "/usr/lib/x86_64-linux-gnu";
-    let script = format!("mount -t overlay o -o lowerdir={}:{place} {place} && exec \"$@\"", upper.display());
+    let Some(script) = overlaid(test, folder.path(), own) else { return };
     let tonic = Stack::Tonic.server();
     let mut server = Command::new("unshare");
     server.args(["--mount", "sh", "-c", &script, "sh"]).arg(tonic.get_program());
     server.envs(tonic.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let can = Command::new("unshare").args(["--mount", "sh", "-c", &script, "sh", "true"]).status();
-    if !Path::new(place).join("libssl.so.3").exists() || !can.is_ok_and(|status| status.success()) {
-        return println!("SKIPPED {test}: no overlay file system");
-    }
     let stage = Stage::around(server, Cgroup::new(test), || {});
     judged(&stage, test, "/usr/lib/x86_64-linux-gnu/libssl.so.3", Some(stage.server.process().pid()));
 }

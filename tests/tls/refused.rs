@@ -63,6 +63,30 @@ fn goes_past_the_hooks(name: &str, way: &str, reason: &str, detail: &str) {
     assert_eq!(stage.server.messages(), 0);
 }
 
+/// Each call on a connection that is dead fails, and none waits for the agent's next look around: the kernel wakes it.
+#[test]
+fn calls_on_a_dead_connection_fail_at_once() {
+    let name = "tls-again";
+    if skip(name) {
+        return;
+    }
+    let stage = Stage::calling(name, Stack::Tonic, HOOKS);
+    let Some(rung) = stage.rung(name) else { return };
+    let Some(mut command) = python() else { return println!("SKIPPED {name}: python3 has no h2") };
+    way_of(&mut command, "again", stage.server.address, "a SECRET");
+    Place { cgroup: Some(&stage.cgroup), net: None }.enter(&mut command);
+    let client = Watched::start(command);
+    let mut times: Vec<f64> = client.wait_for("ended", |lines| {
+        let (last, times) = lines.split_last()?;
+        (last == "ended").then(|| times.iter().map(|time| time.parse().unwrap()).collect())
+    });
+    assert_eq!((times.len(), stage.server.messages()), (20, 0));
+    assert_eq!(stage.agent.of_type("decision").len(), 1, "{:#?}", stage.agent.events());
+    let denied = times.remove(0);
+    times.sort_by(f64::total_cmp);
+    println!("{rung}: the denied call took {denied} ms; those after it {} ms, the slowest {} ms", times[9], times[18]);
+}
+
 #[test]
 fn a_client_whose_connection_is_a_bio() {
     goes_past_the_hooks("tls-bio", "bio", "tls", "BIO_f_ssl");

@@ -1,13 +1,17 @@
 """A client that uses OpenSSL in an uncommon way.
 
-usage: ways.py WAY ADDRESS PORT TEXT; makes a call with that text. Says `answered` if it is, or `ended` when the connection is.
+usage: ways.py WAY ADDRESS PORT TEXT [HOW]; makes a call with that text. Says `answered` if it is, or `ended` when the connection is.
 """
 
 import ctypes
 import ctypes.util
+import errno
+import os
+import signal
 import socket
 import ssl
 import sys
+import time
 
 import h2.connection
 import h2.events
@@ -64,10 +68,7 @@ def late_bio(plain):
 
 def implicit(plain):
     """The handshake happens within the first call that writes."""
-    settings = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    settings.check_hostname = False
-    settings.verify_mode = ssl.CERT_NONE
-    encrypted = settings.wrap_socket(plain, do_handshake_on_connect=False)
+    encrypted = settings_of_client().wrap_socket(plain, do_handshake_on_connect=False)
     try:
         encrypted.write(CALL)
         while encrypted.read(100):
@@ -76,14 +77,29 @@ def implicit(plain):
         pass
 
 
-CONNECTION, CALL = call(sys.argv[4].encode())
-def split(plain):
-    """The handshake's beginning goes in segments of a byte each."""
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def settings_of_client():
     settings = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     settings.check_hostname = False
     settings.verify_mode = ssl.CERT_NONE
     settings.set_alpn_protocols(["h2"])
+    return settings
+
+
+def until_answered(read):
+    while True:
+        received = read()
+        if not received:
+            return
+        for event in CONNECTION.receive_data(received):
+            if isinstance(event, h2.events.StreamEnded):
+                print("answered", flush=True)
+                sys.exit()
+
+
+def split(plain):
+    """The handshake's beginning goes in segments of a byte each."""
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    settings = settings_of_client()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     encrypted = settings.wrap_bio(incoming, outgoing)
 
@@ -105,15 +121,100 @@ def split(plain):
     try:
         until_done(lambda: encrypted.do_handshake() or True)
         until_done(lambda: encrypted.write(CALL))
-        while True:
-            for event in CONNECTION.receive_data(until_done(lambda: encrypted.read(65536))):
-                if isinstance(event, h2.events.StreamEnded):
-                    print("answered", flush=True)
-                    sys.exit()
+        until_answered(lambda: until_done(lambda: encrypted.read(65536)))
     except OSError:
         pass
 
 
-WAYS = {way.__name__: way for way in (bio, late_bio, implicit, split)}
+class Code:
+    """What this process has of the function that writes."""
+
+    HOOK, PAGE, READ, WRITE, EXEC, GIVE_BACK = 0xCC, 4096, 1, 2, 4, 4
+    ATTACH, POKE, DETACH = 16, 4, 17
+
+    def __init__(self):
+        maps = [line.split() for line in open("/proc/self/maps")]
+        libssl = next(path for *_, path in maps if "libssl" in path)
+        self.at = ctypes.cast(ctypes.CDLL(libssl).SSL_write_ex, POINTER).value
+        self.page = POINTER(self.at & -self.PAGE)
+        for area, _, offset, *_ in maps:
+            first, last = (int(end, 16) for end in area.split("-"))
+            if first <= self.at < last:
+                with open(libssl, "rb") as file:
+                    file.seek(self.at - first + int(offset, 16))
+                    self.was = file.read(8)
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, POINTER, ctypes.c_ulong]
+
+    def hooked(self):
+        return ctypes.string_at(self.at, 1)[0] == self.HOOK
+
+    def call(self, function, *arguments):
+        if getattr(self.libc, function)(*arguments) == -1:
+            raise OSError(ctypes.get_errno(), function)
+
+    def made_writable(self):
+        self.call("mprotect", self.page, self.PAGE, self.READ | self.WRITE | self.EXEC)
+        ctypes.memmove(self.at, self.was, 1)
+
+    def by_memory(self):
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(self.at)
+            memory.write(self.was[:1])
+
+    def by_tracer(self):
+        """A child of this process traces it."""
+        target, child = os.getpid(), os.fork()
+        if child == 0:
+            try:
+                self.call("ptrace", self.ATTACH, target, None, 0)
+                os.waitpid(target, 0x40000000)  # __WALL
+                self.call("ptrace", self.POKE, target, self.at, int.from_bytes(self.was, "little"))
+                self.call("ptrace", self.DETACH, target, None, 0)
+                os._exit(0)
+            except OSError as e:
+                os._exit(e.errno)
+        error = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if error:
+            raise OSError(error, "ptrace")
+
+    def given_back(self):
+        """The page is as it is in the file when it is needed again."""
+        self.call("madvise", self.page, self.PAGE, self.GIVE_BACK)
+
+
+def unhooked(plain):
+    """The hook is taken out of the library's code when the handshake is over."""
+    code = Code()
+    while not code.hooked():
+        time.sleep(0.01)
+    encrypted = settings_of_client().wrap_socket(plain)
+    try:
+        getattr(code, sys.argv[5])()
+        print("unhooked" if not code.hooked() else "still hooked", flush=True)
+    except OSError as e:
+        print(f"refused: {errno.errorcode[e.errno]}", flush=True)
+    try:
+        encrypted.write(CALL)
+    except OSError:
+        return
+    # The answer is not read: hooks for reading may be gone too, and what is read past them ends the connection.
+    print("written", flush=True)
+    signal.pause()
+
+
+def again(plain):
+    """A connection that is dead is written to again and again. Says how long each of these calls took, in milliseconds."""
+    encrypted = settings_of_client().wrap_socket(plain)
+    for _ in range(20):
+        began = time.monotonic()
+        try:
+            encrypted.write(CALL)
+        except OSError:
+            print(f"{1000 * (time.monotonic() - began):.2f}", flush=True)
+
+
+CONNECTION, CALL = call(sys.argv[4].encode())
+WAYS = {way.__name__: way for way in (bio, late_bio, implicit, split, unhooked, again)}
 WAYS[sys.argv[1]](socket.create_connection((sys.argv[2], int(sys.argv[3]))))
 print("ended", flush=True)

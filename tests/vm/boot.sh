@@ -24,7 +24,7 @@ seconds=${PROTOCG_VM_SECONDS:-1800}
 
 # What the kernel needs for its disk, and the tests for their networks and sockets, or for ways around the enforcer. Those
 # that are built in, or that this kernel does not have, are none to load.
-modules='virtio_pci virtio_blk ext4 veth inet_diag tcp_diag unix_diag tls tun vsock vsock_loopback sctp tipc nfnetlink l2tp_ip xfrm_user sch_ingress cls_bpf iptable_filter ip6table_filter ppp_generic'
+modules='virtio_pci virtio_blk ext4 overlay veth inet_diag tcp_diag unix_diag tls tun vsock vsock_loopback sctp tipc nfnetlink l2tp_ip xfrm_user sch_ingress cls_bpf iptable_filter ip6table_filter ppp_generic'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

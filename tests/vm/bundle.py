@@ -115,6 +115,11 @@ def main():
     tree = Tree(top)
     for folder in FOLDERS:
         (top / folder).mkdir(parents=True, exist_ok=True)
+    # Libraries are at both of their places where one is a link to the other.
+    for folder in ["lib", "lib64"]:
+        if os.path.islink(f"/{folder}") and not os.path.isabs(to := os.readlink(f"/{folder}")):
+            (top / to).mkdir(parents=True, exist_ok=True)
+            os.symlink(to, top / folder)
     for name, text in FILES.items():
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(text)

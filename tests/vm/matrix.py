@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Runs the tests on several kernels, each in a virtual machine of its own, and prints what passed where.
 
-usage: matrix.py [--full] [--write-budget] [KERNEL...]
+usage: matrix.py [--full] [--only PROGRAM]... [--write-budget] [KERNEL...]
 
 KERNEL is the beginning of a version, as kernel.sh takes it; without any: 6.1, 6.12, 6.18 and 7. The tests are built once,
-here. Without --full only some of them run, see QUICK; what is left out is printed.
+here. Without --full only some of them run, see QUICK; what is left out is printed. --only: all tests of these
+programs, and no others.
 
 The verifier's work is compared with verifier-budget.txt; --write-budget writes what was found instead. Exits with 1 if a
 test failed, a guest did not come to its end, or a program's verification grew by more than a tenth.
@@ -23,6 +24,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+VENV = pathlib.Path(os.environ.get("PROTOCG_VENV", TARGET / "peers-venv"))
 WORK = TARGET / "vm"
 BUDGET = HERE / "verifier-budget.txt"
 KERNELS = ["6.1", "6.12", "6.18", "7"]
@@ -108,11 +110,12 @@ QUICK = {
     "scale": ([NONE], SLOW_THERE),
     "tls": (
         [
-            "openssl::calls_to_a_server_are",
+            "guarded::a_client_of_node",
+            "guarded::a_server_of_go",
+            "guarded::code_is_not_made",
             "openssl::calls_of_a_client",
+            "openssl::calls_to_a_server_are",
             "prefork::a_prefork_server_that_reads_large",
-            "stacks::calls_of_a_client_of_node",
-            "stacks::calls_to_a_server_of_go_over_ipv6",
         ],
         SLOW_THERE,
     ),
@@ -138,13 +141,20 @@ def needed_tools():
         fail(f"missing; on Debian: apt-get install {' '.join(missing)}")
 
 
-def build(full):
+def build(full, only):
     """The image that every guest starts from; and what was left out of it."""
     WORK.mkdir(parents=True, exist_ok=True)
     programs, tree, image = WORK / "programs", WORK / "tree", WORK / "tests.img"
     subprocess.run([ROOT / "scripts/build-tests.sh", programs], check=True)
     left_out = []
-    if not full:
+    if only:
+        rows = programs.read_text().splitlines(keepends=True)
+        chosen = [row for row in rows if row.split("\t")[2] in only]
+        unknown = set(only) - {row.split("\t")[2] for row in chosen}
+        if unknown:
+            fail(f"no test program is called {', '.join(sorted(unknown))}")
+        programs.write_text("".join(chosen))
+    elif not full:
         rows = [line.rstrip("\n") for line in programs.open()]
         programs.write_text("".join(shorten(row, left_out) for row in rows))
     say("the guests' disk")
@@ -193,7 +203,7 @@ class Run:
         results = self.log.with_suffix(".results")
         # A terminal takes no line that is too long, so the report comes in pieces.
         command = f"""
-            export CARGO_TARGET_DIR={TARGET} PROTOCG_TEST_SLOW={SLOW} RUST_BACKTRACE=1
+            export CARGO_TARGET_DIR={TARGET} PROTOCG_VENV={VENV} PROTOCG_TEST_SLOW={SLOW} RUST_BACKTRACE=1
             {TARGET}/debug/protocg probe --json | fold -w 500 | sed 's/^/probe\\t/; s/$/|/' >/dev/ttyS1
             cd {ROOT} && scripts/run-programs.sh {programs} /dev/ttyS1
         """
@@ -297,14 +307,15 @@ def compare_budget(runs):
 def main():
     parser = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n")[0])
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--only", action="append")
     parser.add_argument("--write-budget", action="store_true")
     parser.add_argument("kernel", nargs="*")
     arguments = parser.parse_args()
     needed_tools()
-    image, left_out = build(arguments.full)
+    image, left_out = build(arguments.full, arguments.only)
     kernels = arguments.kernel or KERNELS
     runs = [Run(kernel, image) for kernel in kernels]
-    if NO_LSM in kernels:
+    if NO_LSM in kernels and (not arguments.only or "guard" in arguments.only):
         runs.append(Run(NO_LSM, image, NO_LSM_LINE, "/programs-guard"))
 
     print("\nTests, by kernel and ring:\n")

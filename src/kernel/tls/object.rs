@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
+use libbpf_rs::ProgramAttachType;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 
 use super::super::load::{self, Loaded, bytes_of, bytes_of_mut};
@@ -30,8 +31,16 @@ const NOT_HERE: [&str; 15] = [
     "blank_held",
 ];
 
-/// Loads the programs. They run nowhere yet.
-pub(super) fn load(tables: &Tables, own: abi::pg_tls_config, engine: &Loaded) -> Result<TlsSkel<'static>, KernelError> {
+/// Programs that are attached to places in files.
+const PLACED: [&str; 6] = ["pt_enter", "pt_return", "pt_other", "pt_bio", "pt_forget", "pt_loaded"];
+
+/// Loads the programs. They run nowhere yet. `many`: those for places are to be attached to many at once.
+pub(super) fn load(
+    tables: &Tables,
+    own: abi::pg_tls_config,
+    engine: &Loaded,
+    many: bool,
+) -> Result<TlsSkel<'static>, KernelError> {
     log::capture();
     let refused = |e: &libbpf_rs::Error| match log::refusal(&log::take()) {
         Some((program, reason)) => KernelError::Refused { program, reason },
@@ -50,6 +59,11 @@ pub(super) fn load(tables: &Tables, own: abi::pg_tls_config, engine: &Loaded) ->
     let rates = u32::try_from(tables.rates.len()).unwrap_or(u32::MAX).max(1);
     for (map, count) in [(&mut open.maps.tls_buckets, sets), (&mut open.maps.tls_own_buckets, rates)] {
         map.set_max_entries(count).map_err(|e| refused(&e))?;
+    }
+    for mut program in open.open_object_mut().progs_mut().filter(|_| many) {
+        if PLACED.iter().any(|name| program.name() == *name) {
+            program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+        }
     }
     let shared = engine.shared.named();
     for mut map in open.open_object_mut().maps_mut() {
@@ -74,7 +88,7 @@ pub fn verified(rung: u32) -> Result<Vec<(String, u32)>, KernelError> {
     let tables = probe::empty_tables();
     let engine = load::load(&tables)?;
     let own = abi::pg_tls_config { places: 1, rung, server: 1, reserved: 0 };
-    let skel = load(&tables, own, &engine)?;
+    let skel = load(&tables, own, &engine, false)?;
     let counts = skel.object().progs().filter_map(|program| {
         let count = sys::verified_instructions(program.as_fd()).ok()?;
         Some((program.name().to_string_lossy().into_owned(), count))

@@ -105,6 +105,20 @@ pub fn of(file: &File) -> Result<Plan, String> {
 }
 
 impl Plan {
+    /// The hooks by what can be attached at once. Returns first, here too.
+    pub fn groups(&self) -> Vec<Vec<&Hook>> {
+        let mut groups: Vec<Vec<&Hook>> = Vec::new();
+        let kind = |hook: &Hook| (hook.program, hook.caught);
+        for hook in &self.hooks {
+            match groups.iter_mut().find(|group| group.first().is_some_and(|first| kind(first) == kind(hook))) {
+                Some(group) => group.push(hook),
+                None => groups.push(vec![hook]),
+            }
+        }
+        groups.sort_by_key(|group| group.first().is_some_and(|first| first.program != Program::Return));
+        groups
+    }
+
     fn add_openssl(&mut self, file: &File, symbols: &Symbols) {
         let failure = symbols.get(FAILURE).map(|function| function.address).unwrap_or_default();
         let place = |name, program, function, caught| {
