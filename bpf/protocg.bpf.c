@@ -33,7 +33,26 @@ static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb)
 	return sk;
 }
 
-/* A packet for a socket on a policy port. */
+/* Whether TCP reads nothing of it but the acknowledgement. */
+static __always_inline int pg_is_empty(const struct pg_segment *g)
+{
+	return !g->length && !(g->flags & (PG_TCP_FIN | PG_TCP_URG));
+}
+
+/* The acknowledgement of an empty segment: a client that sends nothing more has heard the agent's last words. */
+static __always_inline void pg_acknowledged(struct __sk_buff *skb, const struct pg_segment *g)
+{
+	u64 cookie = bpf_get_socket_cookie(skb);
+	struct pg_conn *c = bpf_map_lookup_elem(&conns, &cookie);
+
+	if (!c || c->answers != PG_A_MUTED || !(g->flags & PG_TCP_ACK) || !pg_lock(&c->lock))
+		return;
+	if (c->cookie == cookie)
+		pg_heard(skb, c);
+	pg_unlock(&c->lock);
+}
+
+/* A packet for a socket on a policy port, which is not empty if there is a connection. */
 static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_work *w,
 				       const struct pg_segment *g)
 {
@@ -43,8 +62,6 @@ static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *s
 
 	if (sk->state == PG_TCP_LISTEN)
 		return pg_listener_segment(skb, g, sk, w);
-	if (!g->length && !(g->flags & (PG_TCP_FIN | PG_TCP_URG)))
-		return PG_PASS;
 	if (g->flags & PG_TCP_RST && !(g->flags & PG_TCP_URG))
 		return PG_PASS; /* TCP reads no data from a reset (RFC 9293, section 3.10.7.4) */
 	if (g->flags & PG_TCP_SYN)
@@ -77,6 +94,11 @@ SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 		return PG_PASS;
 	if (!pg_segment_read(skb, &g))
 		return pg_drop(PG_R_HEADERS_UNREADABLE);
+	if (pg_is_empty(&g) && sk->state != PG_TCP_LISTEN) {
+		if (config.responses)
+			pg_acknowledged(skb, &g);
+		return PG_PASS;
+	}
 	w = pg_work_take();
 	if (!w)
 		return pg_drop(PG_R_LOCK);

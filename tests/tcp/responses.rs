@@ -12,6 +12,7 @@ use protocg_peers::harness::{self, Calls, Stack, Veth, patience};
 use protocg_peers::wire::Message;
 use serde_json::json;
 
+use crate::client::{self, Client};
 use crate::field::{Field, PORT, eventually};
 use crate::loss_program::loss;
 
@@ -65,6 +66,25 @@ fn lost_segments_of_denied_responses() {
         let denials = || field.enforcer().of_type("decision").len();
         eventually("the events", || denials() >= exact);
     }
+}
+
+/// The last words of a connection are said again until the client has acknowledged them, also by one that sends nothing else
+/// and keeps its side open: then no more often than for the loss that nobody could see.
+#[test]
+fn a_client_that_only_acknowledges_is_not_told_for_ever() {
+    if harness::skip("heard_responses") {
+        return;
+    }
+    let field = Field::under("heard-responses", POLICY);
+    let mut client = Client::of(&field);
+    client.bytes(&client::call(3, "/echo.Echo/Unary", "a SECRET"));
+    assert!(client.raw.wait(patience(Duration::from_secs(10)), |raw| raw.reset), "the connection stays");
+    let (at, words) = client.raw.came.last().expect("words");
+    let told = client.raw.came.iter().filter(|(seq, payload)| (seq, payload) == (at, words)).count();
+    println!("told {told} times");
+    assert!((2..8).contains(&told), "told {told} times");
+    assert_eq!(client.status(3), Some(DATA_LOSS));
+    field.stop();
 }
 
 /// A client that cancels its calls while they are answered, and reads on all the same: a response is judged though its call is
