@@ -30,11 +30,16 @@ for place in proc sys dev; do
 	mount --rbind /\$place \$place
 done
 mount -t tmpfs none run
+mkdir -p old
 chmod 1777 tmp # not a file system of its own: the checkout may lie there
 slow=1
 [ "\$(systemd-detect-virt)" != qemu ] || slow=10 # emulated
 echo "==> kernel \$(uname -r), \$(nproc) CPUs, \$(systemd-detect-virt)"
-exec chroot . /usr/bin/env -i PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/root PROTOCG_TEST_SLOW=\$slow \
+# The root of the mount namespace, which is what a container's runtime enters when it adds a process: chroot alone is not.
+pivot_root . old
+cd /
+umount -l old
+exec /usr/bin/env -i PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/root PROTOCG_TEST_SLOW=\$slow \
 	CARGO_TARGET_DIR=$target $root/scripts/run-programs.sh /programs
 SH
 there sudo unshare --mount sh <"$work/run"

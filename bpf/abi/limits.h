@@ -11,7 +11,7 @@
 	L(CONNECTIONS, 16384, "one state of about 7 KiB each, made when the connection is established",                \
 	  "a further connection is reset with the cause too_large")                                                    \
 	L(STREAMS, 65536,                                                                                              \
-	  "live RPCs over all connections, about 1.2 KiB each; one takes two where rules read responses",              \
+	  "live RPCs over all connections, about 1.4 KiB each; one takes two where rules read responses",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
 	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
 	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \
@@ -22,7 +22,7 @@
 	  "a larger table that fills up with more entries resets its connection with the cause too_large")             \
 	L(DYNAMIC_TABLE_BYTES, 65536, "the largest dynamic table size update that is followed",                        \
 	  "a larger update resets its connection with the cause too_large")                                            \
-	L(MESSAGE_DEPTH, 16, "open sub-messages and groups while a message is read",                                   \
+	L(MESSAGE_DEPTH, 32, "open sub-messages and groups while a message is read",                                   \
 	  "a deeper message is denied as too_large where a rule reads its fields")                                     \
 	L(ONCE_WORDS, 32, "64-bit words for which sub-messages and oneofs have come while a message is read",          \
 	  "a message that needs more is denied as too_large; a type that needs more than half is a compile error")     \

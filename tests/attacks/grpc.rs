@@ -68,7 +68,7 @@ attacks! {
         off "grpc-js: UNIMPLEMENTED; harmless", on "text", good "grpc-js: refused; allowed",
         |v| vec![body(&[harmless(), v.message()].concat())];
     lengths_beyond_the_data: "a prefix that says more than the stream has",
-        off "grpc-go: RESOURCE_EXHAUSTED / UNKNOWN; grpc-js: UNIMPLEMENTED; grpcio: UNIMPLEMENTED; INTERNAL", on "grpc_truncated", good "refused",
+        off "grpc-go: RESOURCE_EXHAUSTED / UNKNOWN; grpc-js: UNIMPLEMENTED; grpcio: UNIMPLEMENTED; INTERNAL / OUT_OF_RANGE", on "grpc_truncated", good "refused",
         |v| {
             let message = Message::new().bytes(1, v.text()).bytes;
             [message.len() as u32 + 1, 4096, u32::MAX].map(|n| body(&h2raw::grpc_claiming(0, n, &message))).to_vec()
@@ -110,7 +110,7 @@ attacks! {
         off "grpc-js: handler; grpcio: harmless; INTERNAL", on "grpc_flag", good "grpc_flag",
         |v| vec![framed(CLIENT_STREAM, &[], &[last(1, &[harmless(), flagged(2, Value::Allowed), v.message()].concat())])];
     messages_that_never_come: "a message that is reset, padded or flagged such that a stack may hand an empty one to its handler, which a rule denies",
-        off "grpc-go: INTERNAL / UNKNOWN / close / harmless / silence; grpc-js: GOAWAY FRAME_SIZE_ERROR / UNIMPLEMENTED / harmless / silence; grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED / UNAVAILABLE or close / handler / silence; GOAWAY FRAME_SIZE_ERROR / INTERNAL / silence", on "grpc_flag / grpc_truncated / passed / protobuf_tag", good "grpc-go: protobuf_tag; grpc-js: grpc_flag / protobuf_tag; grpcio: grpc_flag; refused",
+        off "grpc-go: INTERNAL / UNKNOWN / close / harmless / silence; grpc-js: GOAWAY FRAME_SIZE_ERROR / UNIMPLEMENTED / harmless / silence; grpcio: RST_STREAM PROTOCOL_ERROR or UNIMPLEMENTED / UNAVAILABLE or close / handler / silence; GOAWAY FRAME_SIZE_ERROR / INTERNAL / OUT_OF_RANGE / silence", on "grpc_flag / grpc_truncated / passed / protobuf_tag", good "grpc-go: protobuf_tag; grpc-js: grpc_flag / protobuf_tag; grpcio: grpc_flag; refused",
         |v| {
             let path = if v == Value::Denied { LOGIN } else { UNARY };
             let message = h2raw::grpc(&Message::new().bytes(1, "eve").bytes);

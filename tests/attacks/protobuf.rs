@@ -225,11 +225,11 @@ attacks! {
     largest_field_number: "a field of number 2^29 - 1 before the denied one",
         off "handler", on "text", good "allowed",
         |v| calls([new().varint(0x1fff_ffff, 1).bytes(1, v.text()), new().bytes(0x1fff_ffff, "x").bytes(1, v.text())]);
-    nesting_past_the_bound: "20 groups, or 20 sub-messages of an unread kind, before the denied field",
+    nesting_past_the_bound: "40 groups, or 40 sub-messages of an unread kind, before the denied field",
         off "handler", on "message_depth / text", good "allowed / message_depth",
         |v| {
-            let groups = (0..20).fold(new(), |inside, _| new().group(200, &inside));
-            let bytes = (0..20).fold(new(), |inside, _| new().message(903, &inside));
+            let groups = (0..40).fold(new(), |inside, _| new().group(200, &inside));
+            let bytes = (0..40).fold(new(), |inside, _| new().message(903, &inside));
             calls([groups.bytes(1, v.text()), bytes.bytes(1, v.text())])
         };
     packed_singular_numbers: "a singular number in packed form", off "grpc-go: harmless; grpcio: harmless; INTERNAL", on "protobuf_wire_type", good "grpc-go: protobuf_wire_type; grpc-js: protobuf_wire_type; grpcio: protobuf_wire_type; refused",

@@ -15,6 +15,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use protocg_peers::harness::docs;
+
 use crate::arena::SERVERS;
 use crate::talk::{Talk, Value};
 
@@ -89,25 +91,11 @@ fn table(rows: &[Row]) -> String {
     out
 }
 
-/// Compares the tables between `<!-- attacks: NAME -->` and `<!-- end -->` with these rows, or writes them.
+/// Compares the tables of the threat model with these rows, or writes them. No attack's name comes twice.
 pub fn compare_with_docs(tables: &[(&str, &[Row])]) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/threat-model.md");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let mut new = text.clone();
-    for (name, rows) in tables {
-        let begin = format!("<!-- attacks: {name} -->\n");
-        let from = new.find(&begin).unwrap_or_else(|| panic!("no table `{name}`")) + begin.len();
-        let to = from + new[from..].find("<!-- end -->").unwrap();
-        new.replace_range(from..to, &format!("\n{}\n", table(rows)));
-    }
-    if std::env::var_os("PROTOCG_WRITE_TABLES").is_some() {
-        std::fs::write(&path, &new).unwrap();
-    } else {
-        assert!(
-            text == new,
-            "docs/threat-model.md is not what the rows say: run this test with PROTOCG_WRITE_TABLES=1"
-        );
-    }
+    let texts: Vec<(&str, String)> = tables.iter().map(|(name, rows)| (*name, table(rows))).collect();
+    docs::compare_tables(&path, &texts);
     let mut names: Vec<&str> = tables.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.name)).collect();
     names.sort_unstable();
     assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "every attack has a name of its own");

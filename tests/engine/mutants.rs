@@ -88,7 +88,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("another wire type counts", PROTOBUF, "\t\t\t\treturn PG_R_PROTOBUF_WIRE_TYPE;\n\t\t\ts->field = 0;", "\t\t\t\treturn PG_R_PROTOBUF_WIRE_TYPE;\n\t\t\tpg_row(&s->bits, f->reset);\n\t\t\ts->field = 0;", "request.choice_text == \"x\": a member with another wire type clears nothing"),
     mutant("groups are not entered", PROTOBUF, "return pg_pb_push(s, pg_pb_end(s), PG_LEVEL_GROUP | number, 0);", "return PG_R_NONE;", "request.i32 == 5: a field inside a group is unknown"),
     mutant("any end ends a group", PROTOBUF, "if (!pg_pb_in_group(s) || pg_pb_group(s) != number)", "if (!pg_pb_in_group(s))", "request.i32 == 5: a group ended by another number"),
-    mutant("depth is not bounded", PROTOBUF, "if (s->depth >= PG_MAX_MESSAGE_DEPTH)", "if (s->depth > PG_MAX_MESSAGE_DEPTH)", "request.i32 == 5: seventeen groups inside each other"),
+    mutant("depth is not bounded", PROTOBUF, "if (s->depth >= PG_MAX_MESSAGE_DEPTH)", "if (s->depth > PG_MAX_MESSAGE_DEPTH)", "request.i32 == 5: 33 groups inside each other"),
     mutant("lengths may exceed the parent's", PROTOBUF, "if (size > pg_pb_end(s) - s->offset)", "if (size > s->length - s->offset)", "request.outer.middle.inner.name == \"x\": a field longer than its sub-message"),
     mutant("varints may exceed their parent", PROTOBUF, "if (s->offset >= pg_pb_end(s))\n\t\t\treturn PG_R_PROTOBUF_LENGTH;", "", "request.outer.middle.inner.name == \"x\": a varint that goes past its sub-message"),
     mutant("varints may have eleven bytes", PROTOBUF, "if (s->have >= PG_VARINT_BYTES || (s->have == PG_VARINT_BYTES - 1 && byte > 1))", "if (s->have > PG_VARINT_BYTES)", "request.i32 == 5: 5 in eleven bytes"),

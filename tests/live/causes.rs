@@ -75,8 +75,8 @@ fn protobuf_that_does_not_parse() {
 
 #[test]
 fn messages_that_are_nested_too_deep() {
-    // EchoRequest.outer.middle.inner, then unknown groups: 20 of them.
-    let odd = call("/echo.Echo/Unary", json!([{ "@hex": format!("{}{}", "fb01".repeat(20), "fc01".repeat(20)) }]));
+    // EchoRequest.outer.middle.inner, then unknown groups: 40 of them.
+    let odd = call("/echo.Echo/Unary", json!([{ "@hex": format!("{}{}", "fb01".repeat(40), "fc01".repeat(40)) }]));
     let text = "a message is nested deeper than the limit";
     one_rpc("deep", Stack::Tonic, &odd, "too_large", text, 0);
 }

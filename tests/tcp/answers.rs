@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use protocg_peers::h2raw::{self, Encoder, Field, Headers, Indexing, Name, Str, Style, frame, hpack};
-use protocg_peers::harness;
+use protocg_peers::harness::docs;
 use protocg_peers::wire::Message;
 
 use crate::scene::*;
@@ -152,7 +152,7 @@ answers! {
 /// Pages that the server can write after the filter has seen them: sendfile() refers to the file's own.
 #[test]
 fn in_pages_that_can_still_be_written() {
-    if harness::skip_pages("answers_pages") {
+    if protocg_peers::harness::skip_pages("answers_pages") {
         return;
     }
     check("pages", PAGES.2, PAGES.3, &says(&[send(&[&opening()]), ("file", hex(&bad()))]));
@@ -164,7 +164,6 @@ const PAGES: (&str, &str, &str, &str) =
 #[test]
 fn the_table_in_the_docs_is_this() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/threat-model.md");
-    let text = std::fs::read_to_string(&path).unwrap();
     let mut table =
         "| what the server says | test | off | off: tonic, grpcio | on |\n|---|---|---|---|---|\n".to_owned();
     for (name, tried, off, on) in ROWS.iter().chain([&PAGES]) {
@@ -172,17 +171,5 @@ fn the_table_in_the_docs_is_this() {
         let told = if told.is_empty() { String::new() } else { format!("; the caller is {told}") };
         let _ = writeln!(table, "| {tried} | `answers::{name}` | delivered | {off} | `{why}`{told} |");
     }
-    let begin = "<!-- attacks: answers -->\n";
-    let from = text.find(begin).expect("the table's beginning") + begin.len();
-    let to = from + text[from..].find("<!-- end -->").unwrap();
-    let mut new = text.clone();
-    new.replace_range(from..to, &format!("\n{table}\n"));
-    if std::env::var_os("PROTOCG_WRITE_TABLES").is_some() {
-        std::fs::write(&path, &new).unwrap();
-    } else {
-        assert!(
-            text == new,
-            "docs/threat-model.md is not what the rows say: run this test with PROTOCG_WRITE_TABLES=1"
-        );
-    }
+    docs::compare_tables(&path, &[("answers", table)]);
 }

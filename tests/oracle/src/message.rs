@@ -7,7 +7,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Va
 use crate::condition::Scalar;
 
 /// Sub-messages and groups inside each other.
-pub const DEPTH: usize = 16;
+pub const DEPTH: usize = 32;
 
 /// What was decoded of one message.
 #[derive(Debug, Default)]

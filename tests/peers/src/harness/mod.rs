@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 pub mod cgroup;
+pub mod docs;
 pub mod net;
 pub mod process;
 pub mod stack;

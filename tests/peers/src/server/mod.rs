@@ -61,7 +61,8 @@ pub async fn run(args: Args) -> Result<()> {
         let listener = bind(*address).with_context(|| format!("cannot listen on {address}"))?;
         ready.push(listener.local_addr()?);
         let mut stopped = stopped.clone();
-        let max = usize::MAX;
+        // tonic allocates what a message says that it is long, before it has come: 4 GiB end a server on a small machine
+        let max = 64 << 20;
         let echo = EchoServer::new(Services).max_decoding_message_size(max).max_encoding_message_size(max);
         let search = SearchServiceServer::new(Services).max_decoding_message_size(max);
         let login = LoginServiceServer::new(Services).max_decoding_message_size(max);
