@@ -46,10 +46,19 @@ const READ: Duration = Duration::from_secs(30);
 /// A server that has read them may not have looked at the requests yet; it has after as long as the reading took, and
 /// this at least.
 const LOOKED: Duration = Duration::from_millis(1);
-/// How long an answer on a connection that goes on may take.
-const ANSWER: Duration = Duration::from_secs(5);
+/// How long an answer on a connection that goes on may take, and how long its server may take no copy: meanwhile the next
+/// hole waits, and the filter cuts a connection that is held up for ten seconds (`PG_STUCK_HOLE_NS`).
+const ANSWER: Duration = Duration::from_secs(9);
+/// How long an answer may wait for a moment at which the server has nothing left to send: while its client reads a long
+/// response slowly there is none. Nothing else waits for it.
+const OWED: Duration = Duration::from_secs(60);
+/// Between a copy and the next one.
+const PAUSES: [u64; 6] = [0, 0, 1, 5, 25, 100];
+const PAUSE: u64 = 400;
 /// A hole that is not told of within this time never will be.
 const LOST: Duration = Duration::from_secs(5);
+/// How often a server is looked at that is to have nothing left to send.
+const MOMENT: Duration = Duration::from_millis(20);
 /// How long the task of a connection that goes on stays for the next denial.
 const STAY: Duration = Duration::from_millis(50);
 
@@ -179,11 +188,21 @@ impl Talk<'_> {
     /// Answers denials that end their RPC only, and fills their holes.
     async fn live(&mut self) -> Outcome {
         let mut due = Vec::new();
+        let mut owed = None;
         let mut heard = Instant::now();
         loop {
+            match owed {
+                Some(since) if Instant::now() >= since + OWED => return Outcome::Broken,
+                Some(_) => match self.say_owed(&mut due).await {
+                    None => return Outcome::Broken,
+                    Some(all) if all => owed = None,
+                    Some(_) => {}
+                },
+                None => {}
+            }
             let signal = match self.inbox.pop_front() {
                 Some(signal) => signal,
-                None => match timeout(self.stay(), self.signals.recv()).await {
+                None => match timeout(self.stay(owed.is_some()), self.signals.recv()).await {
                     Ok(Some(signal)) => signal,
                     Ok(None) => return Outcome::Broken,
                     Err(_) => {
@@ -191,7 +210,7 @@ impl Talk<'_> {
                         match holes {
                             None => return Outcome::Quiet,
                             // What the server has not looked at yet counts for the next denial.
-                            Some(0) if !self.has_looked() => {}
+                            Some(0) if owed.is_some() || !self.has_looked() => {}
                             Some(0) if heard.elapsed() >= STAY => return Outcome::Quiet,
                             // The event may be lost; on a busy machine it is only late.
                             Some(holes) if holes > 0 && heard.elapsed() >= LOST => return Outcome::Broken,
@@ -209,9 +228,11 @@ impl Talk<'_> {
                     if hole.credit > 0 {
                         due.push(reply::credit(hole.credit));
                     }
-                    if !self.mend(&hole, std::mem::take(&mut due)).await {
-                        return Outcome::Broken;
+                    match self.mend(&hole, std::mem::take(&mut due)).await {
+                        None => return Outcome::Broken,
+                        Some(left) => due = left,
                     }
+                    owed = if due.is_empty() { None } else { owed.or_else(|| Some(Instant::now())) };
                 }
                 Signal::Silenced(_) => {
                     self.inbox.push_front(signal);
@@ -223,36 +244,44 @@ impl Talk<'_> {
         }
     }
 
-    /// The answers first, then the segment: so the server's own idea of the ended RPC never overtakes the policy's.
-    async fn mend(&mut self, hole: &abi::pg_hole_event, answers: Vec<Vec<u8>>) -> bool {
+    /// The answers first, then the segment: so the server's own idea of the ended RPC never overtakes the policy's. Returns the
+    /// answers that there was no moment for yet; nothing: the connection can only be cut.
+    async fn mend(&mut self, hole: &abi::pg_hole_event, answers: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
         let first = if self.is_answered_by_server() { FIRST_OF_TWO } else { FIRST };
-        let pieces = reply::pieces(answers);
+        let mut pieces = reply::pieces(answers);
         let (soon, deadline) = (Instant::now() + first, Instant::now() + ANSWER);
         let (mut said, mut under_way) = (0, false);
         for piece in &pieces {
             if under_way && !self.passed(deadline).await {
-                return false;
+                return None;
             }
             under_way = self.may_speak_by(soon).await;
             if !under_way {
                 break;
             }
             if !self.put(piece) {
-                return false;
+                return None;
             }
             said += 1;
         }
         self.let_read(hole.resets).await;
-        let deadline = Instant::now() + ANSWER;
-        if !self.fill(hole).await || (under_way && !self.passed(deadline).await) {
-            return false;
+        if !self.fill(hole).await || (under_way && !self.passed(Instant::now() + ANSWER).await) {
+            return None;
         }
-        for piece in pieces.iter().skip(said) {
-            if !self.say(piece, deadline).await {
-                return false;
+        Some(pieces.split_off(said))
+    }
+
+    /// Says of the answers what there is a moment for now. Returns whether that was all; nothing: the connection can only be cut.
+    async fn say_owed(&mut self, due: &mut Vec<Vec<u8>>) -> Option<bool> {
+        for piece in std::mem::take(due) {
+            if !due.is_empty() || !may_speak(self.core, self.cookie, self.socket) {
+                due.push(piece);
+            } else if !self.put(&piece) || !self.passed(Instant::now() + ANSWER).await {
+                return None;
             }
         }
-        true
+        let followed = self.core.shared.conn(self.cookie).is_some_and(|conn| conn.followed == 1);
+        followed.then_some(due.is_empty())
     }
 
     /// Whether the copy may have a call of a method that does not exist.
@@ -278,9 +307,16 @@ impl Talk<'_> {
         self.resets += resets;
     }
 
-    /// How long to wait for the next signal before a look around: while the server is to read, it is seen soon when it has.
-    fn stay(&self) -> Duration {
-        if self.resets == 0 { STAY } else { (self.reset_at.elapsed() / 8).clamp(LOOKED, STAY) }
+    /// How long to wait for the next signal before a look around: while the server is to read, or to have sent all, it is seen
+    /// soon when it has.
+    fn stay(&self, owing: bool) -> Duration {
+        if owing {
+            MOMENT
+        } else if self.resets == 0 {
+            STAY
+        } else {
+            (self.reset_at.elapsed() / 8).clamp(LOOKED, STAY)
+        }
     }
 
     /// Whether the server has looked at all RST_STREAM frames that it was sent.
@@ -298,9 +334,13 @@ impl Talk<'_> {
     /// hole when it comes once more than that. So the second one goes at once.
     async fn fill(&self, hole: &abi::pg_hole_event) -> bool {
         let Some(payload) = self.core.shared.copy(hole) else { return false };
-        for pause in [0, 0, 1, 5, 25, 100, 400, 400, 400, 400] {
+        let bound = Instant::now() + ANSWER;
+        for pause in PAUSES.into_iter().chain(std::iter::repeat(PAUSE)) {
             if pause > 0 {
                 sleep(Duration::from_millis(pause)).await;
+            }
+            if Instant::now() >= bound {
+                break;
             }
             let open = |conn: &abi::pg_conn| {
                 conn.hole.iter().take(conn.holes as usize).any(|h| h.seq == hole.seq && h.slot == hole.slot)
@@ -430,7 +470,7 @@ impl Talk<'_> {
                 return false;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
+            pause = (pause * 2).min(MOMENT);
         }
         true
     }

@@ -65,7 +65,8 @@ fn talk(to: SocketAddr, manner: &Manner) -> Got {
     let secret = Message::new().bytes(1, "a SECRET").bytes;
     stream.write_all(&h2raw::unary(&mut encoder, Style::SMALL, 3, "/echo.Echo/Unary", &secret)).unwrap();
     std::thread::sleep(manner.stall);
-    let bound = Instant::now() + patience(Duration::from_secs(10));
+    let slowly = manner.pause * (LARGE / u32::try_from(manner.piece).unwrap());
+    let bound = Instant::now() + patience(Duration::from_secs(10) + slowly);
     let mut cut = false;
     while !(got.reader.answer(1).ended && got.reader.answer(3).ended) {
         assert!(Instant::now() < bound, "answers come in time");
@@ -142,6 +143,24 @@ fn rounds(name: &str, server: Stack) {
     assert!(stage.server.seen().iter().all(|e| e["fields"]["text"] != "a SECRET"));
     assert_eq!(stage.server.messages(), ROUNDS);
     stage.decisions("deny", ROUNDS);
+}
+
+/// A client that takes longer to read a response than the agent would wait for the server to be done with it: the denial of another
+/// RPC is told behind it, and the connection stays.
+#[test]
+fn a_denial_waits_for_a_response_that_is_read_slowly() {
+    if skip("frames-slow", &[Stack::Tonic]) {
+        return;
+    }
+    let stage = Stage::new("frames-slow", Stack::Tonic, Net::Loopback4, |port| policy(port, SECRET), &[]);
+    let pause = Duration::from_millis(17);
+    let manner = Manner { window: 1 << 24, receive: 4096, piece: 999, pause, stall: Duration::ZERO };
+    let began = Instant::now();
+    let got = talk(stage.server.address, &manner);
+    println!("read in {:?}", began.elapsed());
+    assert_eq!((got.reader.answer(1).status(), got.reader.answer(3).status(), got.ended), (Some(0), Some(3), false));
+    let cuts = stage.agent.of_type("connection");
+    assert!(cuts.is_empty(), "{cuts:#?}");
 }
 
 #[test]
