@@ -46,12 +46,12 @@ const READ: Duration = Duration::from_secs(30);
 /// A server that has read them may not have looked at the requests yet; it has after as long as the reading took, and
 /// this at least.
 const LOOKED: Duration = Duration::from_millis(1);
-/// How long an answer on a connection that goes on may take, and how long its server may take no copy: meanwhile the next
-/// hole waits, and the filter cuts a connection that is held up for ten seconds (`PG_STUCK_HOLE_NS`).
-const ANSWER: Duration = Duration::from_secs(9);
-/// How long an answer may wait for a moment at which the server has nothing left to send: while its client reads a long
-/// response slowly there is none. Nothing else waits for it.
-const OWED: Duration = Duration::from_secs(60);
+/// How long an answer on a connection that goes on may take: from when it is sent; or, if the server has something left to
+/// send, from when its client was last seen to read, for a long response may be read slowly. Nothing else waits for that.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long a server may take no copy. The next hole waits for it, and the filter cuts a connection that is held up for ten
+/// seconds (`PG_STUCK_HOLE_NS`).
+const FILL: Duration = Duration::from_secs(9);
 /// Between a copy and the next one.
 const PAUSES: [u64; 6] = [0, 0, 1, 5, 25, 100];
 const PAUSE: u64 = 400;
@@ -96,6 +96,20 @@ enum Outcome {
     Ends(Denial, Vec<Vec<u8>>),
     /// It can only be cut.
     Broken,
+}
+
+/// Answers wait for the server to have nothing left to send.
+struct Owed {
+    /// Bytes of the server's that its client has acknowledged.
+    acked: u64,
+    /// Since when it has acknowledged no more.
+    since: Instant,
+}
+
+impl Default for Owed {
+    fn default() -> Self {
+        Self { acked: 0, since: Instant::now() }
+    }
 }
 
 /// Attends to a connection until it is quiet again, or gone.
@@ -188,17 +202,15 @@ impl Talk<'_> {
     /// Answers denials that end their RPC only, and fills their holes.
     async fn live(&mut self) -> Outcome {
         let mut due = Vec::new();
-        let mut owed = None;
+        let mut owed: Option<Owed> = None;
         let mut heard = Instant::now();
         loop {
-            match owed {
-                Some(since) if Instant::now() >= since + OWED => return Outcome::Broken,
-                Some(_) => match self.say_owed(&mut due).await {
-                    None => return Outcome::Broken,
-                    Some(all) if all => owed = None,
-                    Some(_) => {}
-                },
-                None => {}
+            if let Some(owing) = &mut owed {
+                match self.say_owed(&mut due).await {
+                    Some(true) => owed = None,
+                    Some(false) if self.client_reads(owing) => {}
+                    _ => return Outcome::Broken,
+                }
             }
             let signal = match self.inbox.pop_front() {
                 Some(signal) => signal,
@@ -232,7 +244,7 @@ impl Talk<'_> {
                         None => return Outcome::Broken,
                         Some(left) => due = left,
                     }
-                    owed = if due.is_empty() { None } else { owed.or_else(|| Some(Instant::now())) };
+                    owed = if due.is_empty() { None } else { Some(owed.unwrap_or_default()) };
                 }
                 Signal::Silenced(_) => {
                     self.inbox.push_front(signal);
@@ -269,6 +281,15 @@ impl Talk<'_> {
             return None;
         }
         Some(pieces.split_off(said))
+    }
+
+    /// Whether the client may still come to what is owed.
+    fn client_reads(&self, owing: &mut Owed) -> bool {
+        let acked = sockets::bytes_acked(self.socket).unwrap_or(0);
+        if acked != owing.acked {
+            *owing = Owed { acked, since: Instant::now() };
+        }
+        owing.since.elapsed() < ANSWER
     }
 
     /// Says of the answers what there is a moment for now. Returns whether that was all; nothing: the connection can only be cut.
@@ -334,7 +355,7 @@ impl Talk<'_> {
     /// hole when it comes once more than that. So the second one goes at once.
     async fn fill(&self, hole: &abi::pg_hole_event) -> bool {
         let Some(payload) = self.core.shared.copy(hole) else { return false };
-        let bound = Instant::now() + ANSWER;
+        let bound = Instant::now() + FILL;
         for pause in PAUSES.into_iter().chain(std::iter::repeat(PAUSE)) {
             if pause > 0 {
                 sleep(Duration::from_millis(pause)).await;

@@ -111,7 +111,7 @@ fn a_connection_without_a_handshake_is_refused() {
         if protected {
             field.cause("midstream");
             assert!(raw.wait(harness::patience(SHORT * 10), |r| r.reset), "not reset");
-            eventually("the end", || lines(&process, "error").len() == 1);
+            eventually("the end", || lines(&process, "error").len() == 1 && lines(&process, "read").len() == 1);
             assert_eq!(lines(&process, "read"), ["read 0 clean"]);
         } else {
             let read = format!("read {} evil", evil.len());

@@ -268,7 +268,7 @@ pub fn check(name: &str, off: &str, on: &str, scene: &Scene) {
     let mut reader = Reader::default();
     let read = reader.feed(&client.received);
     let answer = reader.answer(scene.stream);
-    let status = if matches!(why, "kept" | "merged") { DATA_LOSS } else { PERMISSION_DENIED };
+    let status = if why == "kept" { DATA_LOSS } else { PERMISSION_DENIED };
     match told {
         "told" => {
             assert!(read.is_ok(), "{answer:?}");
