@@ -49,6 +49,8 @@ const LOOKED: Duration = Duration::from_millis(1);
 /// How long an answer on a connection that goes on may take: from when it is sent; or, if the server has something left to
 /// send, from when its client was last seen to read, for a long response may be read slowly. Nothing else waits for that.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How many bytes of answers may wait like that: a client that reads too slowly for the denials that it causes loses its connection.
+const OWED: usize = 64 << 10;
 /// How long a server may take no copy. The next hole waits for it, and the filter cuts a connection that is held up for ten
 /// seconds (`PG_STUCK_HOLE_NS`).
 const FILL: Duration = Duration::from_secs(9);
@@ -208,7 +210,7 @@ impl Talk<'_> {
             if let Some(owing) = &mut owed {
                 match self.say_owed(&mut due).await {
                     Some(true) => owed = None,
-                    Some(false) if self.client_reads(owing) => {}
+                    Some(false) if self.client_reads(owing) && bytes(&due) <= OWED => {}
                     _ => return Outcome::Broken,
                 }
             }
@@ -536,6 +538,10 @@ fn may_speak(core: &Core, cookie: u64, socket: &OwnedFd) -> bool {
             let response = &conn.response;
             conn.followed == 1 && response.state == abi::PG_H2_HEAD && response.have == 0 && response.block == 0
         })
+}
+
+fn bytes(frames: &[Vec<u8>]) -> usize {
+    frames.iter().map(Vec::len).sum()
 }
 
 /// FIN, and a moment for the caller to acknowledge what was said.

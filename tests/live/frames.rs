@@ -163,6 +163,35 @@ fn a_denial_waits_for_a_response_that_is_read_slowly() {
     assert!(cuts.is_empty(), "{cuts:#?}");
 }
 
+/// What is owed to a client that reads a response too slowly does not grow for ever: denied without end it loses its connection.
+#[test]
+fn denials_without_end_beside_a_response_that_is_read_slowly() {
+    if skip("frames-flood", &[Stack::Tonic]) {
+        return;
+    }
+    let stage = Stage::new("frames-flood", Stack::Tonic, Net::Loopback4, |port| policy(port, SECRET), &[]);
+    let mut stream = connection(stage.server.address, 4096);
+    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let mut encoder = Encoder::default();
+    let mut bytes = h2raw::open(&[(setting::INITIAL_WINDOW_SIZE, 1 << 24)]);
+    bytes.extend(frame::window_update(0, 1 << 30));
+    let large = Message::new().bytes(1, "large").varint(101, 8 * u64::from(LARGE)).bytes;
+    bytes.extend(h2raw::unary(&mut encoder, Style::SMALL, 1, "/echo.Echo/Unary", &large));
+    stream.write_all(&bytes).unwrap();
+    let secret = Message::new().bytes(1, "a SECRET").bytes;
+    let (mut buffer, mut calls) = ([0; 999], 0);
+    // Each answer has some sixty bytes or more.
+    let cut = (1..20_000).any(|call| {
+        calls = call;
+        let read = stream.read(&mut buffer);
+        let sent =
+            stream.write_all(&h2raw::unary(&mut encoder, Style::SMALL, 2 * call + 1, "/echo.Echo/Unary", &secret));
+        sent.is_err() || matches!(read, Ok(0)) || read.is_err_and(|e| e.kind() != ErrorKind::WouldBlock)
+    });
+    println!("cut after {calls} calls");
+    assert!(cut, "not cut after {calls} calls");
+}
+
 #[test]
 fn an_answer_of_tonics_is_never_broken_into() {
     rounds("frames-tonic", Stack::Tonic);
