@@ -3,7 +3,7 @@
 #ifndef PG_EMIT_H
 #define PG_EMIT_H
 
-#include "env.h"
+#include "seats.h"
 
 PG_CONST u8 pg_reason_cause[64] = {
 #define PG_REASON_CAUSE(name, cause, text, help) [PG_R_##name] = PG_CAUSE_##cause,
@@ -43,7 +43,7 @@ static inline void pg_event_fill(struct pg_event *e, const struct pg_conn *c, co
 	e->highest = c->highest;
 	e->response = 0;
 	if (w->stream) {
-		s = pg_stream_get(c->id, w->stream | w->half);
+		s = pg_stream_of(c, w->stream | w->half);
 		e->response = s ? s->response : PG_RSP_END;
 	}
 	if (w->half)

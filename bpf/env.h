@@ -193,6 +193,31 @@ static __always_inline void pg_unlock(u32 *lock)
 #ifdef PG_PLANE_TLS
 #include "tls/env.h"
 #else
+/* A berth for a stream. Returns 0 if there is none. */
+static __always_inline int pg_berth_take(u32 *berth)
+{
+	u32 zero = 0, *next;
+
+	if (!bpf_map_pop_elem(&free_berths, berth))
+		return 1;
+	next = bpf_map_lookup_elem(&next_berth, &zero);
+	if (!next || *next >= PG_MAX_BERTHS)
+		return 0;
+	*berth = __sync_fetch_and_add(next, 1);
+	return *berth < PG_MAX_BERTHS;
+}
+
+static __always_inline void pg_berth_give(u32 berth)
+{
+	if (bpf_map_push_elem(&free_berths, &berth, 0))
+		pg_count_add(PG_N_HELPER_FAILED, 1);
+}
+
+static __always_inline struct pg_stream *pg_berth_get(u32 berth)
+{
+	return bpf_map_lookup_elem(&berths, &berth);
+}
+
 static __always_inline struct pg_bucket_set *pg_bucket_set_get(u32 set)
 {
 	return bpf_map_lookup_elem(&buckets, &set);

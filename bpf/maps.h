@@ -57,10 +57,31 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, PG_MAX_STREAMS);
+	__uint(max_entries, PG_MAX_STREAMS - PG_MAX_BERTHS);
 	__type(key, struct pg_stream_key);
 	__type(value, struct pg_stream);
 } streams SEC(".maps");
+
+/* Berths for the state of streams; those that were given back; and how many were ever taken from the rest. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PG_MAX_BERTHS);
+	__type(key, u32);
+	__type(value, struct pg_stream);
+} berths SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK);
+	__uint(max_entries, PG_MAX_BERTHS);
+	__type(value, u32);
+} free_berths SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} next_berth SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -375,7 +375,7 @@ static __always_inline int pg_mend_frame(struct pg_conn *c, struct pg_work *w)
 	/* trailers may insert into the HPACK table, and have no path */
 	if (head && c->block.trailers)
 		return PG_NOT_MENDED;
-	s = pg_stream_get(c->id, w->stream);
+	s = pg_stream_of(c, w->stream);
 	if (!s || s->head_chunk != c->chunk) {
 		if (!head)
 			return pg_mend_reset(c, w);

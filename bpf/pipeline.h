@@ -17,6 +17,7 @@
 #include "proto/hpack.h"
 #include "proto/grpc.h"
 #include "proto/protobuf.h"
+#include "kept.h"
 #include "streams.h"
 #include "verdict.h"
 
@@ -122,8 +123,10 @@ PG_STEP int pg_data(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, s
 			if (!pg_ready(w))
 				break;
 			compressed = 0;
-			reason = pg_grpc_prefix(s, pg_peek(w), &compressed);
-			w->pos++;
+			if (!pg_grpc_prefix_whole(s, w, n, &compressed)) {
+				reason = pg_grpc_prefix(s, pg_peek(w), &compressed);
+				w->pos++;
+			}
 			if (reason) {
 				h->left--;
 				/* no message boundary is left to go on from */
@@ -166,7 +169,7 @@ PG_STEP int pg_request_end(struct pg_conn *c, struct pg_work *w, u32 stream)
 
 	if (!c || !w)
 		return PG_CUT;
-	s = pg_stream_get(c->id, stream);
+	s = pg_stream_of(c, stream);
 	if (!s)
 		return PG_GO;
 	if (!(s->request & PG_REQ_UNREAD)) {
@@ -288,7 +291,7 @@ PG_STEP int pg_response_start(struct pg_conn *c, struct pg_work *w)
 		return PG_CUT;
 	if (c->phase == PG_P_DEAD)
 		return PG_GO;
-	s = pg_stream_get(c->id, c->request.stream);
+	s = pg_stream_of(c, c->request.stream);
 	half = s ? pg_stream_open(c, c->request.stream | PG_RESPONSE_HALF) : 0;
 	if (!half)
 		return pg_fail_connection(c, w, PG_R_STREAMS);
@@ -313,6 +316,7 @@ static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 	h->block = 0;
 	if (c->hpack.state != PG_HP_FIELD)
 		return pg_fail_connection(c, w, PG_R_HPACK_TRUNCATED);
+	pg_kept_end(c, w);
 	if (!c->block.trailers) {
 		outcome = pg_request_start(c, w);
 		if (outcome == PG_GO && config.responses)
@@ -320,12 +324,17 @@ static inline int pg_block_end(struct pg_conn *c, struct pg_work *w)
 		if (outcome != PG_GO)
 			return outcome;
 	} else if (c->block.reason) {
-		s = pg_stream_get(c->id, h->stream);
+		s = pg_stream_of(c, h->stream);
 		pg_about(w, s, h->stream);
 		if (s && pg_fail_rpc(c, w, s, c->block.reason) != PG_GO)
 			return PG_DENIED;
 	}
 	return h->block_flags & PG_FLAG_END_STREAM ? pg_request_end(c, w, h->stream) : PG_GO;
+}
+
+static inline int pg_is_path(const struct pg_entry *e)
+{
+	return e->name == PG_NAME_PATH || e->name == PG_NAME_PATH_CHANGED;
 }
 
 /* Where mending could change the path, if the byte before was the one that says so. */
@@ -336,8 +345,6 @@ PG_STEP int pg_path_place(const struct pg_conn *c, struct pg_work *w, u32 was)
 	if (!c || !w)
 		return 0;
 	p = &c->hpack;
-	if (p->entry.name != PG_NAME_PATH && p->entry.name != PG_NAME_PATH_CHANGED)
-		return 0;
 	if (p->state == PG_HP_VALUE && was != PG_HP_VALUE) {
 		w->path_at = p->left >= 2 && c->request.left >= 2 && w->end - w->pos >= 2 ? w->pos : PG_NO_FRAME;
 		w->path_form = p->huffman ? PG_PATH_CODED : PG_PATH_PLAIN;
@@ -364,7 +371,8 @@ PG_STEP int pg_fragment(struct pg_conn *c, struct pg_work *w)
 		reason = pg_hpack_byte(c, pg_peek(w));
 		w->pos++;
 		h->left--;
-		pg_path_place(c, w, was);
+		if (pg_is_path(&c->hpack.entry))
+			pg_path_place(c, w, was);
 		if (reason)
 			return pg_fail_connection(c, w, reason);
 		if (c->hpack.whole && c->block.trailers)
@@ -420,6 +428,9 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	if (h->type == PG_F_HEADERS && h->stream > c->highest) {
 		c->highest = h->stream;
+		if (pg_kept_again(c, w))
+			return PG_GO;
+		pg_kept_start(c, w);
 		pg_hpack_block_start(&c->hpack);
 		pg_block_start(&c->block, &c->peer, 0);
 		w->path_at = PG_NO_FRAME;
@@ -427,7 +438,7 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 	}
 	if (h->stream > c->highest)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
-	s = pg_stream_get(c->id, h->stream);
+	s = pg_stream_of(c, h->stream);
 	if (h->type == PG_F_RST_STREAM) {
 		if (s)
 			pg_stream_leave(c, h->stream);
@@ -439,12 +450,19 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 	if (s && s->request & PG_REQ_END)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	/* DATA may be under way when the server resets the stream: it is nobody's, and passed over. */
-	if (h->type == PG_F_DATA)
-		return !s && pg_stripped(c, h) ? PG_STRIP : PG_GO;
+	if (h->type == PG_F_DATA) {
+		if (!s && pg_stripped(c, h))
+			return PG_STRIP;
+		if (h->state == PG_H2_DATA && (!s || s->request & PG_REQ_UNREAD))
+			h->state = PG_H2_SKIP;
+		return PG_GO;
+	}
 	if (!s)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	if (!(h->flags & PG_FLAG_END_STREAM))
 		return pg_fail_connection(c, w, PG_R_FRAME_ORDER);
+	c->kept.length = 0;
+	c->kept.reading = 0;
 	pg_hpack_block_start(&c->hpack);
 	pg_block_start(&c->block, &c->peer, 1);
 	return PG_GO;
@@ -452,12 +470,18 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 
 static inline int pg_data_frame(struct pg_conn *c, struct pg_work *w)
 {
-	struct pg_stream *s = pg_stream_get(c->id, c->request.stream);
+	struct pg_stream *s = pg_stream_of(c, c->request.stream);
+	int outcome;
 
-	if (s && !(s->request & PG_REQ_UNREAD))
-		return pg_data(c, w, s, &c->request);
-	pg_h2_skip(&c->request, w);
-	return PG_GO;
+	c->passing = 0;
+	if (!s || s->request & PG_REQ_UNREAD) {
+		pg_h2_skip(&c->request, w);
+		return PG_GO;
+	}
+	outcome = pg_data(c, w, s, &c->request);
+	if (s->grpc == PG_G_MESSAGE && s->pb == PG_PB_SKIP)
+		c->passing = s->left < c->request.left ? s->left : c->request.left;
+	return outcome;
 }
 
 static inline int pg_h2_body_state(u32 state)
@@ -516,6 +540,8 @@ PG_STEP int pg_request_step(struct pg_conn *c, struct pg_work *w)
 		reason = pg_h2_head(h, w, 1, &whole);
 		if (!reason && whole)
 			outcome = pg_request_frame(c, w);
+		if (!reason && whole && outcome == PG_GO && h->state == PG_H2_SKIP)
+			pg_h2_skip(h, w);
 		break;
 	case PG_H2_PAD_LENGTH:
 		reason = pg_h2_pad_length(h, w);
@@ -560,7 +586,7 @@ static inline void pg_response_frame_end(struct pg_conn *c)
 		pg_count_add(PG_N_HELPER_FAILED, 1);
 		return;
 	}
-	s = pg_stream_get(c->id, h->stream);
+	s = pg_stream_of(c, h->stream);
 	if (s) {
 		pg_stream_answered(c, s);
 		s->response |= PG_RSP_END;
@@ -584,7 +610,7 @@ static inline int pg_response_fail(struct pg_conn *c, struct pg_work *w, u32 rea
 /* In audit mode: would the call have been denied for its request? Then it makes no more events. */
 static inline int pg_would_be_over(const struct pg_conn *c, u32 stream)
 {
-	const struct pg_stream *s = pg_stream_get(c->id, stream);
+	const struct pg_stream *s = pg_stream_of(c, stream);
 
 	return s && s->request & PG_REQ_DENIED;
 }
@@ -602,7 +628,7 @@ PG_STEP int pg_response_frame(struct pg_conn *c, struct pg_work *w)
 	if (h->type == PG_F_HEADERS || h->type == PG_F_CONTINUATION || h->type == PG_F_PUSH_PROMISE)
 		h->block = !(h->flags & PG_FLAG_END_HEADERS);
 	if (h->type == PG_F_HEADERS) {
-		s = pg_stream_get(c->id, h->stream);
+		s = pg_stream_of(c, h->stream);
 		if (s)
 			s->response |= PG_RSP_HEADERS;
 	}
@@ -649,6 +675,8 @@ PG_STEP int pg_response_step(struct pg_conn *c, struct pg_work *w)
 		reason = pg_h2_head(h, w, 0, &whole);
 		if (!reason && whole)
 			outcome = pg_response_frame(c, w);
+		if (!reason && whole && outcome == PG_GO && h->state == PG_H2_SKIP)
+			pg_h2_skip(h, w);
 	} else if (config.responses && h->state == PG_H2_DATA) {
 		outcome = pg_response_data(c, w);
 	} else if (config.responses && h->state == PG_H2_PAD_LENGTH) {

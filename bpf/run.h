@@ -179,7 +179,7 @@ static long pg_run_cb(u32 index, void *data)
 			return 1;
 		}
 	}
-	if (!pg_ready(w) && !pg_load(r->skb, w)) {
+	if (!r->c->passing && !pg_ready(w) && !pg_load(r->skb, w)) {
 		r->outcome = pg_fail_connection(r->c, w, PG_R_HEADERS_UNREADABLE);
 		return 1;
 	}

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The live streams of a connection: a list through the stream table, so that a close finds them all. */
+/* The live streams of a connection: its seats, and a list through the stream table, so that a close finds them all. */
 #ifndef PG_STREAMS_H
 #define PG_STREAMS_H
 
-#include "env.h"
+#include "seats.h"
 
 static inline struct pg_stream *pg_stream_open(struct pg_conn *c, u32 id)
 {
-	struct pg_stream *s = pg_stream_new(c->id, id);
-	struct pg_stream *next;
+	struct pg_stream *s = pg_seat_take(c, id), *next;
 
+	if (s) {
+		c->live++;
+		return s;
+	}
+	s = pg_stream_new(c->id, id);
 	if (!s)
 		return 0;
 	s->next = c->streams;
@@ -17,6 +21,7 @@ static inline struct pg_stream *pg_stream_open(struct pg_conn *c, u32 id)
 	if (next)
 		next->previous = id;
 	c->streams = id;
+	c->standing++;
 	c->live++;
 	return s;
 }
@@ -30,19 +35,12 @@ static inline void pg_stream_answered(struct pg_conn *c, struct pg_stream *s)
 	s->ended = 0;
 }
 
-PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
+/* Out of the list, and out of the table. */
+static inline void pg_stream_remove(struct pg_conn *c, struct pg_stream *s, u32 id)
 {
-	struct pg_stream *s, *other;
-	u32 previous, next;
+	u32 previous = s->previous, next = s->next;
+	struct pg_stream *other;
 
-	if (!c)
-		return 0;
-	s = pg_stream_get(c->id, id);
-	if (!s)
-		return 0;
-	pg_stream_answered(c, s);
-	previous = s->previous;
-	next = s->next;
 	if (previous) {
 		other = pg_stream_get(c->id, previous);
 		if (other)
@@ -55,45 +53,64 @@ PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 		if (other)
 			other->previous = previous;
 	}
-	if (c->live)
-		c->live--;
+	if (c->standing)
+		c->standing--;
 	pg_stream_delete(c->id, id);
-	return 0;
 }
 
-/* All streams of a connection go with it. */
-PG_STEP int pg_streams_drop_some(struct pg_conn *c)
+PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 {
-	int i;
+	struct pg_stream *s;
 
 	if (!c)
 		return 0;
-	for (i = 0; i < 64; i++) {
-		if (!c->streams)
-			return 0;
+	s = pg_stream_of(c, id);
+	if (!s)
+		return 0;
+	pg_stream_answered(c, s);
+	if (c->live)
+		c->live--;
+	if (pg_seated(pg_seat_read(c, id), id))
+		pg_seat_leave(c, id);
+	else
+		pg_stream_remove(c, s, id);
+	return 0;
+}
+
+/* Whoever has this turn's seat goes, and the first of the list. Returns whether there may be more. */
+PG_STEP int pg_streams_drop_some(struct pg_conn *c, u32 turn)
+{
+	u64 seat;
+
+	if (!c)
+		return 0;
+	seat = c->seat[pg_index(turn, PG_SEATS)];
+	if (seat)
+		pg_stream_close(c, seat >> 32);
+	if (c->streams)
 		pg_stream_close(c, c->streams);
-	}
-	return 1;
+	return turn < PG_SEATS - 1 || c->streams;
 }
 
 static long pg_streams_drop_cb(u32 index, void *data)
 {
 	struct pg_conn **c = data;
 
-	(void)index;
-	return !*c || !pg_streams_drop_some(*c);
+	return !*c || !pg_streams_drop_some(*c, index);
 }
 
+/* All streams of a connection go with it. */
 static inline void pg_streams_drop(struct pg_conn *c)
 {
-	bpf_loop(PG_MAX_STREAMS / 64 + 1, pg_streams_drop_cb, &c, 0);
+	bpf_loop(PG_MAX_STREAMS + PG_SEATS, pg_streams_drop_cb, &c, 0);
+	pg_seats_clear(c);
 }
 
 /* ---- responses ---- */
 
 static inline struct pg_stream *pg_half_get(const struct pg_conn *c, u32 stream)
 {
-	return pg_stream_get(c->id, stream | PG_RESPONSE_HALF);
+	return pg_stream_of(c, stream | PG_RESPONSE_HALF);
 }
 
 /* Takes a half out of the queue of those whose stream the client has reset, if it is there. */
@@ -103,12 +120,12 @@ static inline void pg_gone_remove(struct pg_conn *c, struct pg_stream *half, u32
 
 	if (!half->newer && !half->older && c->gone_first != id)
 		return;
-	other = half->older ? pg_stream_get(c->id, half->older) : 0;
+	other = half->older ? pg_stream_of(c, half->older) : 0;
 	if (other)
 		other->newer = half->newer;
 	else
 		c->gone_first = half->newer;
-	other = half->newer ? pg_stream_get(c->id, half->newer) : 0;
+	other = half->newer ? pg_stream_of(c, half->newer) : 0;
 	if (other)
 		other->older = half->older;
 	else
@@ -124,7 +141,7 @@ PG_STEP int pg_half_close(struct pg_conn *c, u32 id)
 
 	if (!c)
 		return 0;
-	half = pg_stream_get(c->id, id);
+	half = pg_stream_of(c, id);
 	if (!half)
 		return 0;
 	pg_gone_remove(c, half, id);
@@ -146,11 +163,11 @@ PG_STEP int pg_stream_leave(struct pg_conn *c, u32 stream)
 	pg_stream_close(c, stream);
 	if (!config.responses)
 		return 0;
-	half = pg_stream_get(c->id, id);
+	half = pg_stream_of(c, id);
 	if (!half)
 		return 0;
 	half->older = c->gone_last;
-	last = c->gone_last ? pg_stream_get(c->id, c->gone_last) : 0;
+	last = c->gone_last ? pg_stream_of(c, c->gone_last) : 0;
 	if (last)
 		last->newer = id;
 	else

@@ -53,8 +53,7 @@ enum pg_pb_state {
 };
 
 struct pg_stream {
-	struct pg_bits bits;
-	u32 previous; /* live streams of the connection form a list */
+	u32 previous; /* live streams of the connection that have no seat form a list */
 	u32 next;
 	u32 method;
 	u32 text;
@@ -78,18 +77,27 @@ struct pg_stream {
 	u32 newer;	/* of responses: neighbours in the queue of those whose stream the client has reset */
 	u32 older;
 	u64 value;
-	u32 packed; /* message offset where the packed elements that are read end; 0: there are none */
-	u32 clause; /* 1: the tests of an element's clause so far hold */
-	u64 hash;   /* of the key of the map's entry that is read */
-	u64 secret; /* what the hashes of this stream begin with; 0: not drawn yet */
-	u64 sip[4]; /* of a string key */
-	u64 key[PG_MAX_MAP_KEYS];
-	u64 once[PG_MAX_ONCE_WORDS]; /* what has come of the message, and of those around it (pg_field.once) */
-	u32 once_top;		     /* how many of them are in use */
+	u32 packed;   /* message offset where the packed elements that are read end; 0: there are none */
+	u32 clause;   /* 1: the tests of an element's clause so far hold */
+	u64 hash;     /* of the key of the map's entry that is read */
+	u64 secret;   /* what the hashes of this stream begin with; 0: not drawn yet */
+	u64 sip[4];   /* of a string key */
+	u32 once_top; /* how many words of `once` are in use */
 	u32 once_reserved;
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
+	struct pg_bits bits; /* from here on nothing is read that has not been written for the stream */
+	u64 key[PG_MAX_MAP_KEYS];
+	u64 once[PG_MAX_ONCE_WORDS]; /* what has come of the message, and of those around it (pg_field.once) */
 	struct pg_level level[PG_MAX_MESSAGE_DEPTH];
 };
+
+/*
+ * Where a stream's state is: most have a berth, which is there before they come. A connection has a seat for each of
+ * 32 requests, by their ids, and for as many responses; a seat has the stream's id above, its berth's number below.
+ * What finds its seat taken, or no berth, is in the table of streams. Written under the request lock.
+ */
+#define PG_SEATS 64 /* a power of two */
+#define PG_IDLE_BERTHS 8
 
 struct pg_stream_key {
 	u64 conn;
@@ -203,6 +211,20 @@ struct pg_block {
 	u32 changed;  /* 1: the server reads another :path, which names no method */
 };
 
+/*
+ * The bytes of the last header block, if the same once more say the same: one frame in one piece, well-formed, of no
+ * effect on the dynamic table, its path one that a rule or a proto names. Then pg_block and pg_hpack stand as they
+ * would.
+ */
+#define PG_KEPT_BYTES 128
+struct pg_kept {
+	u32 length;  /* 0: the next block is to be read */
+	u32 reading; /* of the block that is read, if its bytes are here */
+	u32 path_at; /* where in the block its :path can be changed, as in pg_work */
+	u32 path_form;
+	u8 bytes[PG_KEPT_BYTES];
+};
+
 /* ---- a connection ---- */
 
 enum pg_phase {
@@ -294,7 +316,7 @@ struct pg_conn {
 	u32 highest;	 /* highest stream opened */
 	u32 complete;	 /* highest stream whose header block is complete */
 	u32 delivered;	 /* `complete` before the segment that is being judged */
-	u32 streams;	 /* head of the list of live streams; 0: none */
+	u32 streams;	 /* head of the list of live streams without a seat; 0: none */
 	u32 live;	 /* how many */
 	u32 pending;	 /* delivered requests without an answer yet */
 	u32 texts;	 /* ids given to path texts */
@@ -319,9 +341,15 @@ struct pg_conn {
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
 	struct pg_bits peer;				/* header-scope bits that depend on the peer only */
+	u64 seat[PG_SEATS];				/* 0: nobody has it */
+	u32 idle[PG_IDLE_BERTHS];			/* berths that are the connection's, for its next streams */
+	u32 idles;					/* how many */
+	u32 standing;					/* streams in the table */
+	u32 passing; /* bytes of the current DATA frame to come that nobody looks at */
 	struct pg_h2 request;
 	struct pg_h2 response;
 	struct pg_block block;
+	struct pg_kept kept;
 	struct pg_hpack hpack;
 	u8 path[PG_MAX_PATH_BYTES];
 };

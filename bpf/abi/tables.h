@@ -238,11 +238,14 @@ struct pg_automaton {
 };
 PG_SIZE(struct pg_automaton, 32);
 
+#define PG_STAY_ALWAYS 1u /* no byte leads out of the state */
+#define PG_STAY_BUT 2u	  /* no byte but the three of the upper bytes does; two of them may be the same */
 struct pg_out {
 	u32 enter; /* row applied on entering the state; 0: none */
 	u32 end;   /* row applied if the value ends in the state; 0: none */
+	u32 stay;  /* PG_STAY_*, in the lowest byte; 0: nothing is known. A row is not applied anew by staying */
 };
-PG_SIZE(struct pg_out, 8);
+PG_SIZE(struct pg_out, 12);
 
 struct pg_classes {
 	u8 of[256];

@@ -109,7 +109,7 @@ int pg_host_request(struct pg_host *host, const u8 *bytes, u32 length)
 	host->conn.run++;
 	pg_host_chunk(w, length);
 	while (w->pos < w->end && outcome == PG_GO) {
-		if (!pg_ready(w))
+		if (!host->conn.passing && !pg_ready(w))
 			pg_host_load(w, bytes);
 		outcome = pg_request_step(&host->conn, w);
 	}
@@ -160,17 +160,13 @@ const struct pg_conn *pg_host_conn(const struct pg_host *host)
 
 u32 pg_host_streams(const struct pg_host *host)
 {
-	return host->stream_count;
+	return host->conn.live;
 }
 
-const struct pg_stream *pg_host_stream(const struct pg_host *host, u32 stream)
+const struct pg_stream *pg_host_stream(struct pg_host *host, u32 stream)
 {
-	struct pg_host_stream *s;
-
-	for (s = host->streams; s; s = s->next)
-		if (s->id == stream)
-			return &s->stream;
-	return 0;
+	pg_here = host;
+	return pg_stream_of(&host->conn, stream);
 }
 
 int pg_host_match(struct pg_host *host, const struct pg_bits *bits, u32 first, u32 end)

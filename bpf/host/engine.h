@@ -77,7 +77,7 @@ const struct pg_conn *pg_host_conn(const struct pg_host *host);
 u32 pg_host_streams(const struct pg_host *host);
 
 /* A live stream, as the kernel would keep it; 0: there is none of this id. */
-const struct pg_stream *pg_host_stream(const struct pg_host *host, u32 stream);
+const struct pg_stream *pg_host_stream(struct pg_host *host, u32 stream);
 
 /* The matcher alone: the first of tests [first, end) that completes a clause that holds of these bits; -1: none does.
  */

@@ -26,6 +26,8 @@ struct pg_host_buckets {
 	u32 own_count;
 };
 
+#define PG_HOST_BERTHS 12 /* few, so that streams without one are met with */
+
 struct pg_host {
 	struct pg_tables tables;
 	struct pg_host_buckets *buckets;
@@ -36,6 +38,8 @@ struct pg_host {
 	struct pg_work response_work;
 	struct pg_host_stream *streams;
 	u32 stream_count;
+	struct pg_stream berth[PG_HOST_BERTHS];
+	u32 berths_taken; /* bit by bit */
 	struct pg_event *events;
 	u32 event_count;
 	u32 event_room;
@@ -117,6 +121,32 @@ static inline void pg_stream_delete(u64 conn, u32 stream)
 		pg_here->stream_count--;
 		return;
 	}
+}
+
+/* What a berth had before is worth nothing: here it is spoilt, so that nobody can rely on it. */
+static inline int pg_berth_take(u32 *berth)
+{
+	u32 i;
+
+	for (i = 0; i < PG_HOST_BERTHS; i++) {
+		if (pg_here->berths_taken >> i & 1)
+			continue;
+		pg_here->berths_taken |= 1u << i;
+		memset(&pg_here->berth[i], 0xa5, sizeof(pg_here->berth[i]));
+		*berth = i;
+		return 1;
+	}
+	return 0;
+}
+
+static inline void pg_berth_give(u32 berth)
+{
+	pg_here->berths_taken &= ~(1u << berth);
+}
+
+static inline struct pg_stream *pg_berth_get(u32 berth)
+{
+	return &pg_here->berth[berth];
 }
 
 static inline void pg_text_put(struct pg_conn *c, u32 text, u32 length)

@@ -67,6 +67,30 @@ static inline u32 pg_automaton_step(const struct pg_automaton *a, const struct p
 	return next ? *next : 0;
 }
 
+#define PG_EACH_BYTE 0x0101010101010101ull
+#define PG_HIGH_BITS 0x8080808080808080ull
+
+/* Has the word a byte like this? */
+static inline int pg_has_byte(u64 word, u8 byte)
+{
+	word ^= byte * PG_EACH_BYTE;
+	return ((word - PG_EACH_BYTE) & ~word & PG_HIGH_BITS) != 0;
+}
+
+/* Do none of eight bytes lead out of a state? */
+static inline int pg_stays(u32 stay, u64 word)
+{
+	return (stay & 0xff) == PG_STAY_BUT && !pg_has_byte(word, stay >> 8) && !pg_has_byte(word, stay >> 16) &&
+	       !pg_has_byte(word, stay >> 24);
+}
+
+static inline u32 pg_automaton_stay(const struct pg_automaton *a, u32 state)
+{
+	const struct pg_out *out = pg_get_out(a->out + (state >> (a->stride_log2 & 31)));
+
+	return out ? out->stay : 0;
+}
+
 static inline u32 pg_automaton_enter(const struct pg_automaton *a, u32 state)
 {
 	const struct pg_out *out;

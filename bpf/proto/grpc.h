@@ -132,6 +132,15 @@ static inline u32 pg_block_check(const struct pg_block *b)
 	return PG_R_NONE;
 }
 
+/* The prefix is whole, and the message begins. */
+static inline void pg_grpc_message(struct pg_stream *s, u32 *compressed)
+{
+	*compressed = s->value;
+	s->grpc = PG_G_MESSAGE;
+	s->offset = 0;
+	s->message++;
+}
+
 /* A byte of a message's prefix; with the last the message begins. */
 static inline u32 pg_grpc_prefix(struct pg_stream *s, u8 byte, u32 *compressed)
 {
@@ -144,11 +153,24 @@ static inline u32 pg_grpc_prefix(struct pg_stream *s, u8 byte, u32 *compressed)
 	s->have++;
 	if (s->have < PG_GRPC_PREFIX_BYTES)
 		return s->have == 1 && byte > 1 ? PG_R_GRPC_FLAG : PG_R_NONE;
-	*compressed = s->value;
-	s->grpc = PG_G_MESSAGE;
-	s->offset = 0;
-	s->message++;
+	pg_grpc_message(s, compressed);
 	return PG_R_NONE;
+}
+
+/* A whole prefix that begins here, if it is among the next `n` bytes and its flag is one. Returns whether it is read.
+ */
+static inline int pg_grpc_prefix_whole(struct pg_stream *s, struct pg_work *w, u32 n, u32 *compressed)
+{
+	const u8 *here = pg_ahead(w, 0);
+
+	if (s->have || n < PG_GRPC_PREFIX_BYTES || pg_ready(w) < PG_GRPC_PREFIX_BYTES || here[0] > 1)
+		return 0;
+	s->value = here[0];
+	s->length = (u32)here[1] << 24 | (u32)here[2] << 16 | (u32)here[3] << 8 | here[4];
+	s->have = PG_GRPC_PREFIX_BYTES;
+	w->pos += PG_GRPC_PREFIX_BYTES;
+	pg_grpc_message(s, compressed);
+	return 1;
 }
 
 static inline int pg_grpc_between_messages(const struct pg_stream *s)

@@ -143,14 +143,21 @@ static inline void pg_h2_body(struct pg_h2 *h)
 /* A frame head, or as much of it as there is. `*whole` is set to 1 with its last byte; then the frame is checked. */
 static inline u32 pg_h2_head(struct pg_h2 *h, struct pg_work *w, int from_client, u32 *whole)
 {
+	const u8 *here = pg_ahead(w, 0);
 	u32 reason;
 	int i;
 
+	if (!h->have)
+		w->frame_at = w->pos;
+	if (!h->have && pg_ready(w) >= PG_HEAD_BYTES) {
+		for (i = 0; i < PG_HEAD_BYTES; i++)
+			h->head[i] = here[i];
+		h->have = PG_HEAD_BYTES;
+		w->pos += PG_HEAD_BYTES;
+	}
 	for (i = 0; i < PG_HEAD_BYTES; i++) {
 		if (h->have >= PG_HEAD_BYTES || !pg_ready(w))
 			break;
-		if (!h->have)
-			w->frame_at = w->pos;
 		h->head[pg_index(h->have, 16)] = pg_peek(w);
 		h->have++;
 		w->pos++;

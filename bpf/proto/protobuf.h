@@ -65,79 +65,139 @@ static inline void pg_pb_string_start(struct pg_stream *s, const struct pg_field
 		s->automaton[k] = k < f->automata ? pg_automaton_start(f->automaton + k) : 0;
 }
 
+#define PG_PB_RUN 128 /* bytes of a value that are looked at in one go, at most */
+
+/* How much of the next `n` bytes of a value is looked at in one go: many, if they are all ASCII. They are counted, and
+ * this is all that is to be known of them as text. 0: they are to be looked at one by one. */
+PG_STEP int pg_pb_plain(struct pg_stream *s, const struct pg_work *w, u32 n, u32 text)
+{
+	u32 i;
+
+	if (!s || !w || (text && s->utf8))
+		return 0;
+	for (i = 0; i < PG_PB_RUN; i += 8) {
+		if (i + 8 > n || (text && pg_eight(pg_ahead(w, i)) & PG_HIGH_BITS))
+			break;
+	}
+	s->points += i;
+	return i;
+}
+
 /* The next `n` bytes of the value, which are in the window: how many of them a string may have; all, or less than `n`
  * where it is not UTF-8. */
-PG_STEP int pg_pb_string(struct pg_stream *s, const struct pg_work *w, u32 n)
+PG_STEP int pg_pb_string(struct pg_stream *s, const struct pg_work *w, u32 n, u32 text)
 {
-	const struct pg_field *f;
 	u32 i;
-	u8 byte;
 
-	if (!s || !w || !s->field)
-		return 0;
-	f = pg_get_field(s->field - 1);
-	if (!f)
+	if (!s || !w)
 		return 0;
 	for (i = 0; i < PG_PB_BYTES_A_CALL; i++) {
 		if (i >= n)
 			break;
-		byte = pg_peek_ahead(w, i);
-		if (f->kind == PG_K_STRING) {
+		if (text) {
 			if (!s->utf8)
 				s->points++;
-			s->utf8 = pg_utf8_step(s->utf8, byte);
+			s->utf8 = pg_utf8_step(s->utf8, pg_peek_ahead(w, i));
 			if (s->utf8 == PG_UTF8_BAD)
 				break;
 		} else {
 			s->points++;
 		}
-		if (f->flags & PG_FIELD_KEY)
-			pg_key_byte(s, byte);
 	}
 	return i;
 }
 
-/* The same bytes through one of the field's automata. All of them in one go: what it needs is looked up once. */
-PG_STEP int pg_pb_automaton(struct pg_stream *s, const struct pg_work *w, u32 k, u32 n)
+/* Some bytes of a map's key, for its hash. */
+PG_STEP int pg_pb_key(struct pg_stream *s, const struct pg_work *w, u32 n)
+{
+	u32 i;
+
+	if (!s || !w)
+		return 0;
+	for (i = 0; i < PG_PB_RUN; i++) {
+		if (i >= n)
+			break;
+		pg_key_byte(s, pg_peek_ahead(w, i));
+	}
+	return 0;
+}
+
+/*
+ * The last `left` of the next `n` bytes through one of the field's automata; returns how many are left then. All of
+ * them in one go, for what it needs is looked up once. Eight at once are passed over where they leave its state as it
+ * is.
+ */
+PG_STEP int pg_pb_automaton(struct pg_stream *s, const struct pg_work *w, u32 k, u32 left, u32 n)
 {
 	const struct pg_classes *classes;
 	const struct pg_automaton *a;
 	const struct pg_field *f;
-	u32 i, row, state;
+	u32 i, row, state, stay, at, end;
 
 	if (!s || !w || !s->field)
 		return 0;
 	k = pg_index(k, PG_MAX_FIELD_AUTOMATA);
 	f = pg_get_field(s->field - 1);
 	a = f ? pg_get_automaton(f->automaton + k) : 0;
-	classes = a ? pg_get_classes(a->classes) : 0;
+	if (!a)
+		return 0;
+	end = w->pos - w->window_at + n;
+	at = end - left;
+	state = s->automaton[k];
+	stay = pg_automaton_stay(a, state);
+	if ((stay & 0xff) == PG_STAY_ALWAYS)
+		return 0;
+	for (i = 0; i < PG_PB_RUN / 8; i++) {
+		if (at + 8 > end || !pg_stays(stay, pg_eight(&w->window[pg_index(at, PG_WINDOW)])))
+			break;
+		at += 8;
+	}
+	classes = pg_get_classes(a->classes);
 	if (!classes)
 		return 0;
-	state = s->automaton[k];
 	for (i = 0; i < PG_PB_BYTES_A_CALL; i++) {
-		if (i >= n)
+		if (at >= end)
 			break;
-		state = pg_automaton_step(a, classes, state, pg_peek_ahead(w, i));
+		state = pg_automaton_step(a, classes, state, w->window[pg_index(at, PG_WINDOW)]);
 		row = pg_automaton_enter(a, state);
 		if (row)
 			pg_row(&s->bits, row);
+		at++;
 	}
 	s->automaton[k] = state;
-	return 0;
+	return end - at;
 }
 
-/* Some bytes of a string or of bytes, in the window. */
-static inline u32 pg_pb_bytes(struct pg_stream *s, const struct pg_work *w, u32 n)
+/* Some of the next `n` bytes of a string or of bytes, in the window; `*used` is set to how many. */
+static inline u32 pg_pb_bytes(struct pg_stream *s, const struct pg_work *w, u32 n, u32 *used)
 {
 	const struct pg_field *f = s->field ? pg_get_field(s->field - 1) : 0;
-	u32 k, valid;
+	u32 i, k, left, text, valid;
 
 	if (!f)
 		return PG_R_INTERNAL;
-	valid = pg_pb_string(s, w, n);
-	for (k = 0; k < PG_MAX_FIELD_AUTOMATA; k++)
-		if (k < f->automata)
-			pg_pb_automaton(s, w, k, valid);
+	text = f->kind == PG_K_STRING;
+	valid = pg_pb_plain(s, w, n, text);
+	if (valid) {
+		n = valid;
+	} else {
+		if (n > PG_PB_BYTES_A_CALL)
+			n = PG_PB_BYTES_A_CALL;
+		valid = pg_pb_string(s, w, n, text);
+	}
+	*used = n;
+	if (f->flags & PG_FIELD_KEY)
+		pg_pb_key(s, w, valid);
+	for (k = 0; k < PG_MAX_FIELD_AUTOMATA; k++) {
+		if (k >= f->automata)
+			break;
+		left = valid;
+		for (i = 0; i < PG_PB_RUN / PG_PB_BYTES_A_CALL; i++) {
+			if (!left)
+				break;
+			left = pg_pb_automaton(s, w, k, left, valid);
+		}
+	}
 	return valid < n ? PG_R_UTF8 : PG_R_NONE;
 }
 
@@ -438,6 +498,35 @@ static inline u32 pg_pb_varint_byte(struct pg_stream *s, u8 byte, u32 *whole)
 	return PG_R_NONE;
 }
 
+/* A byte of a tag, of a length, or of a number. */
+static inline u32 pg_pb_token_byte(struct pg_stream *s, u32 plan, u8 byte)
+{
+	u32 reason, whole = 0;
+
+	if (s->pb == PG_PB_FIXED) {
+		s->value |= (u64)byte << (8 * s->have & 63);
+		s->have++;
+		s->left--;
+		return s->left ? PG_R_NONE : pg_pb_scalar(s, s->value);
+	}
+	reason = pg_pb_varint_byte(s, byte, &whole);
+	if (reason || !whole)
+		return reason;
+	if (s->pb == PG_PB_TAG)
+		return pg_pb_tag(s, plan);
+	if (s->pb == PG_PB_LENGTH)
+		return pg_pb_length(s);
+	return pg_pb_scalar(s, s->value);
+}
+
+/* Is the next byte one of a token that has begun, or of the one that must follow? */
+static inline int pg_pb_in_token(const struct pg_stream *s)
+{
+	return s->have || s->pb == PG_PB_LENGTH || s->pb == PG_PB_VARINT || s->pb == PG_PB_FIXED;
+}
+
+#define PG_PB_TOKEN_BYTES 4 /* at most, in one go */
+
 static inline void pg_pb_start(struct pg_stream *s)
 {
 	s->pb = PG_PB_TAG;
@@ -454,7 +543,7 @@ static inline void pg_pb_start(struct pg_stream *s)
  */
 PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 {
-	u32 reason = PG_R_NONE, whole = 0, used;
+	u32 reason = PG_R_NONE, used, i;
 	u8 byte;
 
 	if (!s || !w)
@@ -471,9 +560,13 @@ PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 			used = n;
 		if (used > s->left)
 			used = s->left;
-		if (used > PG_PB_BYTES_A_CALL)
-			used = PG_PB_BYTES_A_CALL;
-		reason = s->pb == PG_PB_BYTES ? pg_pb_bytes(s, w, used) : (u32)pg_pb_varints(s, w, used);
+		if (s->pb == PG_PB_BYTES) {
+			reason = pg_pb_bytes(s, w, used, &used);
+		} else {
+			if (used > PG_PB_BYTES_A_CALL)
+				used = PG_PB_BYTES_A_CALL;
+			reason = pg_pb_varints(s, w, used);
+		}
 		/* Counted whatever is wrong with them: where a switch lets the message pass, its rest is passed over.
 		 */
 		w->pos += used;
@@ -484,27 +577,20 @@ PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 			s->pb = PG_PB_TAG;
 		}
 	} else {
-		if (s->offset >= pg_pb_end(s))
-			return PG_R_PROTOBUF_LENGTH;
-		byte = pg_peek(w);
-		w->pos++;
-		s->offset++;
-		if (s->pb == PG_PB_FIXED) {
-			s->value |= (u64)byte << (8 * s->have & 63);
-			s->have++;
-			s->left--;
-			if (!s->left)
-				reason = pg_pb_scalar(s, s->value);
-		} else {
-			reason = pg_pb_varint_byte(s, byte, &whole);
-			if (!reason && whole) {
-				if (s->pb == PG_PB_TAG)
-					reason = pg_pb_tag(s, plan);
-				else if (s->pb == PG_PB_LENGTH)
-					reason = pg_pb_length(s);
-				else
-					reason = pg_pb_scalar(s, s->value);
-			}
+		used = pg_ready(w);
+		if (used > n)
+			used = n;
+		for (i = 0; i < PG_PB_TOKEN_BYTES; i++) {
+			if (i >= used)
+				break;
+			if (s->offset >= pg_pb_end(s))
+				return PG_R_PROTOBUF_LENGTH;
+			byte = pg_peek(w);
+			w->pos++;
+			s->offset++;
+			reason = pg_pb_token_byte(s, plan, byte);
+			if (reason || !pg_pb_in_token(s))
+				break;
 		}
 	}
 	return reason;

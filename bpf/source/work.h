@@ -47,7 +47,8 @@ static inline __attribute__((always_inline)) u32 pg_length(u32 n, u32 most)
 	return n + 1;
 }
 
-#define PG_WINDOW 512 /* a power of two; larger ones cost more for small calls than they save for large ones */
+#define PG_WINDOW 512	   /* a power of two; larger ones cost more for small calls than they save for large ones */
+#define PG_WINDOW_SPARE 16 /* behind it, so that some bytes from a masked index on need no masks of their own */
 
 enum pg_path_form {
 	PG_PATH_PLAIN, /* its first two characters */
@@ -109,7 +110,7 @@ struct pg_work {
 	u64 now;       /* ns; 0: the clock says it */
 	struct pg_hole_event said; /* the event that is being made; its `about` is one of the other kind */
 	u8 patch[PG_PATCH];
-	u8 window[PG_WINDOW];
+	u8 window[PG_WINDOW + PG_WINDOW_SPARE];
 };
 
 #define PG_NO_FRAME 0xffffffffu
@@ -131,6 +132,34 @@ static inline u8 pg_peek(const struct pg_work *w)
 static inline u8 pg_peek_ahead(const struct pg_work *w, u32 ahead)
 {
 	return w->window[pg_index(w->pos - w->window_at + ahead, PG_WINDOW)];
+}
+
+/* The window's bytes from `ahead` on, at least PG_WINDOW_SPARE of them, whatever they are. */
+static inline const u8 *pg_ahead(const struct pg_work *w, u32 ahead)
+{
+	return &w->window[pg_index(w->pos - w->window_at + ahead, PG_WINDOW)];
+}
+
+/* Eight bytes, in the machine's order. BPF reads them at any address, and the compiler does not know that. */
+static inline u64 pg_eight(const u8 *bytes)
+{
+#ifdef __BPF__
+	return *(const u64 *)bytes;
+#else
+	u64 word;
+
+	__builtin_memcpy(&word, bytes, sizeof(word));
+	return word;
+#endif
+}
+
+static inline void pg_eight_copy(u8 *to, const u8 *from)
+{
+#ifdef __BPF__
+	*(u64 *)to = *(const u64 *)from;
+#else
+	__builtin_memcpy(to, from, 8);
+#endif
 }
 
 /* Up to `most` bytes of the chunk are passed over without being loaded. */

@@ -117,12 +117,12 @@ const struct pg_conn *pgf_conn(void)
 	return conns.cell;
 }
 
-/* The kernel closes it. Returns how many slots did not come back, and how many streams. */
+/* The kernel closes it. Returns how many slots did not come back, streams and berths. */
 u32 pgf_close(void);
 u32 pgf_close(void)
 {
 	pg_here = &fuzz_host;
 	pg_conn_close(1);
 	return FUZZ_SMALL - free_small.count - mend_small.count + FUZZ_LARGE - free_large.count - mend_large.count +
-	       fuzz_host.stream_count;
+	       fuzz_host.stream_count + __builtin_popcount(fuzz_host.berths_taken);
 }

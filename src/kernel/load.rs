@@ -24,7 +24,7 @@ use crate::skel::ProtocgSkelBuilder;
 pub struct Shared {
     /// Connections by cookie.
     pub conns: MapHandle,
-    /// Live RPCs.
+    /// Live RPCs without a berth.
     pub streams: MapHandle,
     /// Paths that no exact rule names.
     pub texts: MapHandle,
@@ -94,6 +94,7 @@ const REPLAY_SERVER: u32 = 2;
 pub struct Replay {
     program: OwnedFd,
     buckets: Vec<MapHandle>,
+    berths: MapHandle,
     /// The maps.
     pub shared: Shared,
 }
@@ -160,7 +161,12 @@ impl Replay {
     /// A live stream of the connection.
     pub fn stream(&self, id: u32) -> Option<Box<abi::pg_stream>> {
         let conn = self.shared.conn(REPLAY_COOKIE)?;
-        self.shared.stream(conn.id, id)
+        let Some(seat) = conn.seat.into_iter().find(|seat| seat >> 32 == u64::from(id) && id != 0) else {
+            return self.shared.stream(conn.id, id);
+        };
+        let berth = u32::try_from(seat & u64::from(u32::MAX)).ok()?;
+        let value = self.berths.lookup(&berth.to_ne_bytes(), MapFlags::ANY).ok()??;
+        Some(Box::new(read(&value)?))
     }
 
     /// The verifier's count of instructions.
@@ -179,7 +185,7 @@ pub fn load(tables: &Tables) -> Result<Loaded, KernelError> {
 pub fn replay(tables: &Tables) -> Result<Replay, KernelError> {
     let (programs, shared, maps) = load_programs(tables, true)?;
     match programs.into_iter().next() {
-        Some((_, program)) => Ok(Replay { program, buckets: maps.buckets, shared }),
+        Some((_, program)) => Ok(Replay { program, buckets: maps.buckets, berths: maps.berths, shared }),
         None => Err(KernelError::failed("keep a program", io::Error::other("there is none"))),
     }
 }
@@ -192,6 +198,7 @@ struct Maps {
     tables: Vec<(String, MapHandle)>,
     /// Nothing without limits.
     buckets: Vec<MapHandle>,
+    berths: MapHandle,
 }
 
 fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Maps), KernelError> {
@@ -295,8 +302,9 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Map
             named.push((name, MapHandle::try_from(&map).map_err(|e| fail("keep a map", &e))?));
         }
     }
+    let berths = handle(&skel.maps.berths)?;
     log::take();
-    Ok((programs, shared, Maps { tables: named, buckets }))
+    Ok((programs, shared, Maps { tables: named, buckets, berths }))
 }
 
 /// Why the programs do not load, in words where the kernel lacks something that can be named.
@@ -441,8 +449,8 @@ impl Shared {
         Some(Box::new(read(&value)?))
     }
 
-    /// A live RPC of the connection with this id.
-    pub fn stream(&self, conn: u64, stream: u32) -> Option<Box<abi::pg_stream>> {
+    /// A live RPC of the connection with this id, if its state is in the table.
+    fn stream(&self, conn: u64, stream: u32) -> Option<Box<abi::pg_stream>> {
         let key = abi::pg_stream_key { conn, stream, reserved: 0 };
         let value = self.streams.lookup(bytes_of(std::slice::from_ref(&key)), MapFlags::ANY).ok()??;
         Some(Box::new(read(&value)?))

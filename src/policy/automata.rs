@@ -58,6 +58,32 @@ impl Automaton {
         self.trans.len() * 4
     }
 
+    /// By state: which bytes lead out of it, where they are few (`pg_out.stay`).
+    pub fn stays(&self) -> Vec<u32> {
+        let mut bytes: Vec<Vec<u8>> = vec![Vec::new(); 1 << self.stride_log2];
+        for (byte, class) in (0..=u8::MAX).zip(self.classes) {
+            if let Some(of) = bytes.get_mut(usize::from(class)) {
+                of.push(byte);
+            }
+        }
+        let rows = self.trans.chunks(1 << self.stride_log2).zip(&self.enter).zip(0u32..);
+        rows.map(|((row, enter), number)| {
+            let state = number << self.stride_log2;
+            if state == self.start && !enter.is_empty() {
+                return 0; // it has not been entered yet
+            }
+            let ways = row.iter().zip(&bytes).filter(|(to, _)| **to != state);
+            match *ways.flat_map(|(_, bytes)| bytes).copied().take(4).collect::<Vec<u8>>() {
+                [] => abi::PG_STAY_ALWAYS,
+                [a] => stay_but(a, a, a),
+                [a, b] => stay_but(a, b, b),
+                [a, b, c] => stay_but(a, b, c),
+                _ => 0,
+            }
+        })
+        .collect()
+    }
+
     /// The state that a value ends in.
     pub fn run(&self, value: &[u8]) -> u32 {
         value.iter().fold(self.start, |state, byte| {
@@ -221,6 +247,10 @@ impl Machine {
             end,
         }
     }
+}
+
+fn stay_but(a: u8, b: u8, c: u8) -> u32 {
+    abi::PG_STAY_BUT | u32::from(a) << 8 | u32::from(b) << 16 | u32::from(c) << 24
 }
 
 fn number(index: usize) -> u32 {
@@ -600,6 +630,39 @@ mod tests {
             tests.push(Text::Contains(text.to_vec()));
         }
         tests
+    }
+
+    #[test]
+    fn states_say_which_bytes_lead_out_of_them() {
+        let mut seen = [0; 3];
+        for tests in [
+            literals(),
+            matching(&["^a", "b$", "(?m)^b", "[^a]a"]),
+            vec![Text::Contains(b"A".to_vec())],
+            vec![Text::Prefix(b"A".to_vec())],
+        ] {
+            for automaton in build(&tests, Speaks::OnTheWay, 4).unwrap() {
+                for (number, stay) in automaton.stays().into_iter().enumerate() {
+                    let state = number << automaton.stride_log2;
+                    let leaves = |byte: &u8| {
+                        let class = usize::from(automaton.classes[usize::from(*byte)]);
+                        automaton.trans[state + class] as usize != state
+                    };
+                    let leave: Vec<u8> = (0..=u8::MAX).filter(leaves).collect();
+                    let [kind, said @ ..] = stay.to_le_bytes();
+                    seen[usize::from(kind)] += 1;
+                    let said: std::collections::BTreeSet<u8> = said.into_iter().collect();
+                    match u32::from(kind) {
+                        abi::PG_STAY_ALWAYS => assert!(leave.is_empty()),
+                        abi::PG_STAY_BUT => assert!(leave.iter().eq(&said)),
+                        _ => assert!(leave.len() > 3 || state == automaton.start as usize),
+                    }
+                    let entered = state != automaton.start as usize || automaton.enter[number].is_empty();
+                    assert!(kind == 0 || entered);
+                }
+            }
+        }
+        assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
     }
 
     #[test]

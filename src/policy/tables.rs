@@ -295,8 +295,9 @@ impl Assembly {
     pub fn field_automata(&mut self, built: &[Automaton], row: impl Fn(&mut Assembly, &[usize]) -> u32) -> (u32, u32) {
         let mut added = Vec::new();
         for automaton in built {
-            let outs = automaton.enter.iter().zip(&automaton.end);
-            let outs = outs.map(|(enter, end)| abi::pg_out { enter: row(self, enter), end: row(self, end) });
+            let outs = automaton.enter.iter().zip(&automaton.end).zip(automaton.stays());
+            let outs =
+                outs.map(|((enter, end), stay)| abi::pg_out { enter: row(self, enter), end: row(self, end), stay });
             let outs = outs.collect::<Vec<_>>();
             added.push(self.prepare(automaton, automaton.first_out, &outs));
         }
@@ -312,7 +313,7 @@ impl Assembly {
         let mut added = Vec::new();
         for (i, automaton) in built.iter().enumerate() {
             let outs: Vec<_> =
-                automaton.end.iter().map(|tests| abi::pg_out { enter: 0, end: end(self, i, tests) }).collect();
+                automaton.end.iter().map(|tests| abi::pg_out { enter: 0, end: end(self, i, tests), stay: 0 }).collect();
             added.push(self.prepare(automaton, u32::MAX, &outs));
         }
         self.place(&added)

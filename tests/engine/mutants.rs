@@ -42,6 +42,9 @@ const ELEMENTS: &str = "policy/elements.h";
 const UTF8: &str = "proto/utf8.h";
 const PIPELINE: &str = "pipeline.h";
 const STREAMS: &str = "streams.h";
+const KEPT: &str = "kept.h";
+const SEATS: &str = "seats.h";
+const MATCH: &str = "policy/match.h";
 const VERDICT: &str = "verdict.h";
 const LIMIT: &str = "policy/limit.h";
 
@@ -90,14 +93,14 @@ const MUTANTS: &[Mutant] = &[
     mutant("any end ends a group", PROTOBUF, "if (!pg_pb_in_group(s) || pg_pb_group(s) != number)", "if (!pg_pb_in_group(s))", "request.i32 == 5: a group ended by another number"),
     mutant("depth is not bounded", PROTOBUF, "if (s->depth >= PG_MAX_MESSAGE_DEPTH)", "if (s->depth > PG_MAX_MESSAGE_DEPTH)", "request.i32 == 5: 33 groups inside each other"),
     mutant("lengths may exceed the parent's", PROTOBUF, "if (size > pg_pb_end(s) - s->offset)", "if (size > s->length - s->offset)", "request.outer.middle.inner.name == \"x\": a field longer than its sub-message"),
-    mutant("varints may exceed their parent", PROTOBUF, "if (s->offset >= pg_pb_end(s))\n\t\t\treturn PG_R_PROTOBUF_LENGTH;", "", "request.outer.middle.inner.name == \"x\": a varint that goes past its sub-message"),
+    mutant("varints may exceed their parent", PROTOBUF, "if (s->offset >= pg_pb_end(s))\n\t\t\t\treturn PG_R_PROTOBUF_LENGTH;", "", "request.outer.middle.inner.name == \"x\": a varint that goes past its sub-message"),
     mutant("varints may have eleven bytes", PROTOBUF, "if (s->have >= PG_VARINT_BYTES || (s->have == PG_VARINT_BYTES - 1 && byte > 1))", "if (s->have > PG_VARINT_BYTES)", "request.i32 == 5: 5 in eleven bytes"),
     mutant("field number 0 is taken", PROTOBUF, "if (s->value >> 32 || !number)", "if (s->value >> 32)", "request.i32 == 5: field number 0"),
     mutant("int32 is read as int64", SCALAR, "\tcase PG_K_INT32:\n", "\tcase PG_K_INT32:\n\t\treturn pg_key_signed(raw);\n", "request.i32 == 7: only the low 32 bits count"),
     mutant("zigzag is forgotten", SCALAR, "return pg_key_signed(pg_zigzag(raw));", "return pg_key_signed(raw);", "request.s64 == -9223372036854775808: the least"),
     mutant("minus zero is below zero", SCALAR, "\tif (bits == 1ull << 63)\n\t\tbits = 0;\n", "", "request.d == 0.0: -0.0"),
     mutant("float's subnormals are zero", SCALAR, "if (!fraction)\n\t\treturn sign;", "if (!exponent)\n\t\treturn sign;", "request.f > 0.0: the least subnormal"),
-    mutant("UTF-8 is unchecked", PROTOBUF, "s->utf8 = pg_utf8_step(s->utf8, byte);", "s->utf8 = 0;", "request.text.contains(\"A\"): 0xff"),
+    mutant("UTF-8 is unchecked", PROTOBUF, "s->utf8 = pg_utf8_step(s->utf8, pg_peek_ahead(w, i));", "s->utf8 = 0;", "request.text.contains(\"A\"): 0xff"),
     mutant("UTF-8 may be cut off", PROTOBUF, "if (f->kind == PG_K_STRING && s->utf8)", "if (0)", "request.text.contains(\"A\"): a character that is cut off"),
     mutant("overlong UTF-8 is taken", UTF8, "byte >= 0xc2", "byte >= 0xc0", "request.text.contains(\"A\"): an overlong slash"),
     mutant("an empty field at the end is waited for", PROTOBUF, "s->pb = state == PG_PB_SKIP && !size ? PG_PB_TAG : state;", "s->pb = state;", "request.text == \"x\" && request.i32 == 5: an empty unknown field at the end"),
@@ -126,9 +129,19 @@ const MUTANTS: &[Mutant] = &[
     mutant("a reset ends what is judged", STREAMS, "\tif (!config.responses)\n\t\treturn 0;\n", "\tpg_half_close(c, id);\n\treturn 0;\n", "response: a stream that the client has reset is judged"),
     mutant("DATA of nobody passes", PIPELINE, "\t\t\tif (!s)\n\t\t\t\treturn pg_fail_connection(c, w, PG_R_RESPONSE_STREAM);", "\t\t\tif (!s) {\n\t\t\t\th->state = PG_H2_SKIP;\n\t\t\t\treturn PG_GO;\n\t\t\t}", "response: DATA behind the end of its stream"),
     mutant("servers may push", PIPELINE, "if (h->type == PG_F_PUSH_PROMISE)\n", "if (0)\n", "response: PUSH_PROMISE"),
-    mutant("responses know no metadata", PIPELINE, "\thalf->bits = c->block.bits;\n", "", "response: metadata of the request and a field: one"),
+    mutant("responses know no metadata", PIPELINE, "\thalf->bits = c->block.bits;\n", "", "response: metadata of the request and a field: both"),
     mutant("what ends a response does not", PIPELINE, "pg_half_close(c, h->stream | PG_RESPONSE_HALF);", ";", "response: DATA behind the end of its stream"),
     mutant("responses have no padding", PIPELINE, "\tif (config.responses && h->state == PG_H2_DATA)\n\t\th->state = PG_H2_PAD;\n", "", "response: padding alone"),
+    // what comes again
+    mutant("blocks are compared but for their last bytes", KEPT, "if (pg_peek_ahead(w, i) != c->kept.bytes[pg_index(i, PG_KEPT_BYTES)])", "if (0)", "a block but for one byte, last, with 0 others"),
+    mutant("blocks are compared by their last bytes", KEPT, "if (pg_eight(here) != pg_eight(&c->kept.bytes[i]))", "if (0)", "a block but for one byte, before the last, with 7 others"),
+    mutant("blocks are kept behind trailers", PIPELINE, "\tc->kept.length = 0;\n", "", "a block that comes again behind trailers"),
+    mutant("blocks that change the table are kept", KEPT, " || c->hpack.changes", "", "a block that comes again and changes the table"),
+    mutant("berths are taken as they are", SEATS, "__builtin_memset(s, 0, __builtin_offsetof(struct pg_stream, bits));", "", "a message in one frame"),
+    // eight bytes at once
+    mutant("nothing leads out", MATCH, "return (stay & 0xff) == PG_STAY_BUT &&", "return (stay & 0xff) == PG_STAY_BUT || 1 ||", "an A behind 0 others"),
+    mutant("no byte is found", MATCH, "return ((word - PG_EACH_BYTE) & ~word & PG_HIGH_BITS) != 0;", "return 0;", "an A behind 9 others"),
+    mutant("what is not ASCII is passed", PROTOBUF, "(text && pg_eight(pg_ahead(w, i)) & PG_HIGH_BITS)", "0", "a byte that is no character behind 9 others"),
     // ambiguous messages
     mutant("the switch is never on", AMBIGUOUS, "return config.cause[PG_CAUSE_AMBIGUOUS] != PG_SWITCH_ALLOW;", "return 0;", "ambiguous: request.text == \"x\": a string as a varint"),
     mutant("the switch is always on", AMBIGUOUS, "return config.cause[PG_CAUSE_AMBIGUOUS] != PG_SWITCH_ALLOW;", "return 1;", "ambiguous: with the switch on allow, it is read as protobuf is defined"),

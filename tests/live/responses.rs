@@ -42,8 +42,9 @@ fn goes_on(session: &mut protocg_peers::harness::Session, text: &str) {
 /// Nothing is left of responses once their connections are gone.
 #[track_caller]
 fn nothing_is_left(stage: &Stage) {
-    let streams = maps::of(stage.cgroup.path(), "streams");
-    eventually("no stream is left", || maps::count(&streams) == 0);
+    let [conns, table] = ["conns", "streams"].map(|name| maps::of(stage.cgroup.path(), name));
+    eventually("no stream is left", || maps::streams(&conns, &table) == 0);
+    eventually("no berth is left", || maps::entries(stage.cgroup.path())["berths"] == 0);
 }
 
 fn kept(name: &str, server: Stack, client: Stack, net: Net) {

@@ -51,7 +51,7 @@ impl Stage {
     }
 
     fn counts(&self) -> (usize, usize) {
-        (maps::count(&self.conns), maps::count(&self.streams))
+        (maps::count(&self.conns), maps::streams(&self.conns, &self.streams))
     }
 
     /// Prints what the state takes.

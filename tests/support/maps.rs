@@ -9,6 +9,7 @@ use std::path::Path;
 
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use protocg::abi;
 use protocg::kernel::sys::{self, Hook};
 
 /// The map of this name that the programs on a cgroup use.
@@ -30,9 +31,21 @@ pub fn of(cgroup: &Path, name: &str) -> MapHandle {
 /// out what is old by themselves, tables and scratch are not among them. Nobody else may use the queues meanwhile.
 pub fn entries(cgroup: &Path) -> std::collections::BTreeMap<String, usize> {
     let hashes = ["conns", "streams", "held", "replies"].map(|name| (name.to_owned(), count(&of(cgroup, name))));
+    let taken = of(cgroup, "next_berth").lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+    let taken = u32::from_ne_bytes(taken.try_into().unwrap()).min(abi::PG_MAX_BERTHS) as usize;
+    let berths = ("berths".to_owned(), taken - queued(&of(cgroup, "free_berths")).len());
     let queues = ["free_small", "free_large", "mend_small", "mend_large"];
     let queues = queues.map(|name| (name.to_owned(), queued(&of(cgroup, name)).len()));
-    hashes.into_iter().chain(queues).collect()
+    hashes.into_iter().chain(queues).chain([berths]).collect()
+}
+
+/// Live RPCs: those in the table, and those that have a seat of their connection's.
+pub fn streams(conns: &MapHandle, table: &MapHandle) -> usize {
+    let seats = std::mem::offset_of!(abi::pg_conn, seat);
+    let seats = seats..seats + size_of::<u64>() * abi::PG_SEATS as usize;
+    let conns = conns.keys().filter_map(|key| conns.lookup(&key, MapFlags::ANY).unwrap());
+    let seated = conns.map(|conn| conn[seats.clone()].chunks(size_of::<u64>()).filter(|seat| **seat != [0; 8]).count());
+    seated.sum::<usize>() + count(table)
 }
 
 /// How many entries it has.

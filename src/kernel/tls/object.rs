@@ -13,7 +13,7 @@ use crate::policy::Tables;
 use crate::skel::{TlsSkel, TlsSkelBuilder};
 
 /// The engine's maps that only packets need.
-const NOT_HERE: [&str; 15] = [
+const NOT_HERE: [&str; 18] = [
     "buckets",
     "own_buckets",
     "held",
@@ -29,6 +29,9 @@ const NOT_HERE: [&str; 15] = [
     "stash",
     "blank_conn",
     "blank_held",
+    "berths",
+    "free_berths",
+    "next_berth",
 ];
 
 /// Programs that are attached to places in files.
