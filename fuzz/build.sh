@@ -6,7 +6,10 @@ cd "$root"
 
 out=$target/fuzz
 mkdir -p "$out"
-cargo rustc --locked --quiet --release --package protocg-fuzz --lib --crate-type staticlib
+# CI has the crates of the reference built for its tests; they are slower, and optimising them takes longer than it gains in a minute.
+profile=${PROTOCG_FUZZ_PROFILE:-release}
+cargo rustc --locked --quiet --profile "$profile" --package protocg-fuzz --lib --crate-type staticlib
+[[ $profile != dev ]] || profile=debug
 flags=(-g -O2 -fno-omit-frame-pointer -Wall -Wextra -Wno-unused-parameter -fno-sanitize-recover=all -Ibpf -Ifuzz/engine)
 for unit in bpf/host/engine fuzz/engine/main fuzz/engine/mend; do
 	[[ -e $unit.c ]] || continue
@@ -14,5 +17,5 @@ for unit in bpf/host/engine fuzz/engine/main fuzz/engine/mend; do
 	clang "${flags[@]}" -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-coverage=trace-cmp -c "$unit.c" -o "$out/${unit##*/}.o"
 done
 # The objects come first, so that the library's own engine, which has no sanitizers, is not taken.
-clang -fsanitize=fuzzer,address,undefined "$out"/*.o "$target/release/libprotocg_fuzz.a" -lelf -lz -lm -ldl -lpthread -o "$out/fuzzer"
+clang -fsanitize=fuzzer,address,undefined "$out"/*.o "$target/$profile/libprotocg_fuzz.a" -lelf -lz -lm -ldl -lpthread -o "$out/fuzzer"
 echo "$out/fuzzer"
