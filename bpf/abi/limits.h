@@ -8,7 +8,7 @@
 
 /* L(NAME, number, "why this number", "what happens past it") */
 #define PG_LIMITS(L)                                                                                                   \
-	L(CONNECTIONS, 16384, "one state of about 7 KiB each, made when the connection is established",                \
+	L(CONNECTIONS, 16384, "one state of about 8 KiB each, made when the connection is established",                \
 	  "a further connection is reset with the cause too_large")                                                    \
 	L(STREAMS, 65536,                                                                                              \
 	  "live RPCs over all connections, about 1.4 KiB each; one takes two where rules read responses",              \
