@@ -9,14 +9,12 @@ use std::path::Path;
 
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use protocg::abi;
 use protocg::kernel::sys::{self, Hook};
+use protocg::{abi, names};
 
 /// The map of this name that the programs on a cgroup use.
 pub fn of(cgroup: &Path, name: &str) -> MapHandle {
-    let folder = File::open(cgroup).unwrap();
-    let programs: HashSet<u32> =
-        Hook::ALL.into_iter().flat_map(|hook| sys::attached(folder.as_fd(), hook).unwrap()).collect();
+    let programs = programs(cgroup);
     assert_eq!(programs.len(), Hook::ALL.len(), "one enforcer");
     let options = ProgInfoQueryOptions::default().include_map_ids(true);
     ProgInfoIter::with_query_opts(options)
@@ -25,6 +23,11 @@ pub fn of(cgroup: &Path, name: &str) -> MapHandle {
         .map(|id| MapHandle::from_map_id(id).unwrap())
         .find(|map| map.name() == name)
         .unwrap_or_else(|| panic!("no map `{name}`"))
+}
+
+fn programs(cgroup: &Path) -> HashSet<u32> {
+    let folder = File::open(cgroup).unwrap();
+    Hook::ALL.into_iter().flat_map(|hook| sys::attached(folder.as_fd(), hook).unwrap()).collect()
 }
 
 /// Entries of every map of connections, RPCs and slots on a cgroup, by name; of queues, what is in them. Caches, which push
@@ -75,6 +78,20 @@ pub fn queued(queue: &MapHandle) -> Vec<u32> {
 pub fn sum(map: &MapHandle, index: u32) -> u64 {
     let values = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
     values.into_iter().map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
+}
+
+/// What the enforcer on a cgroup has counted, and the segments that it has dropped by reason; without the zeros.
+pub fn counted(cgroup: &Path) -> String {
+    if programs(cgroup).len() != Hook::ALL.len() {
+        return "nobody enforces any more".to_owned();
+    }
+    let (counters, drops) = (of(cgroup, "counters"), of(cgroup, "drops"));
+    let counted = names::counters().enumerate().map(|(index, it)| (it.name, sum(&counters, index as u32)));
+    let reasons = (0..abi::PG_R_COUNT).filter_map(|index| Some((names::reason(index)?.name, sum(&drops, index))));
+    let shown = |(name, count): &(&str, u64)| (*count > 0).then(|| format!(" {name} {count}"));
+    let [counted, dropped] =
+        [counted.collect::<Vec<_>>(), reasons.collect()].map(|all| all.iter().filter_map(shown).collect::<String>());
+    format!("counted:{counted}; dropped:{dropped}")
 }
 
 /// Whether every value of an array is zero.

@@ -11,6 +11,7 @@ fn data_on_the_last_ack_of_the_handshake() {
     attack("third_ack", Off::Succeeds, |field| {
         let mut raw = field.client();
         assert!(raw.connect_with(&conversation("early")));
+        raw.settle();
         field.seen("early");
         let mut raw = field.client();
         assert!(raw.connect_with(&conversation("eArly")));
@@ -29,13 +30,18 @@ fn a_call_split_between_the_last_ack_and_the_next_segment() {
     attack("third_ack_split", Off::Succeeds, |field| {
         let length = conversation("split-000-A").len();
         let cuts = || (1..length).step_by(3);
+        let mut clients = Vec::new();
         for cut in cuts() {
             for mark in ["A", "good"] {
                 let bytes = conversation(&format!("split-{cut:03}-{mark}"));
                 let mut raw = field.client();
                 assert!(raw.connect_with(&bytes[..cut]));
                 raw.send(&bytes[cut..]);
+                clients.push(raw);
             }
+        }
+        for raw in &mut clients {
+            raw.settle();
         }
         for cut in cuts() {
             field.seen(&format!("split-{cut:03}-good"));
@@ -61,6 +67,7 @@ fn data_on_a_last_ack_with_a_wrong_acknowledgement() {
             // the handshake is still open, or begins again: the right data is served
             let mut raw = Raw::with(&field.veth, false, 45_000 + wrong.trailing_zeros() as u16, PORT, 7_000_000);
             assert!(raw.connect_with(&conversation(&format!("right-{wrong}"))));
+            raw.settle();
             field.seen(&format!("right-{wrong}"));
         }
     });
@@ -77,6 +84,7 @@ fn data_on_a_syn() {
         raw.connect();
         raw.segment(SYN | ACK, raw.seq, &conversation("synA"), &Odd::default());
         raw.send(&conversation("plain"));
+        raw.settle();
         field.seen("plain");
         field.dropped(protocg::abi::PG_R_SYN_DATA);
     });
@@ -89,12 +97,14 @@ fn a_port_used_again_right_after_a_reset() {
             let mut raw = Raw::with(&field.veth, false, 33333, PORT, isn);
             raw.connect();
             raw.send(&conversation(text));
+            raw.settle();
             field.seen(text);
             raw.segment(RST | ACK, raw.seq, &[], &Odd::default());
         }
         let mut raw = Raw::with(&field.veth, false, 33333, PORT, 1_500_000);
         raw.connect();
         raw.send(&conversation("fourA"));
+        raw.settle();
         field.sent("fourA");
         field.denials(1);
     });
@@ -116,6 +126,7 @@ fn every_end_of_a_connection_is_noticed() {
         let mut raw = Raw::with(&field.veth, false, 33333, PORT, 1_000_000 * round as u32);
         raw.connect();
         raw.send(&conversation(&format!("round-{round}")));
+        raw.settle();
         field.seen(&format!("round-{round}"));
         let fresh = libbpf_rs::MapCore::keys(&conns).filter(|key| cookies.insert(key.clone())).count();
         assert_eq!((fresh, crate::maps::count(&conns)), (1, before + 1));

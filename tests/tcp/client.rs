@@ -87,6 +87,7 @@ impl Client {
             let left = bound.saturating_duration_since(Instant::now());
             let had = self.raw.received.len();
             self.raw.wait(left.min(Duration::from_millis(20)), |r| r.received.len() > had || r.reset || r.finished);
+            self.raw.tick();
             self.reader.feed(&self.raw.received[self.fed..]).unwrap();
             self.fed = self.raw.received.len();
             if so(&self.reader) {
@@ -106,7 +107,7 @@ impl Client {
 
     /// TCP has all that was sent.
     pub fn taken(&mut self) -> bool {
-        self.raw.wait(patience(LONG), |r| r.acked == r.seq || r.reset || r.finished);
+        self.raw.settle();
         self.raw.acked == self.raw.seq
     }
 

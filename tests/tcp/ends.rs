@@ -18,16 +18,16 @@ fn a_fin_with_data() {
         let mut raw = wall.client();
         raw.connect();
         raw.send(&good[..30]);
-        raw.segment(PSH | ACK | FIN, raw.seq, &good[30..], &Odd::default());
-        let end = raw.isn.wrapping_add(good.len() as u32 + 2);
-        assert!(raw.wait(harness::patience(SHORT * 5), |r| r.acked == end), "{}", raw.acked.wrapping_sub(raw.isn));
+        raw.carry(PSH | ACK | FIN, raw.seq, &good[30..]);
+        assert!(raw.settle(), "{}", raw.acked.wrapping_sub(raw.isn));
         wall.whole(good.len());
         let evil = conversation("evilA");
         for cut in [0, 30, evil.len() - 1] {
             let mut raw = wall.client();
             raw.connect();
             raw.send(&evil[..cut]);
-            raw.segment(PSH | ACK | FIN, raw.seq, &evil[cut..], &Odd::default());
+            raw.carry(PSH | ACK | FIN, raw.seq, &evil[cut..]);
+            raw.settle();
             wall.sent(evil.len());
         }
         wall.denied();
@@ -41,8 +41,9 @@ fn a_fin_ahead_of_the_data() {
         let evil = conversation("evilA");
         let mut raw = wall.client();
         raw.connect();
-        raw.segment(ACK | FIN, raw.seq.wrapping_add(evil.len() as u32), &[], &Odd::default());
+        raw.carry(ACK | FIN, raw.seq.wrapping_add(evil.len() as u32), &[]);
         raw.at(0, &evil);
+        raw.settle();
         wall.sent(evil.len());
         wall.denied();
     });
@@ -55,7 +56,8 @@ fn data_after_a_fin_and_a_second_fin() {
         let (good, evil) = (conversation("good"), next_call(3, "evilA"));
         let mut raw = wall.client();
         raw.connect();
-        raw.segment(PSH | ACK | FIN, raw.seq, &good, &Odd::default());
+        raw.carry(PSH | ACK | FIN, raw.seq, &good);
+        raw.settle();
         wall.whole(good.len());
         raw.seq = raw.seq.wrapping_add(good.len() as u32);
         for distance in [0, 1] {
@@ -82,6 +84,7 @@ fn a_call_to_a_server_that_has_closed_its_side() {
         let mut raw = wall.client();
         raw.connect();
         raw.send(&good);
+        raw.settle();
         assert!(raw.wait(harness::patience(Duration::from_secs(2)), |r| r.finished), "no FIN");
         raw.send(&next_call(3, "fine"));
         wall.whole(good.len() + next_call(3, "fine").len());

@@ -82,6 +82,7 @@ impl Field {
         let path = if policy.contains("echo.proto") { "/echo.Echo/Unary" } else { PATH };
         neighbour.connect();
         neighbour.send(&conversation_of(path, "a neighbour"));
+        neighbour.settle();
         let field = Self { enforcer, server, neighbour: RefCell::new(neighbour), path, veth, cgroup };
         field.seen("a neighbour");
         field
@@ -160,6 +161,7 @@ impl Field {
         let mut neighbour = self.neighbour.borrow_mut();
         neighbour.wait(Duration::ZERO, |_| false);
         neighbour.send(&h2raw::unary(&mut Encoder::default(), Style::PLAIN, 3, self.path, &query("still-there")));
+        neighbour.settle();
         self.seen("still-there");
         neighbour.wait(Duration::from_millis(20), |_| false);
         assert!(!neighbour.reset && !neighbour.finished, "a neighbour's connection has ended");
@@ -181,9 +183,20 @@ impl Field {
     }
 
     /// The enforcer ends, if there is one.
-    pub fn stop(self) {
-        if let Some(enforcer) = self.enforcer {
+    pub fn stop(mut self) {
+        if let Some(enforcer) = self.enforcer.take() {
             assert!(enforcer.stop().success());
+        }
+    }
+}
+
+/// A test that fails shows what the enforcer has counted and said.
+impl Drop for Field {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(enforcer) = &self.enforcer
+        {
+            println!("{}\n{:#?}", crate::maps::counted(self.cgroup.path()), enforcer.events());
         }
     }
 }

@@ -86,8 +86,9 @@ fn beyond_the_window_an_honest_connection_goes_on() {
     let field = Field::new("window");
     let mut raw = field.client();
     raw.connect();
-    raw.at(1 << 24, &conversation("outsideA"));
+    raw.segment(PSH | ACK, raw.seq.wrapping_add(1 << 24), &conversation("outsideA"), &Odd::default());
     raw.send(&conversation("inside"));
+    raw.settle();
     field.seen("inside");
     field.unharmed();
 }
@@ -156,12 +157,13 @@ fn keep_alives_with_other_bytes() {
         let mut raw = field.client();
         raw.connect();
         raw.send(&good[..=place]);
-        assert!(raw.wait(harness::patience(SHORT), |r| r.acked == r.seq));
+        assert!(raw.settle());
         raw.segment(ACK, raw.seq.wrapping_sub(1), &evil[place..=place], &Odd::default());
         raw.segment(ACK, raw.seq.wrapping_sub(1), &[], &Odd::default());
         raw.send(&good[place + 1..place + 2]);
         raw.segment(ACK, raw.seq.wrapping_sub(1), b"A", &Odd::default());
         raw.send(&good[place + 2..]);
+        raw.settle();
         field.seen("probed");
     });
 }

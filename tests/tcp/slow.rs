@@ -162,7 +162,7 @@ fn bytes_thrown_out_and_sent_again_end_the_connection() {
     wall.said("retransmit_unverified");
     assert!(raw.wait(harness::patience(Duration::from_secs(2)), |r| r.reset), "not reset");
     assert!(wall.got().iter().all(|got| got.bytes < good.len()), "{:?}", wall.got());
-    assert!(wall.enforcer.unwrap().stop().success());
+    wall.stop();
 }
 
 /// An honest client of a slow receiver loses nothing, in whatever sizes it sends, though TCP's numbers lag behind.
@@ -195,5 +195,5 @@ fn an_honest_client_of_a_slow_receiver_is_served() {
     let conns = maps::of(wall.cgroup.path(), "conns");
     drop(crowd);
     eventually("the connections close", || maps::count(&conns) == 0);
-    assert!(wall.enforcer.unwrap().stop().success());
+    wall.stop();
 }

@@ -150,7 +150,12 @@ impl Wall {
         std::thread::sleep(crate::field::SHORT);
         let succeeds = self.enforcer.is_none() && off == Off::Succeeds;
         assert_eq!(self.breached(), succeeds, "{:#?}", self.listener.lines());
-        if let Some(enforcer) = self.enforcer {
+        self.stop();
+    }
+
+    /// The enforcer ends, if there is one.
+    pub fn stop(mut self) {
+        if let Some(enforcer) = self.enforcer.take() {
             assert!(enforcer.stop().success());
         }
     }
@@ -158,6 +163,17 @@ impl Wall {
     /// A number of `nstat` in the listener's namespace.
     pub fn stat(&self, name: &str) -> u64 {
         harness::net::stat(&self.veth, End::B, name)
+    }
+}
+
+/// A test that fails shows what the enforcer has counted and said.
+impl Drop for Wall {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(enforcer) = &self.enforcer
+        {
+            println!("{}\n{:#?}", crate::maps::counted(self.cgroup.path()), enforcer.events());
+        }
     }
 }
 

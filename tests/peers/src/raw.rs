@@ -4,6 +4,7 @@
 //! owns: nothing answers for it and no reset disturbs it.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::harness::net::End;
@@ -24,6 +25,12 @@ pub const URG: u8 = 0x20;
 
 /// Of linux/if_packet.h.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
+/// After so long without an acknowledgement TCP sends again, at first; then after twice as long (RFC 6298, section 5).
+const AGAIN: Duration = Duration::from_millis(200);
+/// So long it goes on.
+const GIVES_UP: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const TURN: Duration = Duration::from_millis(20);
 const CLIENT4: [u8; 4] = [10, 77, 0, 9];
 const CLIENT6: [u8; 16] = [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
@@ -75,6 +82,23 @@ pub struct Raw {
     pub reset: bool,
     /// Whether the server has closed its side.
     pub finished: bool,
+    /// What is to be sent again if it is not acknowledged, in the order of the first time.
+    unacknowledged: Mutex<Vec<Sent>>,
+    /// When that is, and how long it took from the last time.
+    timer: Option<(Instant, Duration)>,
+}
+
+/// A segment that was sent.
+struct Sent {
+    flags: u8,
+    seq: u32,
+    payload: Vec<u8>,
+}
+
+impl Sent {
+    fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.payload.len() as u32 + u32::from(self.flags & FIN))
+    }
 }
 
 fn checksum(parts: &[&[u8]]) -> u16 {
@@ -87,6 +111,23 @@ fn checksum(parts: &[&[u8]]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
+}
+
+/// Passes Ethernet frames whose TCP header, right behind the IP header, names this port as the destination.
+fn only_to(port: u16) -> [libc::sock_filter; 8] {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let half = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    [
+        instruction(half, 0, 0, 12),
+        instruction(equals, 0, 2, 0x86dd),
+        instruction(half, 0, 0, 14 + 40 + 2),
+        instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, 1),
+        instruction(half, 0, 0, 14 + 20 + 2),
+        instruction(equals, 0, 1, port.into()),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
 }
 
 impl Raw {
@@ -122,6 +163,11 @@ impl Raw {
                 let (on, size) = (1_i32, u32::try_from(size_of::<i32>()).unwrap_or(0));
                 let on = (&raw const on).cast();
                 assert_eq!(libc::setsockopt(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, on, size), 0);
+                // So would what comes for them.
+                let mut filter = only_to(sport);
+                let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+                let (filter, size) = ((&raw const program).cast(), u32::try_from(size_of_val(&program)).unwrap_or(0));
+                assert_eq!(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter, size), 0);
                 OwnedFd::from_raw_fd(fd)
             }
         });
@@ -143,6 +189,8 @@ impl Raw {
             came: Vec::new(),
             reset: false,
             finished: false,
+            unacknowledged: Mutex::default(),
+            timer: None,
         }
     }
 
@@ -226,9 +274,61 @@ impl Raw {
         assert_eq!(sent, packet.len().cast_signed(), "{}", std::io::Error::last_os_error());
     }
 
+    /// Sends one segment as told, and remembers it until it is acknowledged.
+    pub fn carry(&self, flags: u8, seq: u32, payload: &[u8]) {
+        self.segment(flags, seq, payload, &Odd::default());
+        self.remember(flags, seq, payload);
+    }
+
     /// Sends bytes at a distance from the next sequence number.
     pub fn at(&self, distance: u32, payload: &[u8]) {
-        self.segment(PSH | ACK, self.seq.wrapping_add(distance), payload, &Odd::default());
+        self.carry(PSH | ACK, self.seq.wrapping_add(distance), payload);
+    }
+
+    fn remember(&self, flags: u8, seq: u32, payload: &[u8]) {
+        self.unacknowledged().push(Sent { flags, seq, payload: payload.to_vec() });
+    }
+
+    fn unacknowledged(&self) -> MutexGuard<'_, Vec<Sent>> {
+        let mut sent = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.retain(|it| it.end().wrapping_sub(self.acked).cast_signed() > 0);
+        sent
+    }
+
+    /// Whether the server has all that was sent by [`Raw::carry`], [`Raw::at`] and [`Raw::send`].
+    pub fn is_acknowledged(&self) -> bool {
+        self.unacknowledged().is_empty()
+    }
+
+    /// Does for lost segments what TCP does, and a filter drops one if it cannot look at it right now: what is not acknowledged
+    /// within a while is sent again, in the order and with the bytes of the first time. To be called time and again.
+    pub fn tick(&mut self) {
+        let now = Instant::now();
+        if self.is_acknowledged() {
+            self.timer = None;
+        } else if let Some((due, pause)) = self.timer {
+            if now >= due {
+                self.unacknowledged()
+                    .iter()
+                    .for_each(|it| self.segment(it.flags, it.seq, &it.payload, &Odd::default()));
+                self.timer = Some((now + pause * 2, pause * 2));
+            }
+        } else {
+            self.timer = Some((now + AGAIN, AGAIN));
+        }
+    }
+
+    /// Waits until the server has all that was sent, or the connection is over; what is lost is sent again. Says whether that
+    /// is so in the end.
+    pub fn settle(&mut self) -> bool {
+        let bound = Instant::now() + patience(GIVES_UP);
+        while !self.wait(TURN, |raw| raw.reset || raw.finished || raw.is_acknowledged()) {
+            if Instant::now() >= bound {
+                return false;
+            }
+            self.tick();
+        }
+        true
     }
 
     /// Sends the next bytes, in segments that Ethernet carries.
@@ -248,6 +348,9 @@ impl Raw {
         }
         let flags = if early.is_empty() { ACK } else { ACK | PSH };
         self.segment(flags, self.seq, early, &Odd::default());
+        if !early.is_empty() {
+            self.remember(flags, self.seq, early);
+        }
         self.seq = self.seq.wrapping_add(early.len() as u32);
         true
     }
