@@ -27,6 +27,10 @@ struct tcp_sock {
 	_Bool is_mptcp;
 };
 
+struct tcp_request_sock {
+	__u32 rcv_nxt;
+};
+
 struct sk_buff {
 	unsigned int len;
 	unsigned int data_len;

@@ -14,7 +14,6 @@
 #include "hooks/response.h"
 #include "hooks/replay.h"
 
-#define PG_TCP_LISTEN 10
 #define PG_TCP_SYN_RECV 3
 #define PG_TCP_CLOSE 7
 

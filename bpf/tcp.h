@@ -7,6 +7,8 @@
 
 #include "env.h"
 
+#define PG_TCP_LISTEN 10 /* a socket's state */
+
 #define PG_TCP_FIN 0x01
 #define PG_TCP_SYN 0x02
 #define PG_TCP_RST 0x04

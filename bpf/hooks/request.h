@@ -240,6 +240,53 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
 	return pg_conclude(c, w, &r);
 }
 
+/* Whose handshake a packet belongs to, as the kernel looks that up. */
+static __always_inline int pg_tuple_of_packet(struct __sk_buff *skb, struct bpf_sock_tuple *t)
+{
+	u32 offset = pg_tcp_offset(skb);
+	u8 version;
+
+	if (!offset || bpf_skb_load_bytes(skb, 0, &version, 1))
+		return 0;
+	if (version >> 4 == 4)
+		return bpf_skb_load_bytes(skb, 12, &t->ipv4.saddr, 8) ||
+				       bpf_skb_load_bytes(skb, offset, &t->ipv4.sport, 4)
+			       ? 0
+			       : sizeof(t->ipv4);
+	return bpf_skb_load_bytes(skb, 8, &t->ipv6.saddr, 32) || bpf_skb_load_bytes(skb, offset, &t->ipv6.sport, 4)
+		       ? 0
+		       : sizeof(t->ipv6);
+}
+
+/*
+ * Is data on the handshake's last ACK where the connection begins? TCP would keep what is ahead of a gap, and cut off
+ * what it takes for old: in their place the bytes would be others than those that were judged. A connection that is
+ * made of a SYN cookie has no state yet, and begins wherever its first segment does.
+ */
+PG_STEP int pg_is_first(struct __sk_buff *skb, const struct pg_segment *g)
+{
+	struct bpf_sock_tuple t = {};
+	struct tcp_request_sock *request;
+	struct bpf_sock *sk;
+	int first, size;
+	u32 state;
+
+	if (!skb || !g)
+		return 0;
+	size = pg_tuple_of_packet(skb, &t);
+	if (!size)
+		return 0;
+	sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 1;
+	state = sk->state;
+	request = bpf_skc_to_tcp_request_sock(sk);
+	/* another CPU has made the connection: the packet comes again, with it */
+	first = state == PG_TCP_LISTEN || (request && request->rcv_nxt == g->seq);
+	bpf_sk_release(sk);
+	return first;
+}
+
 /*
  * Data on the handshake's last ACK comes with the listener, and not again for its connection: the engine runs over it
  * into the stash. Nothing is committed, for TCP may still refuse it. A denial drops the packet: the handshake is
@@ -266,7 +313,7 @@ static __always_inline int pg_stash_segment(struct __sk_buff *skb, const struct 
 		return pg_drop(PG_R_URGENT);
 	if (!(g->flags & PG_TCP_ACK))
 		return pg_drop(PG_R_NO_ACK);
-	if (g->flags & PG_TCP_FIN || pg_pages_shared(skb))
+	if (g->flags & PG_TCP_FIN || pg_pages_shared(skb) || !pg_is_first(skb, g))
 		return pg_drop(PG_R_LISTENER_LOST);
 	if (bpf_probe_read_kernel(&st->conn, sizeof(st->conn), blank))
 		return pg_drop(PG_R_INTERNAL);

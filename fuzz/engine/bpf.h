@@ -44,6 +44,21 @@ struct bpf_tcp_sock {
 	u32 rcv_nxt;
 };
 
+struct tcp_request_sock {
+	u32 rcv_nxt;
+};
+
+struct bpf_sock_tuple {
+	struct {
+		u32 saddr, daddr;
+		u16 sport, dport;
+	} ipv4;
+	struct {
+		u32 saddr[4], daddr[4];
+		u16 sport, dport;
+	} ipv6;
+};
+
 struct bpf_sock {
 	u32 family;
 	u32 src_ip4;
@@ -52,6 +67,7 @@ struct bpf_sock {
 	u32 dst_ip6[4];
 	u32 src_port;
 	u16 dst_port;
+	u32 state;
 	struct tcp_sock tcp;
 	struct bpf_tcp_sock numbers;
 };
@@ -101,6 +117,11 @@ static void *bpf_rdonly_cast(void *object, u32 type)
 #define bpf_sock_ops_cb_flags_set(ops, flags) (void)(flags)
 #define bpf_tcp_sock(sk) (&(sk)->numbers)
 #define bpf_skc_to_tcp_sock(sk) (&(sk)->tcp)
+/* No data comes with a listener here: there is no handshake to look up. */
+#define BPF_F_CURRENT_NETNS (-1)
+#define bpf_skc_lookup_tcp(skb, tuple, size, netns, flags) ((void)(netns), (struct bpf_sock *)0)
+#define bpf_skc_to_tcp_request_sock(sk) ((void)(sk), (struct tcp_request_sock *)0)
+#define bpf_sk_release(sk) (void)(sk)
 #define bpf_probe_read_kernel(to, n, from) (memcpy(to, from, n), 0)
 
 static inline int bpf_skb_load_bytes(const struct __sk_buff *skb, u32 at, void *to, u32 n)

@@ -1,6 +1,7 @@
 //! How connections begin: data on the handshake's own segments, ports that come again. What needs the server's options or
 //! the namespace's is in stack.rs.
 
+use protocg_peers::h2raw::{self, frame};
 use protocg_peers::harness;
 use protocg_peers::raw::{ACK, Odd, PSH, RST, Raw, SYN};
 
@@ -21,6 +22,45 @@ fn data_on_the_last_ack_of_the_handshake() {
         raw.segment(ACK, raw.isn.wrapping_add(1), &[], &Odd::default());
         raw.segment(PSH | ACK, raw.isn.wrapping_add(1), &conversation("eArly"), &Odd::default());
         raw.wait(SHORT, |r| r.reset);
+    });
+}
+
+/// Data on the handshake's last ACK that is ahead of a gap: TCP keeps it, and delivers it when the gap is filled. Read as a
+/// connection's first bytes it is harmless; where it stands it is the end of a denied message.
+#[test]
+fn data_ahead_of_a_gap_on_the_last_ack_of_the_handshake() {
+    attack("third_ack_ahead", Off::Succeeds, |field| {
+        let harmless = [h2raw::open(&[]), frame::frame(0x2a, 0, 0, b"an A")].concat();
+        let text = format!("the text has {}", String::from_utf8(harmless.clone()).unwrap());
+        let bytes = conversation(&text);
+        assert!(bytes.ends_with(&harmless));
+        let gap = bytes.len() - harmless.len();
+        let mut raw = field.client();
+        raw.segment(SYN, raw.isn, &[], &Odd::default());
+        raw.seq = raw.isn.wrapping_add(1);
+        assert!(raw.wait(harness::patience(SHORT * 5), |r| r.ack != 0), "no SYN-ACK");
+        raw.at(gap as u32, &bytes[gap..]);
+        raw.at(0, &bytes[..gap]);
+        raw.settle();
+        field.dropped(protocg::abi::PG_R_LISTENER_LOST);
+        field.denials(1);
+    });
+}
+
+/// The same from before the connection's first byte: TCP cuts off what it takes for old, and delivers the rest.
+#[test]
+fn data_from_before_the_first_byte_on_the_last_ack_of_the_handshake() {
+    attack("third_ack_behind", Off::Succeeds, |field| {
+        let evil = conversation("eArly");
+        let cut_off = [h2raw::open(&[]), frame::frame_claiming(evil.len() as u32, 0x2a, 0, 0, b"")].concat();
+        let mut raw = field.client();
+        raw.segment(SYN, raw.isn, &[], &Odd::default());
+        raw.seq = raw.isn.wrapping_add(1);
+        assert!(raw.wait(harness::patience(SHORT * 5), |r| r.ack != 0), "no SYN-ACK");
+        let first = raw.seq.wrapping_sub(cut_off.len() as u32);
+        raw.segment(PSH | ACK, first, &[cut_off, evil].concat(), &Odd::default());
+        field.sent("eArly");
+        field.dropped(protocg::abi::PG_R_LISTENER_LOST);
     });
 }
 
