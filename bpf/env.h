@@ -149,7 +149,7 @@ static __always_inline const struct pg_seed *pg_seed_get(void)
 #ifdef PG_PLANE_TLS
 #define PG_SPINS (1 << 20) /* tens of milliseconds */
 #else
-#define PG_SPINS 4096
+#define PG_SPINS (1 << 18) /* milliseconds: a segment of many calls takes a few hundred microseconds */
 #endif
 
 struct pg_spin {

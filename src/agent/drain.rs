@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::core::Core;
+use super::mend::Acknowledged;
 use super::reply::{self, Denial};
 use super::silenced::{self, Silenced};
 use super::sockets;
@@ -55,14 +56,19 @@ const OWED: usize = 64 << 10;
 /// seconds (`PG_STUCK_HOLE_NS`).
 const FILL: Duration = Duration::from_secs(9);
 /// Between a copy and the next one.
-const PAUSES: [u64; 6] = [0, 0, 1, 5, 25, 100];
+const PAUSES: [u64; 7] = [0, 0, 0, 1, 5, 25, 100];
 const PAUSE: u64 = 400;
+/// How many copies acknowledge what their client has: one that has acknowledged what was never sent gets the others.
+const TRUSTS: usize = 4;
 /// A hole that is not told of within this time never will be.
 const LOST: Duration = Duration::from_secs(5);
 /// How often a server is looked at that is to have nothing left to send.
 const MOMENT: Duration = Duration::from_millis(20);
 /// How long the task of a connection that goes on stays for the next denial.
 const STAY: Duration = Duration::from_millis(50);
+
+/// What the kernel says of a dropped segment.
+type Hole = Box<abi::pg_hole_event>;
 
 /// What the kernel says of a connection.
 #[derive(Debug, Clone)]
@@ -75,7 +81,7 @@ pub enum Signal {
         goes_on: bool,
     },
     /// A segment was dropped, and its copy is ready.
-    Hole(Box<abi::pg_hole_event>),
+    Hole(Hole),
     /// A response is denied: the server says nothing more.
     Silenced(Silenced),
     /// The connection is denied as a whole, and nobody on it can be answered.
@@ -239,10 +245,8 @@ impl Talk<'_> {
                 Signal::Denied { denial, goes_on: true } => due.extend(denial.answer()),
                 Signal::Denied { denial, goes_on: false } => return Outcome::Ends(denial, due),
                 Signal::Hole(hole) => {
-                    if hole.credit > 0 {
-                        due.push(reply::credit(hole.credit));
-                    }
-                    match self.mend(&hole, std::mem::take(&mut due)).await {
+                    let holes = self.ready(hole, &mut due);
+                    match self.mend(&holes, std::mem::take(&mut due)).await {
                         None => return Outcome::Broken,
                         Some(left) => due = left,
                     }
@@ -258,9 +262,28 @@ impl Talk<'_> {
         }
     }
 
-    /// The answers first, then the segment: so the server's own idea of the ended RPC never overtakes the policy's. Returns the
+    /// The hole and those that have been told of meanwhile, to be filled together. What is to be said about them becomes due.
+    fn ready(&mut self, first: Hole, due: &mut Vec<Vec<u8>>) -> Vec<Hole> {
+        self.inbox.extend(std::iter::from_fn(|| self.signals.try_recv().ok()));
+        let mut holes = vec![first];
+        while let Some(signal) = self.inbox.pop_front() {
+            match signal {
+                Signal::Denied { denial, goes_on: true } => due.extend(denial.answer()),
+                Signal::Hole(hole) => holes.push(hole),
+                other => {
+                    self.inbox.push_front(other);
+                    break;
+                }
+            }
+        }
+        let credit: u32 = holes.iter().map(|hole| hole.credit).sum();
+        due.extend((credit > 0).then(|| reply::credit(credit)));
+        holes
+    }
+
+    /// The answers first, then the segments: so the server's own idea of an ended RPC never overtakes the policy's. Returns the
     /// answers that there was no moment for yet; nothing: the connection can only be cut.
-    async fn mend(&mut self, hole: &abi::pg_hole_event, answers: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
+    async fn mend(&mut self, holes: &[Hole], answers: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
         let first = if self.is_answered_by_server() { FIRST_OF_TWO } else { FIRST };
         let mut pieces = reply::pieces(answers);
         let (soon, deadline) = (Instant::now() + first, Instant::now() + ANSWER);
@@ -278,8 +301,16 @@ impl Talk<'_> {
             }
             said += 1;
         }
-        self.let_read(hole.resets).await;
-        if !self.fill(hole).await || (under_way && !self.passed(Instant::now() + ANSWER).await) {
+        let mut rest = holes;
+        while let Some((first, behind)) = rest.split_first() {
+            self.let_read(first.resets).await;
+            let (now, later) = rest.split_at(1 + behind.iter().take_while(|hole| hole.resets == 0).count());
+            if !self.fill(now).await {
+                return None;
+            }
+            rest = later;
+        }
+        if under_way && !self.passed(Instant::now() + ANSWER).await {
             return None;
         }
         Some(pieces.split_off(said))
@@ -353,35 +384,36 @@ impl Talk<'_> {
         self.resets == 0
     }
 
-    /// Sends the copy of a dropped segment, until TCP has it: the filter passes it as often as need be, and closes the
-    /// hole when it comes once more than that. So the second one goes at once.
-    async fn fill(&self, hole: &abi::pg_hole_event) -> bool {
-        let Some(payload) = self.core.shared.copy(hole) else { return false };
+    /// Sends the copies of dropped segments, until TCP has them: the filter passes each as often as need be, and closes holes that TCP
+    /// has got past when another comes. So the last one goes twice at once.
+    async fn fill(&self, holes: &[Hole]) -> bool {
+        let copies: Option<Vec<_>> =
+            holes.iter().map(|hole| self.core.shared.copy(hole).map(|copy| (hole, copy))).collect();
+        let Some(copies) = copies else { return false };
         let bound = Instant::now() + FILL;
-        for pause in PAUSES.into_iter().chain(std::iter::repeat(PAUSE)) {
+        for (tried, pause) in PAUSES.into_iter().chain(std::iter::repeat(PAUSE)).enumerate() {
             if pause > 0 {
                 sleep(Duration::from_millis(pause)).await;
+            }
+            let Some(conn) = self.core.shared.conn(self.cookie) else { return false };
+            let is_open = |hole: &Hole| {
+                conn.hole.iter().take(conn.holes as usize).any(|h| h.seq == hole.seq && h.slot == hole.slot)
+            };
+            if !holes.iter().any(is_open) {
+                return true;
             }
             if Instant::now() >= bound {
                 break;
             }
-            let open = |conn: &abi::pg_conn| {
-                conn.hole.iter().take(conn.holes as usize).any(|h| h.seq == hole.seq && h.slot == hole.slot)
-            };
-            let conn = match self.core.shared.conn(self.cookie) {
-                None => return false,
-                Some(conn) if !open(&conn) => return true,
-                Some(conn) => conn,
-            };
             let Some(acked) = sockets::bytes_acked(self.socket) else { return false };
-            let acknowledged = conn.first.wrapping_add(acked as u32);
-            let sent = self.core.senders.borrow_mut().send(self.socket, hole, acknowledged, conn.ts_recent, &payload);
-            if let Err(e) = sent {
-                tracing::debug!("cannot mend the connection of cookie {}: {e}", self.cookie);
-                return false;
-            }
-            if self.core.shared.conn(self.cookie).is_some_and(|conn| !open(&conn)) {
-                return true;
+            let heard = conn.first.wrapping_add(acked as u32);
+            let acknowledged = if tried < TRUSTS { Acknowledged::AsSent(heard) } else { Acknowledged::Heard(heard) };
+            for (hole, copy) in copies.iter().filter(|(hole, _)| is_open(hole)) {
+                let sent = self.core.senders.borrow_mut().send(self.socket, hole, acknowledged, conn.ts_recent, copy);
+                if let Err(e) = sent {
+                    tracing::debug!("cannot mend the connection of cookie {}: {e}", self.cookie);
+                    return false;
+                }
             }
         }
         false
@@ -462,7 +494,7 @@ impl Talk<'_> {
             match signal {
                 Signal::Denied { denial, .. } => frames.extend(denial.answer()),
                 Signal::Undelivered(denial) if denial.stream <= denial.delivered => frames.extend(denial.answer()),
-                Signal::Hole(hole) => drop(self.fill(&hole).await),
+                Signal::Hole(hole) => drop(self.fill(&[hole]).await),
                 Signal::Silenced(_) => self.inbox.push_back(signal),
                 _ => {}
             }

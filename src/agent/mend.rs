@@ -57,6 +57,30 @@ impl Last {
     }
 }
 
+/// What a copy acknowledges of the server's bytes. TCP refuses a segment that acknowledges too little (RFC 5961, section 5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// What the dropped segment did, if that is more than this, which TCP has heard of. Where a client's segments are all dropped
+    /// nothing else tells the server that it is read, and it would fall silent.
+    AsSent(u32),
+    /// This: the client may have acknowledged what was never sent.
+    Heard(u32),
+}
+
+impl Acknowledged {
+    fn write(self, header: &mut [u8]) -> io::Result<()> {
+        let short = || io::Error::other("short TCP header");
+        let at = header.get_mut(NUMBERS + 4..NUMBERS + 8).ok_or_else(short)?;
+        let sent = at.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+        let number = match self {
+            Self::AsSent(heard) if sent.wrapping_sub(heard).cast_signed() > 0 => sent,
+            Self::AsSent(heard) | Self::Heard(heard) => heard,
+        };
+        at.copy_from_slice(&number.to_be_bytes());
+        Ok(())
+    }
+}
+
 /// Raw sockets in the network namespaces of servers.
 #[derive(Default)]
 pub struct Senders {
@@ -64,21 +88,21 @@ pub struct Senders {
 }
 
 impl Senders {
-    /// Sends the copy of a dropped segment to the socket that it was for. It acknowledges what the client has
-    /// acknowledged by now, for TCP refuses a segment that acknowledges too little (RFC 5961, section 5.2), and has no
-    /// older timestamp than the last that TCP took (RFC 7323, section 5).
+    /// Sends the copy of a dropped segment to the socket that it was for, with a timestamp that is not older than the last
+    /// that TCP took (RFC 7323, section 5).
     pub fn send(
         &mut self,
         to: &OwnedFd,
         hole: &abi::pg_hole_event,
-        acknowledged: u32,
+        acknowledged: Acknowledged,
         ts_recent: u32,
         payload: &[u8],
     ) -> io::Result<()> {
         let (server, client) = ends(&hole.about);
         let mut header = header(hole)?;
-        let numbers = header.get_mut(NUMBERS..NUMBERS + 8).ok_or_else(|| io::Error::other("short TCP header"))?;
-        numbers.copy_from_slice(&[hole.seq.to_be_bytes(), acknowledged.to_be_bytes()].concat());
+        acknowledged.write(&mut header)?;
+        let place = header.get_mut(NUMBERS..NUMBERS + 4).ok_or_else(|| io::Error::other("short TCP header"))?;
+        place.copy_from_slice(&hole.seq.to_be_bytes());
         renew(&mut header, ts_recent);
         let packet = packet(client, server, &header, payload)?;
         let scope: SockaddrStorage = getsockname(to.as_raw_fd())?;
@@ -276,6 +300,22 @@ mod tests {
         let mut sum = Sum::default();
         [source, destination, &[0, TCP], &(tcp.len() as u32).to_be_bytes(), tcp].iter().for_each(|b| sum.add(b));
         !sum.finish()
+    }
+
+    #[test]
+    fn a_copy_acknowledges_what_the_segment_did_or_what_was_heard() {
+        let header = |number: u32| [&[0; 8], &number.to_be_bytes()[..], &[7; 8]].concat();
+        for (sent, acknowledged, written) in [
+            (5, Acknowledged::AsSent(3), 5),
+            (3, Acknowledged::AsSent(5), 5),
+            (2, Acknowledged::AsSent(u32::MAX), 2),
+            (9, Acknowledged::Heard(5), 5),
+        ] {
+            let mut bytes = header(sent);
+            acknowledged.write(&mut bytes).unwrap();
+            assert_eq!(bytes, header(written));
+        }
+        assert!(Acknowledged::Heard(1).write(&mut [0; 11]).is_err());
     }
 
     #[test]
