@@ -19,7 +19,7 @@ use protocg::agent::core::Core;
 use protocg::agent::events::Format;
 use protocg::agent::output::{Output, Target};
 use protocg::agent::{Ring, handle, sockets, sweep, wind_up, work};
-use protocg::kernel::attach;
+use protocg::kernel::attach::{self, Asked};
 use protocg::kernel::load::{Shared, read};
 use protocg::kernel::probe::empty_tables;
 use protocg_peers::harness::patience;
@@ -49,7 +49,9 @@ impl Stay {
     fn core(&self, drain: Duration) -> Rc<Core> {
         let policy = protocg::policy::load(&self.place.policy("search", 1)).unwrap();
         let policy = protocg::policy::Policy { tables: empty_tables(), ..policy };
-        let enforcer = attach::enforce(vec![self.place.cgroup()], &policy, false, false).unwrap();
+        let enforcer =
+            attach::enforce(vec![self.place.cgroup()], &policy, Asked { shared_pages: true, ..Asked::default() })
+                .unwrap();
         let output = Output::start(Target::Stderr);
         Rc::new(Core::new(enforcer.shared, enforcer.attachments, policy, drain, Format::Human, output))
     }

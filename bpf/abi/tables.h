@@ -304,8 +304,8 @@ struct pg_config {
 	u32 peer_init; /* row applied first for every connection; 0: none */
 	u32 responses; /* 1: rules read responses */
 	u32 tls;       /* enum pg_rung: hooks in TLS libraries judge what is encrypted; 0: none do */
-	u32 reserved;
-	u8 cause[16]; /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
+	u32 limits;    /* 1: there are limits */
+	u8 cause[16];  /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
 	struct pg_entry fixed[PG_STATIC_ENTRIES]; /* HPACK's static table under this policy */
 	u64 ports[1024];			  /* bit p: TCP port p is looked at */
 };

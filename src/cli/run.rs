@@ -20,7 +20,7 @@ use crate::agent::events::{self, Format, Ready, Record};
 use crate::agent::output::{Output, Target};
 use crate::agent::{self, End, Ring, foreign};
 use crate::cgroup::Cgroup;
-use crate::kernel::attach::{self, Enforcer, Origin};
+use crate::kernel::attach::{self, Asked, Enforcer, Origin};
 use crate::kernel::{self, KernelError};
 use crate::policy::{self, Policy};
 use crate::{abi, names};
@@ -40,6 +40,8 @@ const SIGNALS: [Signal; 7] = [
 pub fn run(args: RunArgs, started: Instant) -> Result<ExitCode, Failure> {
     let mut policy = policy::load(&args.policy).map_err(|e| Failure::new(Exit::Policy, e))?;
     policy.tables.config.events_allowed = args.events_allowed.into();
+    // what compiling took is free before loading needs more
+    give_back_memory();
     kernel::require_privileges().map_err(|e| Failure::new(Exit::Permission, e))?;
     // Before any thread is made: all of them leave these signals to the descriptor.
     let lacking = tls_rung(&mut policy)?;
@@ -73,24 +75,19 @@ fn enforce(
     files: (u64, u64),
     started: Instant,
 ) -> Result<ExitCode, Failure> {
-    if !args.allow_shared_pages && !crate::kernel::probe::pages_can_be_told() {
-        return Err(Failure::new(
-            Exit::Kernel,
-            miette!(
-                help = "use Linux 6.2 or later, or say --allow-shared-pages if no client on this machine is hostile",
-                "this kernel cannot tell whether a local client can still write bytes that were judged (sendfile, vmsplice)"
-            ),
-        ));
-    }
-    let enforcer =
-        attach::enforce(cgroups, &policy, args.pin, args.require.contains(&Require::Guard)).map_err(|e| {
-            let exit = match &e {
-                KernelError::Busy { .. } => Exit::Busy,
-                KernelError::Permission(_) => Exit::Permission,
-                _ => Exit::Kernel,
-            };
-            Failure::new(exit, e)
-        })?;
+    let asked = Asked {
+        pin: args.pin,
+        whole_guard: args.require.contains(&Require::Guard),
+        shared_pages: args.allow_shared_pages,
+    };
+    let enforcer = attach::enforce(cgroups, &policy, asked).map_err(|e| {
+        let exit = match &e {
+            KernelError::Busy { .. } => Exit::Busy,
+            KernelError::Permission(_) => Exit::Permission,
+            _ => Exit::Kernel,
+        };
+        Failure::new(exit, e)
+    })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| failed("start", e))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, serve(args, policy, lacking, enforcer, signals, files, started))
@@ -186,7 +183,7 @@ async fn serve(
     }
 }
 
-/// Compiling and loading are over. What they took is free, and the C library would keep it: 16 MB after 10,000 rules.
+/// What compiling and loading took is free once they are over, and the C library would keep it: 16 MB after 10,000 rules.
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it looks at free memory only, and any thread may call it.

@@ -13,6 +13,7 @@ use super::KernelError;
 use super::guard::{self, Guarded};
 use super::load::{self, Loaded, Shared};
 use super::pin::{self, Pins};
+use super::probe;
 use super::sys::{self, Hook};
 use super::tls::{self, Hooks};
 use crate::cgroup::Cgroup;
@@ -60,9 +61,20 @@ pub struct Enforcer {
     pub tls: Result<Option<Hooks>, String>,
 }
 
-/// Enforces `policy` on each of `cgroups`. `whole_guard`: only if every way around that the policy does not allow is
-/// closed.
-pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bool) -> Result<Enforcer, KernelError> {
+/// What is asked of enforcement beside the policy.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked {
+    /// It is to outlive the agent.
+    pub pin: bool,
+    /// Only if every way around that the policy does not allow is closed.
+    pub whole_guard: bool,
+    /// Even if the kernel cannot tell which pages their sender can still write.
+    pub shared_pages: bool,
+}
+
+/// Enforces `policy` on each of `cgroups`.
+pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, asked: Asked) -> Result<Enforcer, KernelError> {
+    let Asked { pin, whole_guard, shared_pages } = asked;
     if whole_guard && policy.guard.is_none() {
         return Err(KernelError::Unguarded("  all: the policy has no [guard] section".to_owned()));
     }
@@ -85,13 +97,16 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bo
     }
     let some_pinned = places.iter().any(|(_, _, pins)| pins.is_some());
     if places.iter().all(|(_, _, pins)| pins.is_some()) && same_enforcement(&places, policy) {
+        if !shared_pages && !probe::pages_can_be_told() {
+            return Err(KernelError::SharedPages);
+        }
         return adopt(places, policy, whole_guard);
     }
     if pin {
         pin::root()?;
     }
 
-    let loaded = load::load(&policy.tables)?;
+    let loaded = load_beside(policy, || shared_pages || probe::pages_can_be_told())?;
     let mut guarded = None;
     if let Some(guard) = &policy.guard {
         let cgroups: Vec<_> = places.iter().map(|(cgroup, ..)| cgroup).collect();
@@ -132,6 +147,15 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, pin: bool, whole_guard: bo
     let guard = guarded.map(|(guarded, _)| guarded);
     let origin = if some_pinned { Origin::Exchanged } else { Origin::Fresh };
     Ok(Enforcer { shared: loaded.shared, attachments, origin, pinned: pin || some_pinned, guard, tls: hooks })
+}
+
+/// Loads the programs while it is found out whether pages can be told: to read the kernel's symbols takes a while, too.
+fn load_beside(policy: &Policy, can_tell: impl FnOnce() -> bool + Send) -> Result<Loaded, KernelError> {
+    std::thread::scope(|scope| {
+        let can_tell = scope.spawn(can_tell);
+        let loaded = load::load(&policy.tables);
+        if can_tell.join().unwrap_or(false) { loaded } else { Err(KernelError::SharedPages) }
+    })
 }
 
 /// Puts the programs on one cgroup, in place of those that are pinned there.

@@ -26,6 +26,12 @@ pub enum KernelError {
     #[error("the kernel has no BTF: `/sys/kernel/btf/vmlinux` is missing")]
     #[diagnostic(help("use a kernel built with CONFIG_DEBUG_INFO_BTF; all current distributions' kernels are"))]
     NoBtf,
+    /// What a local client sends can change after it was judged.
+    #[error(
+        "this kernel cannot tell whether a local client can still write bytes that were judged (sendfile, vmsplice)"
+    )]
+    #[diagnostic(help("use Linux 6.2 or later, or say --allow-shared-pages if no client on this machine is hostile"))]
+    SharedPages,
     /// No bpffs.
     #[error("no bpf file system at `{0}`: {1}")]
     #[diagnostic(help("mount one: mount -t bpf bpf {}; or run without --pin", .0.display()))]

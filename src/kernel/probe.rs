@@ -187,10 +187,10 @@ pub fn guard() -> (Vec<guard::Cover>, Vec<(&'static str, u32)>) {
     }
 }
 
-/// Tables of a policy without rules and ports.
+/// Tables of a policy without rules and ports, whose programs look for limits all the same.
 pub fn empty_tables() -> Tables {
     Tables {
-        config: abi::pg_config { generation: 1, ..Default::default() },
+        config: abi::pg_config { generation: 1, limits: 1, ..Default::default() },
         trie: vec![Default::default()],
         methods: vec![Default::default()],
         rules: vec![Default::default()],

@@ -153,7 +153,11 @@ pub fn build(file: &File, rules: &[Rule], protos: &Protos, warnings: &mut Vec<Wa
 
     let Builder { mut tables, header, message_predicates, layouts, .. } = builder;
     let path_root = tables.tries.add(&paths);
-    let config = abi::pg_config { responses: u32::from(reads_responses), ..config(file, &header, path_root) };
+    let config = abi::pg_config {
+        responses: u32::from(reads_responses),
+        limits: u32::from(!limits.is_empty()),
+        ..config(file, &header, path_root)
+    };
     let mut limit = 0..;
     let entries = file.rules.iter().map(|rule| abi::pg_rule {
         action: rule.action.abi(),
@@ -351,7 +355,7 @@ fn config(file: &File, header: &Header, path_root: u32) -> abi::pg_config {
         peer_init: 0,
         responses: 0,
         tls: 0,
-        reserved: 0,
+        limits: 0,
         cause: [0; 16],
         fixed: header.fixed,
         ports: [0; 1024],
