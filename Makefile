@@ -5,7 +5,7 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 # `make setup` may have installed it a moment ago.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: all setup test soak fuzz test-vm vm-budget vm-setup vm-down demo bench bench-setup bench-full bench-bulk bench-compare lint fmt clean install help
+.PHONY: all setup test soak fuzz test-vm vm-budget vm-setup vm-down demo bench bench-setup bench-full bench-bulk bench-tls bench-compare lint fmt clean install help
 
 all: setup ## Build protocg, optimised (the default)
 	cargo build --locked --release
@@ -53,6 +53,12 @@ bench-full: bench-setup ## The same with every load, and longer: about an hour
 bench-bulk: setup ## Bulk throughput through the filter, as ratios to the unenforced path (needs root)
 	cargo build --locked --release --workspace --bins
 	cargo bench --locked --bench bulk
+
+bench-tls: setup ## What hooks in TLS libraries cost, by stack, written into docs/tls.md (needs root): ROUNDS=7
+	cargo build --locked --release --workspace --bins
+	@tests/peers/js/setup.sh $(BUILD)/peers-js >/dev/null
+	@tests/peers/go/setup.sh $(BUILD)/peers-go >/dev/null
+	@scripts/bench-tls.py $(BUILD)/release $(ROUNDS)
 
 bench-compare: setup ## The engine beside an older revision's, in turn: BASE=HEAD^; fails if it is slower by a tenth
 	@scripts/bench-compare.sh $(BASE)

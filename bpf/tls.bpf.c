@@ -35,9 +35,9 @@ static __always_inline void pg_stack_of_task(struct pt_regs *ctx)
 /* OpenSSL's arguments are those of C, Go's those of its own (internal ABI): there the receiver is the first. */
 SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 {
-	u64 cookie = bpf_get_attach_cookie(ctx), length = 0;
+	u64 cookie = bpf_get_attach_cookie(ctx), length = 0, fails = 0;
 	u32 function = pg_cookie_function(cookie);
-	struct pg_tls_call call = {.object = ctx->rdi, .buffer = ctx->rsi};
+	struct pg_tls_call call = {.object = ctx->rdi, .buffer = ctx->rsi, .function = function};
 
 	pg_stack_of_task(ctx);
 	call.library = pg_cookie_library(cookie);
@@ -63,6 +63,11 @@ SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 		call.count_at = ctx->rcx;
 		length = ctx->rdx;
 		break;
+	case PG_FN_WRITE_EX2:
+		call.kind = PG_CALL_WRITE;
+		call.count_at = ctx->r8;
+		length = ctx->rdx;
+		break;
 	case PG_FN_GO_READ:
 		call.kind = PG_CALL_READ;
 		call.goroutine = 1;
@@ -82,12 +87,17 @@ SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 		call.object = ctx->rax;
 		call.buffer = ctx->rbx;
 	}
-	if (!pg_call_begin(ctx, &call))
-		return 0;
-	if (call.kind == PG_CALL_READ || call.kind == PG_CALL_PEEK)
-		pg_read_begin(&call);
-	else if (call.kind == PG_CALL_WRITE && (function != PG_FN_WRITE || (s32)ctx->rdx >= 0)) /* else it fails */
-		pg_write_begin(ctx, &call, length, ctx->rip + pg_cookie_failure(cookie));
+	if (pg_call_begin(ctx, &call, &fails)) {
+		if (call.kind == PG_CALL_READ || call.kind == PG_CALL_PEEK)
+			pg_read_begin(&call);
+		else if (call.kind == PG_CALL_WRITE &&
+			 (function != PG_FN_WRITE || (s32)ctx->rdx >= 0)) /* else it fails */
+			fails = pg_write_begin(&call, length);
+		if (fails && call.goroutine)
+			pg_call_skipped(ctx);
+	}
+	if (fails)
+		pg_call_fail(ctx, &call, fails, 1, ctx->rip + pg_cookie_failure(cookie));
 	return 0;
 }
 
@@ -102,12 +112,10 @@ SEC("uretprobe") int pt_return(struct pt_regs *ctx)
 	pg_stack_of_task(ctx);
 	pg_caller_of(ctx, function >= PG_FN_GO_SHAKE, &caller);
 	found = bpf_map_lookup_elem(&tls_calls, &caller);
-	if (!found)
+	/* else it is a part of one, or was made within one */
+	if (!found || found->function != function)
 		return 0;
 	call = *found;
-	/* the handshake within Go's Read and Write */
-	if (function == PG_FN_GO_SHAKE && call.kind != PG_CALL_SHAKE)
-		return 0;
 	s = pg_session_of(call.object);
 	if (!s)
 		pg_stranger_end(ctx, &call);
@@ -249,7 +257,7 @@ SEC("tp_btf/tcp_rcv_space_adjust") int BPF_PROG(pt_received, struct sock *sk)
 	}
 	if (c->tls)
 		pg_read_elsewhere(c);
-	else if (call->kind != PG_CALL_WRITE || tls_config.server)
+	else if (!call->mixed && (call->kind != PG_CALL_WRITE || tls_config.server))
 		pg_session_open(&key, c, cookie, PG_TLS_READS);
 	/* else: a handshake within a call that writes, whose plaintext was handed over before there was a session */
 	return 0;

@@ -33,6 +33,7 @@ enum pg_function {
 	PG_FN_PEEK_EX,
 	PG_FN_WRITE,
 	PG_FN_WRITE_EX,
+	PG_FN_WRITE_EX2, /* of OpenSSL 3.3; PG_FN_WRITE_EX goes on in it there */
 	PG_FN_GO_SHAKE,
 	PG_FN_GO_READ,
 	PG_FN_GO_WRITE,
@@ -85,9 +86,11 @@ struct pg_tls_call {
 	u32 kind;     /* enum pg_call */
 	u32 library;
 	u32 goroutine; /* 1: its caller is one */
+	u32 function;  /* enum pg_function */
+	u32 mixed;     /* 1: another call was made within it */
 	u32 reserved;
 };
-PG_SIZE(struct pg_tls_call, 48);
+PG_SIZE(struct pg_tls_call, 56);
 
 /* How a held call is to fail. */
 enum pg_failing {

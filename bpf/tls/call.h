@@ -194,10 +194,42 @@ static __always_inline void pg_caller_of(struct pt_regs *ctx, u32 goroutine, str
 }
 
 /*
- * A call begins. Returns 0 if it is of no concern: not of the cgroup, part of another, or seen before. One file can be
- * reached by two names (layers of containers), and is then hooked twice.
+ * Whether a call on the same object is what another is doing: its `_ex` form calls it, or the call makes the handshake
+ * or, in BoringSSL, peeks at what it then takes. The outer one's return tells all. One file can be hooked under two
+ * names: below an overlay.
  */
-static __always_inline int pg_call_begin(struct pt_regs *ctx, struct pg_tls_call *call)
+static __always_inline int pg_call_within(const struct pg_tls_call *outer, const struct pg_tls_call *call)
+{
+	if (call->kind == PG_CALL_SHAKE)
+		return 1;
+	if (outer->function == call->function)
+		return outer->library != call->library && outer->stack == call->stack;
+	if (call->stack > outer->stack || call->goroutine)
+		return 0;
+	return outer->kind == call->kind || (outer->kind == PG_CALL_READ && call->kind == PG_CALL_PEEK);
+}
+
+/*
+ * A call within another, by a callback perhaps, or after one whose return was not seen. Calls are known by their
+ * thread: the outer one's return is to be seen, so this one fails if it is about a judged connection, and is not
+ * followed.
+ */
+static __always_inline u64 pg_call_mixed(struct pg_tls_call *outer, const struct pg_tls_call *call)
+{
+	struct pg_session *s = pg_session_of(call->object);
+
+	outer->mixed = 1;
+	if (!s || s->blind)
+		return 0;
+	pg_session_fail(s, PG_R_TLS_CALL);
+	return s->blind ? 0 : s->cookie;
+}
+
+/*
+ * A call begins. Returns 0 if it is of no concern: not of the cgroup, part of another, or one that fails here: then
+ * `fails` is its connection.
+ */
+static __always_inline int pg_call_begin(struct pt_regs *ctx, struct pg_tls_call *call, u64 *fails)
 {
 	struct pg_tls_caller caller = {};
 	struct pg_tls_call *before;
@@ -208,12 +240,12 @@ static __always_inline int pg_call_begin(struct pt_regs *ctx, struct pg_tls_call
 	call->stack = ctx->rsp;
 	pg_caller_of(ctx, call->goroutine, &caller);
 	before = bpf_map_lookup_elem(&tls_calls, &caller);
-	if (before && before->object == call->object) {
-		if (before->library != call->library && before->stack == call->stack && before->kind == call->kind)
-			return 0;
-		/* Go's Read and Write make the handshake by themselves */
-		if (call->goroutine && call->kind == PG_CALL_SHAKE)
-			return 0;
+	if (before && before->object == call->object && pg_call_within(before, call))
+		return 0;
+	if (before && before->kind != PG_CALL_SHAKE &&
+	    (before->object != call->object || before->function != call->function)) {
+		*fails = pg_call_mixed(before, call);
+		return 0;
 	}
 	if (!bpf_map_update_elem(&tls_calls, &caller, call, BPF_ANY))
 		return 1;
@@ -222,6 +254,15 @@ static __always_inline int pg_call_begin(struct pt_regs *ctx, struct pg_tls_call
 	if (s)
 		pg_session_fail(s, PG_R_TLS_CALL);
 	return 0;
+}
+
+/* A call of Go's that fails as it begins comes by none of its returns. */
+static __always_inline void pg_call_skipped(struct pt_regs *ctx)
+{
+	struct pg_tls_caller caller = {};
+
+	pg_caller_of(ctx, 1, &caller);
+	bpf_map_delete_elem(&tls_calls, &caller);
 }
 
 /* The plaintext of a call, of either direction. Returns 0 if it is denied. */
@@ -265,8 +306,9 @@ static __always_inline void pg_read_begin(const struct pg_tls_call *call)
 	s->reading = 1;
 }
 
-/* A call that writes has begun: what it is to write has not been encrypted yet. */
-static __always_inline void pg_write_begin(struct pt_regs *ctx, const struct pg_tls_call *call, u64 length, u64 failure)
+/* A call that writes has begun: what it is to write has not been encrypted yet. Returns the connection if it is denied.
+ */
+static __always_inline u64 pg_write_begin(const struct pg_tls_call *call, u64 length)
 {
 	struct pg_session *s = pg_session_of(call->object);
 	u32 n, skip;
@@ -277,7 +319,7 @@ static __always_inline void pg_write_begin(struct pt_regs *ctx, const struct pg_
 		s = pg_session_of(call->object);
 	}
 	if (!s || s->blind)
-		return;
+		return 0;
 	if (s->writing)
 		pg_call_unordered(s, !tls_config.server);
 	if (length > PG_MOST_BYTES)
@@ -290,8 +332,7 @@ static __always_inline void pg_write_begin(struct pt_regs *ctx, const struct pg_
 		pass = pg_call_plain(s, call->buffer + skip, n - skip, !tls_config.server);
 		s->ahead_out = n;
 	}
-	if (!pass && !s->blind)
-		pg_call_fail(ctx, call, s->cookie, 1, failure);
+	return pass || s->blind ? 0 : s->cookie;
 }
 
 /* ---- returns ---- */

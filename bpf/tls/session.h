@@ -12,6 +12,7 @@
 
 #include "pipeline.h"
 
+#define PG_INIT 1	/* the machine's first process, which the kernel lets nobody stop or kill */
 #define PG_TURNS 400000 /* as for a segment: run.h */
 
 struct pg_session {
@@ -197,6 +198,8 @@ static __always_inline void pg_session_open(const struct pg_tls_key *key, struct
 	u32 zero = 0, process = key->process;
 
 	if (bpf_map_lookup_elem(&tls_unread, &process))
+		return;
+	if (process == PG_INIT && tls_config.rung != PG_RUNG_CONTEXT)
 		return;
 	blank = bpf_map_lookup_elem(&blank_session, &zero);
 	if (!blank || bpf_map_update_elem(&tls_sessions, key, blank, BPF_NOEXIST))

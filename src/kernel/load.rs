@@ -428,6 +428,8 @@ unsafe impl Plain for abi::pg_tls_new {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_hello_ends {}
 // SAFETY: as above.
+unsafe impl Plain for abi::pg_tls_caller {}
+// SAFETY: as above.
 unsafe impl Plain for abi::pg_hole_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_conn {}

@@ -381,6 +381,19 @@ impl Hooks {
         self.stale_hellos = stale;
     }
 
+    /// Forgets calls of threads that have ended.
+    fn sweep_calls(&self) {
+        let calls = &self.skel.maps.tls_calls;
+        for key in calls.keys() {
+            let Some(caller) = read::<abi::pg_tls_caller>(&key) else { continue };
+            let thread =
+                if caller.goroutine == 0 { format!("/task/{}", caller.who & 0xffff_ffff) } else { String::new() };
+            if !Path::new(&format!("/proc/{}{thread}", caller.process)).exists() {
+                let _ = calls.delete(&key);
+            }
+        }
+    }
+
     /// Forgets sessions whose connection is gone, once that was seen twice: processes that end free no objects.
     pub fn sweep(&mut self, is_live: impl Fn(u64) -> bool) {
         let map = &self.skel.maps.tls_sessions;
@@ -399,6 +412,7 @@ impl Hooks {
         }
         self.stale = stale;
         self.sweep_hellos(&is_live);
+        self.sweep_calls();
         let unread = &self.skel.maps.tls_unread;
         for key in unread.keys() {
             let pid = key.first_chunk().copied().map(u32::from_ne_bytes);

@@ -7,9 +7,12 @@
 
 mod guarded;
 mod judged;
+mod kill;
 mod libraries;
+mod newer;
 mod openssl;
 mod prefork;
 mod refused;
+mod shapes;
 mod stacks;
 mod stage;

@@ -1,7 +1,7 @@
 """A gRPC server over Python's ssl (OpenSSL on the socket itself, SSL_read_ex), with two processes that accept.
 
-usage: prefork.py FOLDER BYTES; the folder has key.pem and cert.pem. Reads so many bytes a call; answers each request with no
-message and status 0. Says `listening ADDR:PORT`, and a line of JSON a request.
+usage: prefork.py FOLDER BYTES [pieces]; the folder has key.pem and cert.pem. Reads so many bytes a call; answers each request with no
+message and status 0. Says `listening ADDR:PORT`, and a line of JSON a request, or of each piece as soon as it is read.
 """
 
 import json
@@ -13,6 +13,13 @@ import sys
 import h2.config
 import h2.connection
 import h2.events
+
+
+PIECES = sys.argv[3:] == ["pieces"]
+
+
+def say(event, body):
+    os.write(1, (json.dumps({"event": event, "pid": os.getpid(), "body": body.decode("latin-1")}) + "\n").encode())
 
 
 def answer(connection, stream):
@@ -27,14 +34,14 @@ def serve(encrypted, size):
     encrypted.sendall(connection.data_to_send())
     bodies = {}
     while received := encrypted.recv(size):
+        if PIECES:
+            say("piece", received)
         for event in connection.receive_data(received):
             if isinstance(event, h2.events.DataReceived):
                 bodies[event.stream_id] = bodies.get(event.stream_id, b"") + event.data
                 connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):
-                body = bodies.pop(event.stream_id, b"")
-                text = json.dumps({"event": "request", "pid": os.getpid(), "body": body.decode("latin-1")}) + "\n"
-                os.write(1, text.encode())
+                say("request", bodies.pop(event.stream_id, b""))
                 answer(connection, event.stream_id)
         encrypted.sendall(connection.data_to_send())
 

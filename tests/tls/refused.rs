@@ -1,9 +1,13 @@
 //! TLS that no hook reads is refused, and said to be.
 
-use protocg_peers::harness::{Place, Stack, Watched};
+use std::path::Path;
+use std::process::Command;
+
+use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched};
 use serde_json::json;
 
-use crate::stage::{HOOKS, Net, Stage, make, python, refused, skip, unary, way_of};
+use crate::shapes::{listening, script};
+use crate::stage::{BINARY, HOOKS, Net, Stage, certificate, make, policy, python, refused, skip, unary, way_of};
 
 #[test]
 fn without_hooks_tls_is_refused() {
@@ -40,6 +44,109 @@ fn boringssl_without_symbols_is_refused_by_name() {
     assert!(detail.starts_with(&format!("process {} (`python3`)", stage.server.process().pid())), "{detail}");
     assert!(detail.contains("BoringSSL") && detail.contains("cygrpc"), "{detail}");
     assert_eq!(stage.server.messages(), 0);
+}
+
+/// A client in the cgroup whose TLS nobody hooks: refused, and the process and its library are named.
+fn is_refused_by_name(test: &str, client: impl FnOnce(&Stage) -> Option<Command>, name: &str, kinds: [&str; 2]) {
+    if skip(test) {
+        return;
+    }
+    let stage = Stage::calling(test, Stack::Tonic, HOOKS);
+    if stage.rung(test).is_none() {
+        return;
+    }
+    let Some(mut command) = client(&stage) else { return };
+    Place { cgroup: Some(&stage.cgroup), net: None }.enter(&mut command);
+    let client = Watched::start(command);
+    let event = stage.agent.wait_for("the refusal", |e| e["type"] == "connection");
+    assert_eq!((&event["cause"], &event["reason"]), (&json!("tls"), &json!("tls")), "{event:#}");
+    let detail = event["detail"].as_str().unwrap();
+    assert!(detail.starts_with(&format!("process {} (`{name}`)", client.pid())), "{detail}");
+    assert!(kinds.iter().all(|kind| detail.contains(kind)), "{detail}");
+    client.wait_for("ended", |lines| lines.iter().any(|line| line == "ended").then_some(()));
+    assert!(!client.lines().iter().any(|line| line == "answered"), "{:?}", client.lines());
+    assert_eq!(stage.server.messages(), 0);
+}
+
+#[test]
+fn rustls_is_refused_by_name() {
+    let test = "tls-rustls";
+    let client = |stage: &Stage| {
+        let mut command = python().filter(|_| has(test, "pyreqwest"))?;
+        way_of(&mut command, "rustls", stage.server.address, "fine");
+        Some(command)
+    };
+    is_refused_by_name(test, client, "python3", ["rustls", "pyreqwest"]);
+}
+
+#[test]
+fn java_is_refused_by_name() {
+    let test = "tls-java";
+    let client = |stage: &Stage| {
+        if !Command::new("java").arg("-version").output().is_ok_and(|out| out.status.success()) {
+            println!("SKIPPED {test}: there is no java");
+            return None;
+        }
+        let mut command = Command::new("java");
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/Client.java"));
+        command.args([stage.server.address.ip().to_string(), stage.server.address.port().to_string()]);
+        Some(command)
+    };
+    is_refused_by_name(test, client, "java", ["Java", "libjvm.so"]);
+}
+
+#[test]
+fn a_client_of_gnutls_is_refused_by_name() {
+    let test = "tls-gnutls";
+    let client = |stage: &Stage| {
+        let mut command = script(test, "client", "gnutls").filter(|_| has_gnutls(test))?;
+        command.arg(stage.server.address.to_string()).arg("fine");
+        Some(command)
+    };
+    is_refused_by_name(test, client, "python3", ["GnuTLS", "libgnutls.so.30"]);
+}
+
+#[test]
+fn a_server_of_gnutls_is_refused_by_name() {
+    let test = "tls-gnutls-server";
+    if skip(test) || !has_gnutls(test) {
+        return;
+    }
+    let Some(mut command) = script(test, "server", "gnutls") else { return };
+    let folder = certificate();
+    let cgroup = Cgroup::new(test);
+    command.arg(folder.path());
+    Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
+    let server = Watched::start(command);
+    let target = listening(&server);
+    let agent = Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", HOOKS), &[]);
+    let mut session = Calls { stack: Stack::Tonic, place: Place::default(), target }.session_with(&["--tls"]);
+    refused(&make(&mut session, &unary("hello")));
+    let event = agent.wait_for("the refusal", |e| e["type"] == "connection");
+    assert_eq!((&event["cause"], &event["reason"]), (&json!("tls"), &json!("tls")), "{event:#}");
+    let detail = event["detail"].as_str().unwrap();
+    assert!(detail.starts_with(&format!("process {} (`python3`)", server.pid())), "{detail}");
+    assert!(detail.contains("GnuTLS") && detail.contains("libgnutls.so.30"), "{detail}");
+    assert_eq!(server.lines().len(), 1, "{:?}", server.lines());
+}
+
+/// Whether python3 has a package.
+fn has(test: &str, package: &str) -> bool {
+    let imported = python().and_then(|mut python| python.args(["-c", &format!("import {package}")]).output().ok());
+    let has = imported.is_some_and(|out| out.status.success());
+    if !has {
+        println!("SKIPPED {test}: python3 has no {package} (see tests/peers/python/setup.sh and PROTOCG_VENV)");
+    }
+    has
+}
+
+fn has_gnutls(test: &str) -> bool {
+    let loaded = Command::new("python3").args(["-c", "import ctypes; ctypes.CDLL('libgnutls.so.30')"]).output();
+    let has = loaded.is_ok_and(|out| out.status.success());
+    if !has {
+        println!("SKIPPED {test}: no libgnutls.so.30");
+    }
+    has
 }
 
 /// A client in the cgroup that writes plaintext past the hooks: its connection ends before any of it leaves.
@@ -100,4 +207,10 @@ fn a_client_whose_connection_becomes_a_bio() {
 #[test]
 fn a_client_whose_first_write_makes_the_handshake() {
     goes_past_the_hooks("tls-implicit", "implicit", "tls", "");
+}
+
+/// A call within another call: nobody can tell their returns apart by their thread.
+#[test]
+fn a_client_whose_callback_writes_elsewhere() {
+    goes_past_the_hooks("tls-nested", "nested", "tls_call", "");
 }

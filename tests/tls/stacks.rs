@@ -1,15 +1,15 @@
 //! Stacks that have their TLS in their own program: node's OpenSSL, over buffers that it fills itself, and Go's crypto/tls.
 
-use std::path::Path;
 use std::process::Command;
 
+use protocg_peers::harness::stack::like;
 use protocg_peers::harness::{Stack, Watched};
 use serde_json::json;
 
 use crate::judged::judged;
 use crate::stage::{HOOKS, Net, Stage, python, skip, way_of};
 
-fn lacks(stack: Stack, test: &str) -> bool {
+pub fn lacks(stack: Stack, test: &str) -> bool {
     let lacks = stack.lacks();
     if let Some(what) = lacks {
         println!("SKIPPED {test}: {what}");
@@ -73,14 +73,6 @@ fn calls_to_a_stripped_server_of_go() {
     }
     let stage = Stage::serving_as(test, Stack::Go, like(&whole, &bare), Net::V4, HOOKS);
     judged(&stage, test, "bare-go", Some(stage.server.process().pid()));
-}
-
-/// The same command with another program.
-fn like(command: &Command, program: &Path) -> Command {
-    let mut same = Command::new(program);
-    same.args(command.get_args());
-    same.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    same
 }
 
 /// A client's first bytes come in segments of a byte each.

@@ -70,7 +70,7 @@ pub struct Stage {
     pub agent: Protocg,
     pub server: Server,
     pub cgroup: Cgroup,
-    stack: Stack,
+    client: Box<dyn Fn() -> Command>,
     egress: bool,
     _folder: TempDir,
 }
@@ -103,7 +103,7 @@ impl Stage {
         let server = Server::start_as(program, place, net.address(), &tls_server(stack, folder.path()));
         before();
         let agent = Protocg::run(BINARY, &[&cgroup], &policy(server.address.port(), "", rules), &[]);
-        Self { agent, server, cgroup, stack: Stack::Tonic, egress: false, _folder: folder }
+        Self { agent, server, cgroup, client: Box::new(|| Stack::Tonic.client()), egress: false, _folder: folder }
     }
 
     /// A client outside of every cgroup.
@@ -113,11 +113,16 @@ impl Stage {
 
     /// The clients are in the cgroup.
     pub fn calling(name: &str, stack: Stack, rules: &str) -> Self {
+        Self::calling_as(name, move || stack.client(), rules)
+    }
+
+    /// The clients are in the cgroup, and are such programs.
+    pub fn calling_as(name: &str, client: impl Fn() -> Command + 'static, rules: &str) -> Self {
         let cgroup = Cgroup::new(name);
         let server = Server::start_with(Stack::Tonic, Place::default(), Net::V4.address(), &["--tls"]);
         let agent =
             Protocg::run(BINARY, &[&cgroup], &policy(server.address.port(), "direction = \"egress\"", rules), &[]);
-        Self { agent, server, cgroup, stack, egress: true, _folder: certificate() }
+        Self { agent, server, cgroup, client: Box::new(client), egress: true, _folder: certificate() }
     }
 
     /// What is done here to calls with denied plaintext; nothing if TLS cannot be judged here.
@@ -132,7 +137,8 @@ impl Stage {
 
     pub fn session(&self) -> Session {
         let place = Place { cgroup: self.egress.then_some(&self.cgroup), net: None };
-        Calls { stack: self.stack, place, target: self.server.address }.session_with(&["--tls"])
+        let calls = Calls { stack: Stack::Tonic, place, target: self.server.address };
+        calls.session_as((self.client)(), &["--tls"])
     }
 
     /// The process that the policy is about is this one's or its client's.

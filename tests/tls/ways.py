@@ -66,6 +66,27 @@ def late_bio(plain):
         pass
 
 
+def nested(plain):
+    """A callback of one connection writes to another."""
+    libssl = library("ssl", "SSL_CTX_new", "TLS_client_method", "SSL_new")
+    outer, inner = (POINTER(libssl.SSL_new(context(libssl))) for _ in range(2))
+    other = socket.create_connection(plain.getpeername())
+    for encrypted, its in ((outer, plain), (inner, other)):
+        libssl.SSL_set_alpn_protos(encrypted, b"\x02h2", 3)
+        libssl.SSL_set_fd(encrypted, its.fileno())
+        assert libssl.SSL_connect(encrypted) == 1
+
+    @ctypes.CFUNCTYPE(None, *[ctypes.c_int] * 3, POINTER, ctypes.c_size_t, POINTER, POINTER)
+    def write(*_):
+        if not done:
+            done.append(libssl.SSL_write(inner, CALL, len(CALL)))
+
+    done = []
+    libssl.SSL_set_msg_callback(outer, write)
+    libssl.SSL_read(outer, ctypes.create_string_buffer(100), 100)
+    assert done and done[0] <= 0, done
+
+
 def implicit(plain):
     """The handshake happens within the first call that writes."""
     encrypted = settings_of_client().wrap_socket(plain, do_handshake_on_connect=False)
@@ -214,7 +235,19 @@ def again(plain):
             print(f"{1000 * (time.monotonic() - began):.2f}", flush=True)
 
 
+def rustls(plain):
+    """Another connection, by reqwest."""
+    from pyreqwest.client import SyncClientBuilder
+
+    with SyncClientBuilder().danger_accept_invalid_certs(True).build() as client:
+        try:
+            client.post("https://{}:{}/echo.Echo/Unary".format(*plain.getpeername())).body_bytes(CALL).build().send()
+            print("answered", flush=True)
+        except Exception as e:  # its own kinds, by how the connection ended
+            print(f"{type(e).__name__}: {e}", flush=True)
+
+
 CONNECTION, CALL = call(sys.argv[4].encode())
-WAYS = {way.__name__: way for way in (bio, late_bio, implicit, split, unhooked, again)}
+WAYS = {way.__name__: way for way in (bio, late_bio, nested, implicit, split, unhooked, again, rustls)}
 WAYS[sys.argv[1]](socket.create_connection((sys.argv[2], int(sys.argv[3]))))
 print("ended", flush=True)

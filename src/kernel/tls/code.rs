@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 /// Fields of objects are not at their very beginning.
 const LEAST_FIELD: u64 = 0x20;
@@ -43,23 +43,25 @@ pub fn after_stack_check(code: &[u8]) -> Option<u64> {
     matches!(branch.code(), Code::Jbe_rel8_64 | Code::Jbe_rel32_64).then(|| branch.next_ip())
 }
 
-/// The field of its first argument that a short function is about: what it adds to that pointer most often.
+/// The field of its first argument that a short function is about: what it adds to that pointer most often. From OpenSSL 3.2 on the
+/// pointer may be another's first, which a field of the argument or a function gives: in the
+/// argument's register, or in that of results.
 pub fn field(code: &[u8]) -> Option<u32> {
     let mut seen: HashMap<u64, usize> = HashMap::new();
     for instruction in decode(code) {
-        if instruction.mnemonic() == Mnemonic::INVALID {
-            break;
-        }
         let added = match instruction.mnemonic() {
+            Mnemonic::INVALID => break,
+            Mnemonic::Add if instruction.op0_register() == Register::RSP => None,
             Mnemonic::Add if instruction.op1_kind() == OpKind::Immediate32to64 => Some(instruction.immediate(1)),
-            _ if instruction.memory_base() == Register::RDI => Some(instruction.memory_displacement64()),
+            Mnemonic::Mov if matches!(instruction.op0_register(), Register::RDI | Register::RAX) => None,
+            _ if instruction.memory_index() != Register::None => None,
+            _ if matches!(instruction.memory_base(), Register::RDI | Register::RAX) => {
+                Some(instruction.memory_displacement64())
+            }
             _ => None,
         };
         if let Some(added) = added.filter(|added| (LEAST_FIELD..MOST_FIELD).contains(added)) {
             *seen.entry(added).or_default() += 1;
-        }
-        if instruction.flow_control() == FlowControl::Call {
-            break;
         }
     }
     let most = seen.into_iter().max_by_key(|&(field, times)| (times, std::cmp::Reverse(field)))?;
@@ -99,5 +101,25 @@ mod tests {
         // add rdi, 0x178; ret
         assert_eq!(field(&[0x48, 0x81, 0xc7, 0x78, 1, 0, 0, 0xc3]), Some(0x178));
         assert_eq!(field(&[0xc3]), None);
+    }
+
+    /// Beginnings of it as they were found: since 3.2 the argument may be a QUIC connection, which has the object in a field.
+    #[test]
+    fn the_field_of_a_getter_that_asks_for_the_object_first() {
+        // OpenSSL 3.4 (gcc): mov rdi, [rdi+0x40]; test rdi, rdi; lea rdx, [rdi+0x140]; mov rax, [rdi+0x140]
+        let by_field = [
+            0x48, 0x8b, 0x7f, 0x40, 0x48, 0x85, 0xff, 0x48, 0x8d, 0x97, 0x40, 1, 0, 0, 0x48, 0x8b, 0x87, 0x40, 1, 0, 0,
+        ];
+        assert_eq!(field(&by_field), Some(0x140));
+        // OpenSSL 3.5 and 3.6 (gcc): call; mov rdi, rax; lea rcx, [rdi+0x188]; mov rdx, [rdi+0x188]
+        let by_call =
+            [0xe8, 0, 0, 0, 0, 0x48, 0x89, 0xc7, 0x48, 0x8d, 0x8f, 0x88, 1, 0, 0, 0x48, 0x8b, 0x97, 0x88, 1, 0, 0];
+        assert_eq!(field(&by_call), Some(0x188));
+        // node 26 (clang): call; add rax, 0x188; mov rdi, rsi; mov rsi, rax; call memcpy; add rsp, 0x100
+        let copied = [
+            0xe8, 0, 0, 0, 0, 0x48, 0x05, 0x88, 1, 0, 0, 0x48, 0x89, 0xf7, 0x48, 0x89, 0xc6, 0xe8, 0, 0, 0, 0, 0x48,
+            0x81, 0xc4, 0, 1, 0, 0,
+        ];
+        assert_eq!(field(&copied), Some(0x188));
     }
 }

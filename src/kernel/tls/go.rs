@@ -24,8 +24,15 @@ pub const NEEDED: [&str; 3] =
 /// The table's versions: Go 1.18, and 1.20 and later. Before 1.17 arguments were on the stack.
 const MAGIC: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
 const OLDER: [u32; 2] = [0xffff_fffa, 0xffff_fffb];
+/// Instructions of one byte or more, pointers of eight.
+const SIZES: u32 = 0x0801_0000;
 const HEAD: u64 = 72;
 const TABLES: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
+const MERGED: &str = ".data.rel.ro";
+const MODULE: &str = ".go.module";
+/// Its words, by their number: where the code begins, and the first function.
+const MODULE_TEXT: u64 = 22;
+const MODULE_FIRST: u64 = 20;
 const LONGEST_NAME: u64 = 256;
 const LONGEST_FUNCTION: u64 = 1 << 20;
 
@@ -33,18 +40,18 @@ const LONGEST_FUNCTION: u64 = 1 << 20;
 pub fn find(file: &File) -> Result<Option<Vec<Function>>, String> {
     let cache = ReadCache::new(file);
     let Ok(elf) = object::File::parse(&cache) else { return Ok(None) };
-    let Some(section) = TABLES.iter().find_map(|name| elf.section_by_name(name)) else { return Ok(None) };
-    let table =
-        Table(section.data().map_err(|e| format!("a Go program whose table of functions cannot be read: {e}"))?);
+    let unreadable = |e| format!("a Go program whose table of functions cannot be read: {e}");
+    let Some((at, bytes)) = table(&elf).map_err(unreadable)? else { return Ok(None) };
+    let table = Table(bytes);
     let magic = table.u32(0)?;
     if OLDER.contains(&magic) {
         return Err("a Go program, of a Go before 1.18, whose calls cannot be hooked".to_owned());
     }
-    if !MAGIC.contains(&magic) || table.u32(4)? != 0x0801_0000 {
+    if !MAGIC.contains(&magic) || table.u32(4)? != SIZES {
         return Err("a Go program whose table of functions is of an unknown version".to_owned());
     }
     let text = match table.u64(24)? {
-        0 => elf.section_by_name(".text").map(|section| section.address()).unwrap_or_default(),
+        0 => text(&elf, at).ok_or("a Go program that does not say where its functions begin")?,
         start => start,
     };
     let found = table.functions(text, &NEEDED)?;
@@ -58,6 +65,27 @@ pub fn find(file: &File) -> Result<Option<Vec<Function>>, String> {
             .push(place(&elf, &cache, from, to).ok_or_else(|| format!("a Go program whose `{name}` cannot be read"))?);
     }
     Ok(Some(functions))
+}
+
+/// The table, and where it is in memory. A linker for C may have laid it into a section of another name.
+fn table<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>) -> object::Result<Option<(u64, &'data [u8])>> {
+    if let Some(section) = TABLES.iter().find_map(|name| elf.section_by_name(name)) {
+        return Ok(Some((section.address(), section.data()?)));
+    }
+    let Some(section) = elf.section_by_name(MERGED) else { return Ok(None) };
+    let data = section.data()?;
+    let head = |magic: u32| [magic.to_le_bytes(), SIZES.to_le_bytes()].concat();
+    let found = MAGIC.iter().find_map(|magic| memchr::memmem::find(data, &head(*magic)));
+    Ok(found.and_then(|at| Some((section.address() + at as u64, data.get(at..)?))))
+}
+
+/// Where functions begin, if the table does not say so: Go 1.26 left that to `runtime.moduledata`, which begins with the table's
+/// address. C code of the same program may come before them.
+fn text<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>, table: u64) -> Option<u64> {
+    let module = Table(elf.section_by_name(MODULE)?.data().ok()?);
+    let word = |index: u64| module.u64(8 * index).ok();
+    let (text, first) = (word(MODULE_TEXT)?, word(MODULE_FIRST)?);
+    (word(0)? == table && text == first && text != 0).then_some(text)
 }
 
 fn place<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>, data: R, from: u64, to: u64) -> Option<Function> {

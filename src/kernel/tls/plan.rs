@@ -41,24 +41,24 @@ pub struct Plan {
 }
 
 /// Calls that begin and return.
-const CALLS: [(&str, u32); 10] = [
+const CALLS: [(&str, u32); 11] = [
     ("SSL_read", abi::PG_FN_READ),
     ("SSL_read_ex", abi::PG_FN_READ_EX),
     ("SSL_peek", abi::PG_FN_PEEK),
     ("SSL_peek_ex", abi::PG_FN_PEEK_EX),
     ("SSL_write", abi::PG_FN_WRITE),
     ("SSL_write_ex", abi::PG_FN_WRITE_EX),
+    ("SSL_write_ex2", abi::PG_FN_WRITE_EX2),
     ("SSL_do_handshake", abi::PG_FN_SHAKE),
     ("SSL_accept", abi::PG_FN_SHAKE),
     ("SSL_connect", abi::PG_FN_SHAKE),
     ("SSL_shutdown", abi::PG_FN_SHAKE),
 ];
 /// What else is done with objects.
-const OTHERS: [(&str, Program); 12] = [
+const OTHERS: [(&str, Program); 11] = [
     ("SSL_read_early_data", Program::Other),
     ("SSL_write_early_data", Program::Other),
     ("SSL_sendfile", Program::Other),
-    ("SSL_write_ex2", Program::Other),
     ("SSL_stateless", Program::Other),
     ("SSL_dup", Program::Other),
     ("SSL_free", Program::Forget),

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the grpc-go peers, and prints where the program is. grpc-go and protobuf are Debian's packages, old on purpose; the
-# listener beside them (listen/) wants a Go of today, which comes from the Python package index.
+# Builds the grpc-go peers, and prints where the program is. grpc-go and protobuf are Debian's packages, old on purpose. The
+# listener beside them (listen/) wants a Go of today, which comes from the Python package index and builds the peers once more, with C
+# code in the program: pg-go-newer.
 # usage: setup.sh [DIR], default peers-go below the target directory
 set -eu
 
@@ -23,11 +24,15 @@ cd "$here"
 GO111MODULE=off GOPATH=/usr/share/gocode GOFLAGS=-trimpath GOCACHE="$dir/cache" CGO_ENABLED=0 go build -o "$dir/pg-go" . ||
     fail "go cannot build it: are golang-google-grpc-dev and golang-google-protobuf-dev installed?"
 
-cmp -s "$here/listen/main.go" "$dir/listen.built" || {
-    new=$("$here/../python/setup.sh" "$dir/new" "$here/listen/requirements.txt")
-    (cd "$here/listen" && GOTOOLCHAIN=local GOFLAGS=-trimpath GOCACHE="$dir/cache" CGO_ENABLED=0 "$(dirname "$new")/go" build -o "$dir/pg-listen" .) ||
+cat ./*.go listen/main.go listen/requirements.txt >"$dir/newer.sources"
+cmp -s "$dir/newer.sources" "$dir/newer.built" || {
+    go=$("$here/../python/setup.sh" "$dir/new" "$here/listen/requirements.txt")
+    go=$(dirname "$go")/go
+    (cd "$here/listen" && GOTOOLCHAIN=local GOFLAGS=-trimpath GOCACHE="$dir/cache" CGO_ENABLED=0 "$go" build -o "$dir/pg-listen" .) ||
         fail "the newer Go cannot build listen/"
+    GO111MODULE=off GOPATH=/usr/share/gocode GOTOOLCHAIN=local GOFLAGS=-trimpath GOCACHE="$dir/cache" CGO_ENABLED=1 "$go" build -o "$dir/pg-go-newer" . ||
+        fail "the newer Go cannot build it: is there a C compiler?"
     rm -rf "$dir/new"
-    cp "$here/listen/main.go" "$dir/listen.built"
+    mv "$dir/newer.sources" "$dir/newer.built"
 }
 echo "$dir/pg-go"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the packages that server.js and client.js need, once, and prints where.
+# Installs the packages that server.js and client.js need, once, and prints where; and a node of today (newer/), which some tests run them with.
 # usage: setup.sh [DIR], default peers-js below the target directory
 set -eu
 
@@ -15,13 +15,19 @@ mkdir -p "$dir"
 exec 9>"$dir/lock"
 flock 9
 
-if ! cmp -s "$here/package-lock.json" "$dir/installed.json"; then
+install() {
+    from=$1 to=$2
+    ! cmp -s "$from/package-lock.json" "$to/installed.json" || return 0
     for tool in node npm; do
         command -v $tool >/dev/null || fail "$tool is missing: apt-get install nodejs npm"
     done
-    cp "$here/package.json" "$here/package-lock.json" "$dir"
-    (cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
-        fail "npm cannot install $here/package-lock.json: is the package registry in reach?"
-    cp "$here/package-lock.json" "$dir/installed.json"
-fi
+    mkdir -p "$to"
+    cp "$from/package.json" "$from/package-lock.json" "$to"
+    (cd "$to" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+        fail "npm cannot install $from/package-lock.json: is the package registry in reach?"
+    cp "$from/package-lock.json" "$to/installed.json"
+}
+
+install "$here" "$dir"
+install "$here/newer" "$dir/newer"
 echo "$dir/node_modules"

