@@ -129,13 +129,14 @@ PG_STEP int pg_holes_free(struct pg_conn *c, u32 keep)
 static __always_inline void pg_conn_close(u64 cookie)
 {
 	struct pg_conn *c = bpf_map_lookup_elem(&conns, &cookie);
-	u32 responses;
+	u32 responses, wanted;
 
 	if (!c)
 		return;
 	/* the order in which the server's side takes them */
-	responses = config.responses && pg_lock(&c->response_lock);
-	if (responses >= config.responses && pg_lock(&c->lock)) {
+	wanted = config.responses || config.direction == PG_EGRESS;
+	responses = wanted && pg_lock(&c->response_lock);
+	if (responses >= wanted && pg_lock(&c->lock)) {
 		pg_streams_drop(c);
 		pg_holes_free(c, 0);
 		if (c->said.source != PG_SRC_PACKET)
@@ -210,9 +211,9 @@ static __always_inline void pg_conn_make(struct bpf_sock_ops *ops, u32 role, str
 	made->cookie = cookie;
 	made->role = role;
 	made->judged = next;
-	made->first = ops->snd_nxt;
-	made->sent = ops->snd_nxt;
-	made->followed = role == PG_ROLE_SERVER;
+	made->first = role == PG_ROLE_SERVER ? ops->snd_nxt : ops->rcv_nxt;
+	made->sent = made->first;
+	made->followed = 1;
 	if (bpf_map_update_elem(&conns, &cookie, made, BPF_NOEXIST)) {
 		pg_streams_drop(made);
 		pg_conn_refuse(made, PG_R_CONNECTIONS);

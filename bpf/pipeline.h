@@ -189,7 +189,8 @@ PG_STEP int pg_request_end(struct pg_conn *c, struct pg_work *w, u32 stream)
 		}
 		return PG_GO;
 	}
-	if (s->response & PG_RSP_END) {
+	/* nobody will say that the server has ended it, if it is not read */
+	if (s->response & PG_RSP_END || c->answers == PG_A_UNREAD) {
 		pg_stream_close(c, stream);
 		return PG_GO;
 	}
@@ -281,15 +282,18 @@ PG_STEP int pg_request_start(struct pg_conn *c, struct pg_work *w)
 /*
  * The RPC may pass, and the server answer it: what it says is judged by the row of its method, if that has one. DATA on
  * a stream without a half is undecidable, so every RPC gets one; what is read in the shadow never comes to the server.
+ * A hostile server does not wait for the request: its DATA may be read while the half is made, on another CPU or in an
+ * interrupt of this one. So what makes it one is written last, and at once.
  */
 PG_STEP int pg_response_start(struct pg_conn *c, struct pg_work *w)
 {
+	u32 request = PG_REQ_ALLOWED | PG_REQ_UNREAD;
 	struct pg_stream *s, *half;
 	const struct pg_method *m;
 
 	if (!c || !w)
 		return PG_CUT;
-	if (c->phase == PG_P_DEAD)
+	if (c->phase == PG_P_DEAD || c->answers == PG_A_UNREAD)
 		return PG_GO;
 	s = pg_stream_of(c, c->request.stream);
 	half = s ? pg_stream_open(c, c->request.stream | PG_RESPONSE_HALF) : 0;
@@ -298,12 +302,13 @@ PG_STEP int pg_response_start(struct pg_conn *c, struct pg_work *w)
 	half->bits = c->block.bits;
 	half->text = s->text;
 	half->method = s->method;
-	half->request = PG_REQ_ALLOWED | PG_REQ_UNREAD;
 	m = pg_get_method(s->method);
 	if (m && m->response && !pg_block_check(&c->block) && !(s->request & PG_REQ_DENIED)) {
 		half->method = m->response;
-		half->request = PG_REQ_ALLOWED;
+		request = PG_REQ_ALLOWED;
 	}
+	asm volatile("" ::: "memory");
+	*(volatile u32 *)&half->request = request;
 	return PG_GO;
 }
 
@@ -574,27 +579,54 @@ PG_STEP int pg_request_step(struct pg_conn *c, struct pg_work *w)
 
 /* ---- the server's side: its frames are followed, and its messages are judged where rules read them ---- */
 
+/* The server has ended or reset a stream. Under both locks. */
+PG_STEP int pg_response_over(struct pg_conn *c, u32 end)
+{
+	u32 stream = end & ~PG_LATE_RESET;
+	struct pg_stream *s;
+
+	if (!c)
+		return 0;
+	s = pg_stream_of(c, stream);
+	if (s) {
+		pg_stream_answered(c, s);
+		s->response |= PG_RSP_END;
+		if (s->request & PG_REQ_END || end & PG_LATE_RESET)
+			pg_stream_close(c, stream);
+	}
+	if (config.responses)
+		pg_half_close(c, stream | PG_RESPONSE_HALF);
+	return 0;
+}
+
+/* A frame of the server is whole. The request side may be at work, or interrupted on this CPU by what this is about:
+ * then it hears of the stream's end with the next one. */
 static inline void pg_response_frame_end(struct pg_conn *c)
 {
 	struct pg_h2 *h = &c->response;
-	struct pg_stream *s;
+	u32 end = h->stream, i;
 
 	if (h->type != PG_F_RST_STREAM &&
 	    !((h->type == PG_F_DATA || h->type == PG_F_HEADERS) && h->flags & PG_FLAG_END_STREAM))
 		return;
+	if (h->type == PG_F_RST_STREAM)
+		end |= PG_LATE_RESET;
 	if (!pg_lock(&c->lock)) {
-		pg_count_add(PG_N_HELPER_FAILED, 1);
+		if (c->late < PG_MAX_LATE_ENDS) {
+			c->late_end[pg_index(c->late, PG_MAX_LATE_ENDS)] = end;
+			c->late++;
+		} else {
+			pg_count_add(PG_N_HELPER_FAILED, 1);
+		}
 		return;
 	}
-	s = pg_stream_of(c, h->stream);
-	if (s) {
-		pg_stream_answered(c, s);
-		s->response |= PG_RSP_END;
-		if (s->request & PG_REQ_END || h->type == PG_F_RST_STREAM)
-			pg_stream_close(c, h->stream);
+	pg_response_over(c, end);
+	for (i = 0; i < PG_MAX_LATE_ENDS; i++) {
+		if (!c->late)
+			break;
+		c->late--;
+		pg_response_over(c, c->late_end[pg_index(c->late, PG_MAX_LATE_ENDS)]);
 	}
-	if (config.responses)
-		pg_half_close(c, h->stream | PG_RESPONSE_HALF);
 	pg_unlock(&c->lock);
 }
 

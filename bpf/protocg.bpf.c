@@ -3,7 +3,7 @@
  * Architecture:
  *
  *   pg_sockops   a connection is established, or closes ──► its state is made, or goes
- *   pg_ingress   a packet for a socket in the cgroup    ──► servers: the client's side is judged
+ *   pg_ingress   a packet for a socket in the cgroup    ──► servers: the client's side is judged; clients: the server's
  *   pg_egress    a packet of a socket in the cgroup     ──► servers: their side is followed; clients: theirs is judged
  *   pg_replay    bytes from BPF_PROG_TEST_RUN           ──► judged as a client's; attached nowhere
  *
@@ -12,10 +12,8 @@
  */
 #include "hooks/request.h"
 #include "hooks/response.h"
+#include "hooks/answers.h"
 #include "hooks/replay.h"
-
-#define PG_TCP_SYN_RECV 3
-#define PG_TCP_CLOSE 7
 
 /* The TCP socket on a policy port that a packet belongs to. */
 static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb)
@@ -79,6 +77,12 @@ static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *s
 	return verdict;
 }
 
+/* What comes in is followed, and not judged. */
+static __always_inline int pg_comes_freely(void)
+{
+	return config.direction == PG_EGRESS && !config.responses;
+}
+
 SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 {
 	struct pg_segment g = {};
@@ -86,22 +90,23 @@ SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 	struct pg_work *w;
 	int verdict;
 
-	if (config.direction != PG_INGRESS)
-		return PG_PASS;
 	sk = pg_policy_socket(skb);
 	if (!sk)
 		return PG_PASS;
 	if (!pg_segment_read(skb, &g))
-		return pg_drop(PG_R_HEADERS_UNREADABLE);
+		return pg_comes_freely() ? PG_PASS : pg_drop(PG_R_HEADERS_UNREADABLE);
 	if (pg_is_empty(&g) && sk->state != PG_TCP_LISTEN) {
-		if (config.responses)
+		if (config.responses && config.direction == PG_INGRESS)
 			pg_acknowledged(skb, &g);
 		return PG_PASS;
 	}
 	w = pg_work_take();
 	if (!w)
-		return pg_drop(PG_R_LOCK);
-	verdict = pg_incoming(skb, sk, w, &g);
+		return pg_comes_freely() ? PG_PASS : pg_drop(PG_R_LOCK);
+	if (config.direction == PG_EGRESS)
+		verdict = pg_index(pg_answer(skb, sk, w, &g), 2); /* the verifier wants to see 0 or 1 */
+	else
+		verdict = pg_incoming(skb, sk, w, &g);
 	pg_work_give(w);
 	return verdict;
 }

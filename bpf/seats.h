@@ -50,6 +50,8 @@ static inline struct pg_stream *pg_seat_take(struct pg_conn *c, u32 id)
 	if (!s)
 		return 0;
 	__builtin_memset(s, 0, __builtin_offsetof(struct pg_stream, bits));
+	/* the other direction finds it from here on */
+	asm volatile("" ::: "memory");
 	c->seat[at] = (u64)id << 32 | berth;
 	return s;
 }

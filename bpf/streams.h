@@ -108,9 +108,12 @@ static inline void pg_streams_drop(struct pg_conn *c)
 
 /* ---- responses ---- */
 
+/* A half that is still being made is none: see pg_response_start(). */
 static inline struct pg_stream *pg_half_get(const struct pg_conn *c, u32 stream)
 {
-	return pg_stream_of(c, stream | PG_RESPONSE_HALF);
+	struct pg_stream *half = pg_stream_of(c, stream | PG_RESPONSE_HALF);
+
+	return half && half->request & PG_REQ_ALLOWED ? half : 0;
 }
 
 /* Takes a half out of the queue of those whose stream the client has reset, if it is there. */

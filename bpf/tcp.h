@@ -7,13 +7,17 @@
 
 #include "env.h"
 
-#define PG_TCP_LISTEN 10 /* a socket's state */
-
 #define PG_TCP_FIN 0x01
 #define PG_TCP_SYN 0x02
 #define PG_TCP_RST 0x04
 #define PG_TCP_ACK 0x10
 #define PG_TCP_URG 0x20
+
+/* include/net/tcp_states.h */
+#define PG_TCP_SYN_SENT 2
+#define PG_TCP_SYN_RECV 3
+#define PG_TCP_CLOSE 7
+#define PG_TCP_LISTEN 10
 
 struct pg_segment {
 	u32 seq;

@@ -70,6 +70,9 @@
 	L(RESET_STREAMS, 128,                                                                                          \
 	  "streams of one connection whose responses are still judged after the client has reset them",                \
 	  "DATA of the server on one before resets the connection with the cause too_large")                           \
+	L(LATE_ENDS, 16,                                                                                               \
+	  "streams of one connection that the server has ended while the client's side was locked; a power of two",    \
+	  "a further one's place is free when its connection ends")                                                    \
 	L(RESETS, 4, "RST_STREAM frames in the copy of one segment: servers count them (CVE-2023-44487)",              \
 	  "further denied messages of unary calls lose their data instead")                                            \
 	L(WALKED, 16384,                                                                                               \

@@ -29,6 +29,7 @@
  * guards.
  */
 #define PG_RESPONSE_HALF 0x80000000u
+#define PG_LATE_RESET 0x80000000u
 
 struct pg_level {
 	u32 end;     /* message offset where the sub-message or group's enclosing field ends */
@@ -305,13 +306,13 @@ struct pg_conn {
 	u32 chunk;	 /* counts what the engine has read in one piece: segments, and copies of them */
 	u32 run;	 /* counts the runs of the engine; a dead connection keeps the last */
 	u32 judged;	 /* J: sequence number up to which the request direction is judged */
-	u32 fin;	 /* 1: a FIN has passed */
+	u32 fin;	 /* of the direction that comes in, as the next four; 1: a FIN has passed */
 	u32 fin_at;	 /* its sequence number */
 	u32 stuck;	 /* dropped overlaps since rcv_nxt last moved */
 	u32 stuck_at;	 /* rcv_nxt then */
 	u32 held;	 /* segments waiting for a hole to fill */
 	u32 first;	 /* sequence number of the first byte of the response direction */
-	u32 sent;	 /* sequence number up to which the response direction was followed */
+	u32 sent;	 /* sequence number up to which the response direction was followed, or judged */
 	u32 followed;	 /* 1: `sent` is valid and the response direction is in step */
 	u32 highest;	 /* highest stream opened */
 	u32 complete;	 /* highest stream whose header block is complete */
@@ -336,8 +337,10 @@ struct pg_conn {
 	u32 gone;  /* responses whose stream the client has reset: how many, the oldest and the newest */
 	u32 gone_first;
 	u32 gone_last;
-	u32 hello;	     /* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */
-	struct pg_hole said; /* what stands before a denied response in its segment, if it is in a slot */
+	u32 late; /* streams that the server has ended and the request side has not heard of: its lock was not free */
+	u32 late_end[PG_MAX_LATE_ENDS]; /* with PG_LATE_RESET: it has reset the stream */
+	u32 hello;			/* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */
+	struct pg_hole said;		/* what stands before a denied response in its segment, if it is in a slot */
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
 	struct pg_bits peer;				/* header-scope bits that depend on the peer only */

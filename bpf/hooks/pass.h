@@ -5,7 +5,7 @@
 
 #include "env.h"
 
-enum pg_pass { PG_DROP = 0, PG_PASS = 1 };
+enum pg_pass { PG_DROP = 0, PG_PASS = 1, PG_LOOK = 2 /* neither yet: it is to be judged */ };
 
 static __always_inline int pg_drop(u32 reason)
 {

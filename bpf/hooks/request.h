@@ -1,17 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The client's side of a connection: which of its segments may reach TCP (on ingress) or the wire (on egress).
- * J is the judged position (c->judged), R is rcv_nxt, a segment is [a, b). docs/tcp.md has the measurements.
+ * The client's side of a connection: which of its segments may reach TCP (on ingress) or the wire (on egress). Its
+ * judged position is c->judged.
  */
 #ifndef PG_HOOKS_REQUEST_H
 #define PG_HOOKS_REQUEST_H
 
-#include "hooks/pass.h"
-#include "run.h"
-
-#define PG_STUCK_DROPS 5
-#define PG_STUCK_NS 1000000000ull
-#define PG_STUCK_HOLE_NS 10000000000ull /* a hole waits for the agent, which may be busy */
+#include "hooks/place.h"
 
 /* The connection is denied as a whole: nothing more of the client passes. In audit mode it passes unread from here on.
  * Under the lock. */
@@ -55,24 +50,6 @@ static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, con
 	}
 }
 
-/* Bytes were judged that TCP then refused, and they come again with other boundaries: the whole segment is dropped. TCP
- * mostly has them in its backlog already, and moves on; where it does not, the connection cannot be saved. */
-static __always_inline int pg_overlap(struct pg_conn *c, struct pg_work *w, u32 received)
-{
-	u64 now = pg_now();
-
-	pg_count_add(PG_N_OVERLAPS, 1);
-	if (!c->stuck || c->stuck_at != received) {
-		c->stuck = 0;
-		c->stuck_at = received;
-		c->stuck_since = now;
-	}
-	c->stuck++;
-	if (c->stuck > PG_STUCK_DROPS && now - c->stuck_since > (c->holes ? PG_STUCK_HOLE_NS : PG_STUCK_NS))
-		return pg_cut(c, w, PG_R_RETRANSMIT_UNVERIFIED);
-	return PG_DROP;
-}
-
 /* What the client has got of the agent's last words (hooks/silence.h). */
 PG_STEP int pg_heard(struct __sk_buff *skb, struct pg_conn *c)
 {
@@ -111,37 +88,13 @@ static __always_inline int pg_shadow(struct __sk_buff *skb, struct pg_conn *c, s
 	return PG_DROP;
 }
 
-/* The segment's payload against J. Under the lock. */
+/* The next bytes of a server's client, and what waited for them. Under the lock. */
 static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_conn *c, struct pg_work *w,
-					      const struct pg_segment *g, u32 received, u32 window_end)
+					      const struct pg_segment *g)
 {
 	struct pg_run r = {.skb = skb, .c = c, .w = w};
-	u32 a = g->seq, b = g->seq + g->length, most = c->judged;
 	u64 cookie = c->cookie;
 
-	if (c->fin && c->fin_at == c->judged)
-		most++;
-	if (pg_after(received, most) || (c->holes && pg_hole_violated(c, received)))
-		return pg_cut(c, w, PG_R_UNJUDGED);
-	if (!pg_after(b, received))
-		return PG_PASS;
-	if (pg_after(b, window_end)) {
-		pg_count_add(PG_N_OUT_OF_WINDOW, 1);
-		return PG_DROP;
-	}
-	if (pg_after(a, c->judged)) {
-		if (!pg_held_put(skb, c, g)) {
-			pg_count_add(PG_N_HELD_FULL, 1);
-			return PG_DROP;
-		}
-		c->held++;
-		return c->mends ? PG_DROP : PG_PASS;
-	}
-	/* What TCP has already is cut off by TCP; so it is here, if nothing judged is still missing there. */
-	if (a != c->judged && received != c->judged)
-		return pg_overlap(c, w, received);
-	if (!pg_after(b, c->judged))
-		return pg_overlap(c, w, received);
 	if (c->holes >= PG_MAX_HOLES / 2) {
 		pg_count_add(PG_N_HELD_FULL, 1);
 		return PG_DROP;
@@ -151,11 +104,11 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 	c->run++;
 	if (c->held)
 		r.held = bpf_map_lookup_elem(&held, &cookie);
-	r.judged = b;
+	r.judged = g->seq + g->length;
 	r.mendable = !(g->flags & PG_TCP_FIN);
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, g->length);
-	pg_run(&r, g->offset, g->length, c->judged - a);
+	pg_run(&r, g->offset, g->length, c->judged - g->seq);
 	return pg_conclude(c, w, &r);
 }
 
@@ -163,8 +116,9 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_conn *c,
 					     struct pg_work *w, const struct pg_segment *g)
 {
-	u32 fin_at = g->seq + g->length;
 	struct bpf_tcp_sock *numbers;
+	u32 reason = PG_R_NONE;
+	struct pg_numbers n;
 	struct tcp_sock *tp;
 	int verdict;
 
@@ -174,9 +128,12 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_s
 		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
 		return PG_PASS;
+	n.received = numbers->rcv_nxt;
+	n.window_end = tp->rcv_wup + tp->rcv_wnd;
+	n.mptcp = tp->is_mptcp;
 	if (c->holes) {
 		c->ts_recent = tp->rx_opt.ts_recent;
-		if (pg_holes_settle(c, numbers->rcv_nxt, g))
+		if (pg_holes_settle(c, n.received, g))
 			return PG_DROP;
 	}
 	if (c->holes && g->length && !(g->flags & (PG_TCP_FIN | PG_TCP_URG)) && g->flags & PG_TCP_ACK &&
@@ -184,26 +141,14 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_s
 		return PG_PASS;
 	if (c->phase == PG_P_DEAD)
 		return pg_shadow(skb, c, w, g);
-	if (tp->is_mptcp)
-		return pg_cut(c, w, PG_R_MPTCP);
-	if (g->flags & PG_TCP_URG)
-		return pg_cut(c, w, PG_R_URGENT);
-	if (!(g->flags & PG_TCP_ACK))
-		return pg_drop(PG_R_NO_ACK);
-	if (pg_pages_shared(skb))
-		return pg_cut(c, w, PG_R_SHARED_PAGES);
-	if (!c->cgroup)
-		c->cgroup = bpf_skb_cgroup_id(skb);
-	if (g->flags & PG_TCP_FIN) {
-		/* one FIN has one place; another is not honest, and would hide a byte from the comparison with R */
-		if (c->fin && c->fin_at != fin_at)
-			return pg_drop(PG_R_UNJUDGED);
-	}
-	verdict = g->length ? pg_request_payload(skb, c, w, g, numbers->rcv_nxt, tp->rcv_wup + tp->rcv_wnd) : PG_PASS;
-	if (verdict == PG_PASS && g->flags & PG_TCP_FIN) {
-		c->fin = 1;
-		c->fin_at = fin_at;
-	}
+	n.judged = c->judged;
+	verdict = pg_place(skb, c, g, &n, &reason);
+	if (reason)
+		return pg_cut(c, w, reason);
+	if (verdict == PG_LOOK)
+		verdict = pg_request_payload(skb, c, w, g);
+	if (verdict == PG_PASS)
+		pg_place_fin(c, g);
 	return verdict;
 }
 
@@ -353,13 +298,11 @@ static __always_inline int pg_listener_segment(struct __sk_buff *skb, const stru
 	return verdict;
 }
 
-/* No state: the connection is older than the enforcer, or found no room when it was made. */
-static __always_inline int pg_stranger(struct __sk_buff *skb, struct bpf_sock *sk, u64 cookie, u32 length)
+/* The connection has no state, and what comes on it cannot be decided. */
+static __always_inline int pg_stranger_refuse(struct __sk_buff *skb, struct bpf_sock *sk, u64 cookie)
 {
 	struct pg_stash *st;
 
-	if (!length || config.cause[PG_CAUSE_MIDSTREAM] == PG_SWITCH_ALLOW || config.audit)
-		return PG_PASS;
 	if (bpf_map_lookup_elem(&strangers, &cookie))
 		return pg_drop(PG_R_MIDSTREAM);
 	st = pg_stash_take();
@@ -378,6 +321,14 @@ static __always_inline int pg_stranger(struct __sk_buff *skb, struct bpf_sock *s
 	pg_conn_refuse(&st->conn, PG_R_MIDSTREAM);
 	pg_stash_give(st);
 	return pg_drop(PG_R_MIDSTREAM);
+}
+
+/* No state: the connection is older than the enforcer, or found no room when it was made. */
+static __always_inline int pg_stranger(struct __sk_buff *skb, struct bpf_sock *sk, u64 cookie, u32 length)
+{
+	if (!length || config.cause[PG_CAUSE_MIDSTREAM] == PG_SWITCH_ALLOW || config.audit)
+		return PG_PASS;
+	return pg_stranger_refuse(skb, sk, cookie);
 }
 
 #endif

@@ -151,9 +151,7 @@ static __always_inline int pg_follow_reply(struct pg_run *r, struct pg_reply *re
 	return 0;
 }
 
-#define PG_FOLLOW 2
-
-/* Where rules read responses: may the segment leave before it is looked at? PG_FOLLOW: it is to be looked at. */
+/* Where rules read responses: may the segment leave before it is looked at? */
 PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g, struct pg_work *w)
 {
 	u32 b, reason = PG_R_NONE;
@@ -177,7 +175,7 @@ PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct
 		return pg_drop(
 			PG_R_LOCK); /* one before this was dropped for want of the lock; both come again, in order */
 	if (!reason)
-		return PG_FOLLOW;
+		return PG_LOOK;
 	pg_about(w, 0, 0);
 	w->reason = reason;
 	if (!config.audit)
@@ -205,7 +203,7 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 	}
 	if (config.responses && c->answers != PG_A_UNREAD) {
 		verdict = pg_follow_may(skb, c, g, w);
-		if (verdict != PG_FOLLOW)
+		if (verdict != PG_LOOK)
 			return verdict;
 	}
 	if (!c->followed)

@@ -90,7 +90,8 @@ PG_STEP int pg_silence(struct __sk_buff *skb, struct pg_conn *c, struct pg_work 
 	if (outcome == PG_DENIED) {
 		pg_emit(c, w, PG_EV_DECISION, PG_V_DENY);
 		pg_count_add(PG_N_DENIED, 1);
-		pg_silenced(skb, c, w, g);
+		if (config.direction == PG_INGRESS)
+			pg_silenced(skb, c, w, g);
 	} else if (outcome != PG_GO) { /* else the agent knows */
 		pg_emit(c, w, PG_EV_CONNECTION, PG_V_DENY);
 	}

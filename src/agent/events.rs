@@ -139,7 +139,7 @@ pub struct Decision {
     /// The message's index in its stream, from 1; 0 is the header block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<u32>,
-    /// `SENT`: it is a message of the response.
+    /// Of a message of the response, what the end in the cgroup does with it: `SENT` by a server, `RECEIVED` by a client.
     #[serde(rename = "rpc.message.type", skip_serializing_if = "Option::is_none")]
     pub message_type: Option<&'static str>,
 }
@@ -259,7 +259,8 @@ pub fn decision(policy: &Policy, event: &abi::pg_event, path: Option<&str>, cgro
         cgroup: cgroup.to_owned(),
         stream: rpc.then_some(event.stream),
         message: rpc.then_some(event.message),
-        message_type: (rpc && event.response & abi::PG_RSP_JUDGED != 0).then_some("SENT"),
+        message_type: (rpc && event.response & abi::PG_RSP_JUDGED != 0)
+            .then_some(if u32::from(event.role) == abi::PG_ROLE_CLIENT { "RECEIVED" } else { "SENT" }),
         ..Decision::default()
     }
 }

@@ -214,9 +214,11 @@ pub fn handle(core: &Rc<Core>, event: &abi::pg_event) {
             } else {
                 print(core, event);
             }
-            // that of a response is acted on when it is known what stood before it, which is heard next
-            let of_response = event.type_ == abi::PG_EV_DECISION && event.response & abi::PG_RSP_JUDGED != 0;
-            if event.verdict == abi::PG_V_DENY && !of_response {
+            // that of a server's response is acted on when it is known what stood before it, which is heard next
+            let follows = event.type_ == abi::PG_EV_DECISION
+                && event.response & abi::PG_RSP_JUDGED != 0
+                && u32::from(event.role) == abi::PG_ROLE_SERVER;
+            if event.verdict == abi::PG_V_DENY && !follows {
                 let goes_on = event.mends == 1;
                 let signal = denial(core, event).map_or(Signal::Cut, |denial| Signal::Denied { denial, goes_on });
                 core.attend(event, signal);

@@ -63,7 +63,7 @@ pub fn report(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
         policy.tables.config.generation
     )?;
     for rule in &policy.rules {
-        write_rule(rule, out)?;
+        write_rule(rule, policy.direction, out)?;
     }
     if let Some(guard) = &policy.guard {
         writeln!(out, "\nguard")?;
@@ -89,7 +89,7 @@ pub fn report(policy: &Policy, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "tables       {} bytes", costs.table_bytes)
 }
 
-fn write_rule(rule: &RuleInfo, out: &mut dyn Write) -> io::Result<()> {
+fn write_rule(rule: &RuleInfo, direction: Direction, out: &mut dyn Write) -> io::Result<()> {
     let decided = match (rule.cost.per_message, rule.cost.on_response) {
         (true, true) => "on each response message",
         (true, false) => "on each request message",
@@ -104,7 +104,9 @@ fn write_rule(rule: &RuleInfo, out: &mut dyn Write) -> io::Result<()> {
     }
     if rule.action != Action::Allow {
         let status = crate::names::status(rule.status);
-        writeln!(out, "  answer     {status}: {}", rule.message)?;
+        // whose own calls are denied hears of the connection's end
+        let kind = if direction == Direction::Egress { "event" } else { "answer" };
+        writeln!(out, "  {kind:11}{status}: {}", rule.message)?;
     }
     let cost = &rule.cost;
     write!(out, "  costs      {}, {}", count(cost.predicates, "predicate"), count(cost.clauses, "clause"))?;

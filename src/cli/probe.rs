@@ -144,11 +144,13 @@ impl Report {
         }
         out.push_str("\nenforcer\n");
         if self.enforcer.loads {
-            let own = self.enforcer.verified.iter().chain(&self.guard_verified).map(|(name, count)| (*name, *count));
+            let of =
+                |list: &'_ [(String, u32)]| list.iter().map(|(name, count)| (name.clone(), *count)).collect::<Vec<_>>();
+            let guard = self.guard_verified.iter().map(|(name, count)| ((*name).to_owned(), *count));
             for (program, instructions) in
-                own.chain(self.tls_verified.iter().map(|(name, count)| (name.as_str(), *count)))
+                of(&self.enforcer.verified).into_iter().chain(guard).chain(of(&self.tls_verified))
             {
-                out.push_str(&format!("  {program:12}{instructions:>9} instructions verified\n"));
+                out.push_str(&format!("  {program:18}{instructions:>9} instructions verified\n"));
             }
         } else {
             out.push_str(&format!("  does not load: {}\n", self.enforcer.why));

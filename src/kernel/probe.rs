@@ -48,8 +48,8 @@ pub struct Enforcer {
     pub loads: bool,
     /// The refusal.
     pub why: String,
-    /// Instructions that the verifier looked at, by program.
-    pub verified: Vec<(&'static str, u32)>,
+    /// Instructions that the verifier looked at, by program; of egress policies under `PROGRAM:egress`.
+    pub verified: Vec<(String, u32)>,
 }
 
 /// program, feature, need, what it costs to be without it
@@ -170,12 +170,17 @@ pub(super) fn attaches_many() -> bool {
 
 /// Whether the enforcer loads with all that a policy can ask of it: there is no rule, but its programs read responses.
 pub fn enforcer() -> Enforcer {
-    let mut tables = empty_tables();
-    tables.config.responses = 1;
-    match load::load(&tables) {
-        Ok(loaded) => Enforcer { loads: true, why: String::new(), verified: loaded.verified() },
-        Err(e) => Enforcer { loads: false, why: e.to_string(), verified: Vec::new() },
+    let mut verified = Vec::new();
+    for (direction, suffix) in [(abi::PG_INGRESS, ""), (abi::PG_EGRESS, ":egress")] {
+        let mut tables = empty_tables();
+        tables.config.responses = 1;
+        tables.config.direction = direction;
+        match load::load(&tables) {
+            Ok(loaded) => verified.extend(loaded.verified().iter().map(|(name, n)| (format!("{name}{suffix}"), *n))),
+            Err(e) => return Enforcer { loads: false, why: e.to_string(), verified: Vec::new() },
+        }
     }
+    Enforcer { loads: true, why: String::new(), verified }
 }
 
 /// What of a guard that allows nothing this kernel lets run, and what its verification took.

@@ -15,7 +15,7 @@ use super::plan::Size;
 use super::predicate::Formula;
 use super::resolve::{self, Pattern, Protos};
 use super::tables::{Input, Refusal};
-use super::{Action, Direction, RuleCost};
+use super::{Action, RuleCost};
 use crate::abi;
 
 /// A rule, decided.
@@ -217,10 +217,6 @@ fn reads_response(action: Action, file: &File, condition: &Condition) -> Result<
         .help(
             "allow the method, and deny the responses that must not leave: a [[deny]] rule with the condition negated",
         ));
-    }
-    if file.direction == Direction::Egress {
-        return Err(Fault::at(condition.span(), "`response` in an egress policy is not supported yet")
-            .help("put the rule into an ingress policy of the server's cgroup, or decide on the request"));
     }
     if file.tls.is_some() {
         return Err(Fault::at(condition.span(), "`response` beside a `[tls]` section is not supported yet")

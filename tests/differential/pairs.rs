@@ -103,7 +103,7 @@ fn message(message: &DynamicMessage) -> Value {
 
 /// Compiles the conditions that can be; of the others the compiler must say that they are constant, or past a limit.
 /// `ambiguous` is the switch: random messages repeat what may come once, and are read as protobuf is defined.
-fn compile(folder: &Path, ambiguous: &str, conditions: &mut Vec<Both>, tally: &mut Tally) -> Policy {
+fn compile(folder: &Path, direction: &str, ambiguous: &str, conditions: &mut Vec<Both>, tally: &mut Tally) -> Policy {
     let one = |(i, (ours, _)): (usize, &Both)| {
         format!("[[deny]]\nname = \"r{i}\"\nmethods = [\"/t.S/R\"]\nmode = \"audit\"\nwhen = '''{ours}'''\n")
     };
@@ -120,7 +120,7 @@ fn compile(folder: &Path, ambiguous: &str, conditions: &mut Vec<Both>, tally: &m
     loop {
         let head = format!(
             "name = \"t\"\nproto = [\"t.binpb\"]\nports = [50051]\ndefault = \"allow\"\n\
-             [uninspectable]\nambiguous = \"{ambiguous}\"\n"
+             direction = \"{direction}\"\n[uninspectable]\nambiguous = \"{ambiguous}\"\n"
         );
         let rules: String = conditions.iter().enumerate().map(one).collect();
         let text = format!("{head}{rules}");
@@ -134,7 +134,7 @@ fn compile(folder: &Path, ambiguous: &str, conditions: &mut Vec<Both>, tally: &m
             let known = known.into_iter().find(|known| why.contains(known));
             tally.add(format!("refused: {}", known.unwrap_or_else(|| panic!("{why}\n{text}"))));
             // those that are too much together have no place
-            gone.push(problem.position().map_or(conditions.len() - 1, |(line, _)| (line - 7) / 5));
+            gone.push(problem.position().map_or(conditions.len() - 1, |(line, _)| (line - 8) / 5));
         }
         gone.sort_unstable();
         gone.dedup();
@@ -188,9 +188,14 @@ fn differ(syntax: &str, seed: u64, patterns: &Arc<Patterns>, tally: &mut Tally, 
         conditions.iter_mut().for_each(|(ours, _)| *ours = ours.replace("request", "response"));
         tally.add("policies on responses");
     }
-    let policy = compile(folder.path(), "allow", &mut conditions, tally);
+    // what leaves a server is what comes to a client
+    let direction = if responds && seed / TO_KERNEL % 2 == 1 { "egress" } else { "ingress" };
+    if direction == "egress" {
+        tally.add("of them, egress policies");
+    }
+    let policy = compile(folder.path(), direction, "allow", &mut conditions, tally);
     let kept = conditions.len();
-    let strict = (seed % TO_STRICT == 1).then(|| compile(folder.path(), "deny", &mut conditions, tally));
+    let strict = (seed % TO_STRICT == 1).then(|| compile(folder.path(), direction, "deny", &mut conditions, tally));
     assert_eq!(conditions.len(), kept, "PROTOCG_SEED={seed}: the switch refuses a condition");
     let programs: Vec<Program> = conditions
         .iter()

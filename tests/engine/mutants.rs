@@ -130,7 +130,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("DATA of nobody passes", PIPELINE, "\t\t\tif (!s)\n\t\t\t\treturn pg_fail_connection(c, w, PG_R_RESPONSE_STREAM);", "\t\t\tif (!s) {\n\t\t\t\th->state = PG_H2_SKIP;\n\t\t\t\treturn PG_GO;\n\t\t\t}", "response: DATA behind the end of its stream"),
     mutant("servers may push", PIPELINE, "if (h->type == PG_F_PUSH_PROMISE)\n", "if (0)\n", "response: PUSH_PROMISE"),
     mutant("responses know no metadata", PIPELINE, "\thalf->bits = c->block.bits;\n", "", "response: metadata of the request and a field: both"),
-    mutant("what ends a response does not", PIPELINE, "pg_half_close(c, h->stream | PG_RESPONSE_HALF);", ";", "response: DATA behind the end of its stream"),
+    mutant("what ends a response does not", PIPELINE, "pg_half_close(c, stream | PG_RESPONSE_HALF);", ";", "response: DATA behind the end of its stream"),
     mutant("responses have no padding", PIPELINE, "\tif (config.responses && h->state == PG_H2_DATA)\n\t\th->state = PG_H2_PAD;\n", "", "response: padding alone"),
     // what comes again
     mutant("blocks are compared but for their last bytes", KEPT, "if (pg_peek_ahead(w, i) != c->kept.bytes[pg_index(i, PG_KEPT_BYTES)])", "if (0)", "a block but for one byte, last, with 0 others"),

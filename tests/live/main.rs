@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
+#[path = "../support/loss.rs"]
+mod loss_program;
 #[path = "../support/maps.rs"]
 mod maps;
 
@@ -21,6 +23,7 @@ mod limits;
 mod matrix;
 mod mended;
 mod pinned;
+mod received;
 mod responses;
 mod scope;
 mod sizes;

@@ -351,8 +351,6 @@ fn rules_on_responses_that_are_wrong_are_refused() {
     for (text, why) in cases {
         refuses(&text, why);
     }
-    let egress = deny(secret).replacen("default", "direction = \"egress\"\ndefault", 1);
-    refuses(&egress, "`response` in an egress policy is not supported yet");
     refuses(&format!("{}[tls]\n", deny(secret)), "`response` beside a `[tls]` section is not supported yet");
 }
 

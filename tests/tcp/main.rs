@@ -24,6 +24,7 @@ mod repair;
 mod responses;
 mod scene;
 mod segments;
+mod servers;
 mod shares;
 mod slots;
 mod slow;

@@ -13,6 +13,8 @@ use protocg_peers::raw::{ACK, FIN, Odd, Raw};
 use protocg_peers::wire::Message;
 use serde_json::{Value, json};
 
+use crate::field::eventually;
+
 const POLICY: &str = r#"
 name = "answers"
 proto = ["echo.proto"]
@@ -43,10 +45,12 @@ pub const BIDI: &str = "/echo.Echo/Bidi";
 
 // ---- where ----
 
-/// Two networks, with the enforcer in one of them; every test has a server and a port of its own.
+/// Two networks, with the enforcer in one of them; every test has a server and a port of its own. The last cgroup is one of clients,
+/// under an egress policy.
 struct Arena {
     enforcer: Protocg,
-    cgroups: [Cgroup; 2],
+    at_clients: Protocg,
+    cgroups: [Cgroup; 3],
     veths: [Veth; 2],
 }
 
@@ -62,9 +66,11 @@ fn arena() -> Arc<Arena> {
     let made = arena.get_or_insert_with(|| {
         // SAFETY: the function takes nothing and may run at any time.
         unsafe { libc::atexit(end) };
-        let cgroups = [Cgroup::new("answers-off"), Cgroup::new("answers-on")];
-        let enforcer = Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroups[1]], POLICY, &[]);
-        Arc::new(Arena { enforcer, cgroups, veths: [Veth::new(), Veth::new()] })
+        let cgroups = [Cgroup::new("answers-off"), Cgroup::new("answers-on"), Cgroup::new("answers-clients")];
+        let run = |at: usize, policy: &str| Protocg::run(env!("CARGO_BIN_EXE_protocg"), &[&cgroups[at]], policy, &[]);
+        let enforcer = run(1, POLICY);
+        let at_clients = run(2, &POLICY.replace("default =", "direction = \"egress\"\ndefault ="));
+        Arc::new(Arena { enforcer, at_clients, cgroups, veths: [Veth::new(), Veth::new()] })
     });
     Arc::clone(made)
 }
@@ -222,19 +228,82 @@ impl Scene {
         (server, client)
     }
 
+    fn is_in(&self, bytes: &[u8]) -> bool {
+        bytes.windows(self.message.len()).any(|window| window == self.message)
+    }
+
+    /// Whether the denied message is in these bytes as a whole, or in the DATA of a stream.
+    fn is_said_by(&self, received: &[u8]) -> bool {
+        let mut reader = Reader::default();
+        let _ = reader.feed(received);
+        self.is_in(received) || reader.answers.values().any(|answer| self.is_in(&answer.data))
+    }
+
     /// Whether the denied message has come as a whole: in its bytes, in order or not, or in the stream's DATA.
     fn has_come(&self, client: &Raw) -> bool {
-        let holds = |bytes: &[u8]| bytes.windows(self.message.len()).any(|window| window == self.message);
-        let mut reader = Reader::default();
-        let _ = reader.feed(&client.received);
-        holds(&client.received)
-            || client.came.iter().any(|(_, payload)| holds(payload))
-            || reader.answers.values().any(|answer| holds(&answer.data))
+        self.is_said_by(&client.received) || client.came.iter().any(|(_, payload)| self.is_in(payload))
+    }
+
+    /// What a client in a cgroup gets of a server anywhere, under an egress policy.
+    fn to_a_client(&self, arena: &Arena, why: &str) {
+        let port = PORTS.fetch_add(1, Ordering::Relaxed);
+        let _server = self.server(arena, 0, port, false, &[]);
+        let asks = self.asks.clone().unwrap_or_else(|| asks(&[&call(1, BIDI, "x")]));
+        let given = json!({ "to": [Veth::SERVER4.to_string(), port], "asks": hex(&asks), "closes": self.closes });
+        let caller =
+            Caller::start(Place { cgroup: Some(&arena.cgroups[2]), net: Some((&arena.veths[0], End::A)) }, &given);
+        let here = |event: &Value| event["server.port"] == port && event["verdict"] == "deny";
+        // a denied request ends its connection before there is a response
+        let why = self.also.unwrap_or(why);
+        arena.at_clients.wait_for(why, |event| here(event) && cause(event).as_deref() == Some(why));
+        let started = Instant::now();
+        eventually("the client's end", || caller.ended().is_some());
+        assert!(started.elapsed() < patience(Duration::from_secs(1)), "{:?}", started.elapsed());
+        assert!(!self.is_said_by(&caller.got()), "{:?}", String::from_utf8_lossy(&caller.got()));
+        let denials: Vec<_> = arena.at_clients.events().iter().filter(|event| here(event)).filter_map(cause).collect();
+        assert_eq!(denials, [why]);
+    }
+}
+
+/// The rule or the reason of an event.
+fn cause(event: &Value) -> Option<String> {
+    event["rule"].as_str().or(event["reason"].as_str()).map(str::to_owned)
+}
+
+/// A client that says what it gets (caller.py).
+pub struct Caller(Watched);
+
+impl Caller {
+    pub fn start(place: Place, given: &Value) -> Self {
+        let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tcp/caller.py");
+        let mut command = Command::new("python3");
+        command.arg(script).arg(given.to_string());
+        place.enter(&mut command);
+        Self(Watched::start(command))
+    }
+
+    fn said(&self, key: &str) -> Option<String> {
+        let of = |line: &String| serde_json::from_str::<Value>(line).ok()?[key].as_str().map(str::to_owned);
+        self.0.lines().iter().filter_map(of).next_back()
+    }
+
+    pub fn got(&self) -> Vec<u8> {
+        let all = self.said("got").unwrap_or_default();
+        (0..all.len() / 2).map(|at| u8::from_str_radix(&all[2 * at..2 * at + 2], 16).unwrap()).collect()
+    }
+
+    /// How its socket ended.
+    pub fn ended(&self) -> Option<String> {
+        self.said("ended")
+    }
+
+    pub fn kill(&self) {
+        self.0.signal(nix::sys::signal::Signal::SIGKILL);
     }
 }
 
 /// Without the enforcer the message comes, and real clients make `off` of it. With it, what `on` says: the rule or the reason, and
-/// whether the caller is told.
+/// whether the caller is told. So says an egress policy at the client, too.
 pub fn check(name: &str, off: &str, on: &str, scene: &Scene) {
     if harness::skip(&format!("answers_{name}")) {
         return;
@@ -281,8 +350,8 @@ pub fn check(name: &str, off: &str, on: &str, scene: &Scene) {
         _ => assert!(answer.status().is_none_or(|it| it == 0 || scene.also.is_some()), "{answer:?}"),
     }
     let here = |event: &Value| event["server.port"] == port && event["verdict"] == "deny";
-    let cause = |event: &Value| event["rule"].as_str().or(event["reason"].as_str()).map(str::to_owned);
     arena.enforcer.wait_for(why, |event| here(event) && cause(event).as_deref() == Some(why));
     let denials: Vec<_> = arena.enforcer.events().iter().filter(|event| here(event)).filter_map(cause).collect();
     assert_eq!(denials, scene.also.into_iter().chain([why]).collect::<Vec<_>>());
+    scene.to_a_client(&arena, why);
 }

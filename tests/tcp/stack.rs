@@ -19,7 +19,7 @@ fn both() -> (Vec<u8>, Vec<u8>) {
 }
 
 /// Whether this kernel has Multipath TCP; says so if not.
-fn no_mptcp(test: &str) -> bool {
+pub fn no_mptcp(test: &str) -> bool {
     // SAFETY: plain system calls; the descriptor is new.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, IPPROTO_MPTCP) };
     if fd < 0 {

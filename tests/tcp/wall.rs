@@ -1,7 +1,7 @@
 //! A plain listener in a cgroup behind a veth pair, with the enforcer or without: each attack is seen to succeed first.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
 
@@ -196,6 +196,19 @@ pub fn address() -> libc::sockaddr_in {
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(to.ip().octets()) },
         sin_zero: [0; 8],
     }
+}
+
+/// A socket of IPv4 that listens on the policy's port.
+pub fn listener(protocol: i32) -> TcpListener {
+    let mut all = address();
+    all.sin_addr.s_addr = 0;
+    let listener = TcpListener::from(OwnedFd::from(socket(protocol)));
+    let fd = crate::field::fd(&listener);
+    // SAFETY: plain system calls; the address is a valid structure of its stated size.
+    let listens =
+        unsafe { libc::bind(fd, (&raw const all).cast(), size_of_val(&all) as u32) == 0 && libc::listen(fd, 8) == 0 };
+    assert!(listens, "{}", std::io::Error::last_os_error());
+    listener
 }
 
 fn connect(stream: &TcpStream) -> i32 {

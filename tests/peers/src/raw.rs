@@ -1,4 +1,4 @@
-//! A TCP client made of raw packets: every bit of every segment is the test's to choose.
+//! A TCP client or server made of raw packets: every bit of every segment is the test's to choose.
 //!
 //! It lives at 10.77.0.9 and fd77::9, or anywhere in 10.78.0.0/16, behind end A of a [`Veth`], addresses that no stack
 //! owns: nothing answers for it and no reset disturbs it.
@@ -49,12 +49,13 @@ pub struct Odd {
     pub timestamp: Option<u32>,
 }
 
-/// The client.
+/// The client, or server.
 pub struct Raw {
     socket: OwnedFd,
     v6: bool,
     /// Its port.
     pub sport: u16,
+    /// The other end's; 0: a server's client has not come yet.
     dport: u16,
     /// Initial sequence number.
     pub isn: u32,
@@ -192,6 +193,30 @@ impl Raw {
             unacknowledged: Mutex::default(),
             timer: None,
         }
+    }
+
+    /// A server on a port, for one client of end B.
+    #[must_use]
+    pub fn listen(veth: &Veth, port: u16) -> Self {
+        Self::with(veth, false, port, 0, 1_000_000)
+    }
+
+    /// Waits for a client's SYN.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn asked(&mut self) {
+        assert!(self.wait(patience(Duration::from_secs(5)), |raw| raw.ack != 0), "no SYN");
+    }
+
+    /// Waits for a client, and answers its SYN.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn accept(&mut self) {
+        self.asked();
+        self.segment(SYN | ACK, self.isn, &[], &Odd::default());
+        self.seq = self.isn.wrapping_add(1);
     }
 
     /// One segment as an Ethernet frame.
@@ -403,10 +428,14 @@ impl Raw {
             ip.get(20..usize::from(u16::from_be_bytes(ip.get(2..4)?.try_into().ok()?)))?
         };
         let number = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
-        if tcp.get(..2)? != self.dport.to_be_bytes() || tcp.get(2..4)? != self.sport.to_be_bytes() {
+        let flags = *tcp.get(13)?;
+        let to_us = tcp.get(2..4)? == self.sport.to_be_bytes();
+        if self.dport == 0 && flags & SYN != 0 && to_us {
+            self.dport = u16::from_be_bytes(tcp.get(..2)?.try_into().ok()?);
+        }
+        if tcp.get(..2)? != self.dport.to_be_bytes() || !to_us {
             return None;
         }
-        let flags = *tcp.get(13)?;
         self.offered = u16::from_be_bytes(tcp.get(14..16)?.try_into().ok()?);
         let payload = tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?;
         if flags & RST != 0 {
