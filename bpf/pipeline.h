@@ -414,6 +414,13 @@ PG_STEP int pg_tls_handshake(struct pg_conn *c, struct pg_work *w)
 	return reason || data ? pg_fail_connection(c, w, PG_R_TLS) : PG_GO;
 }
 
+/* What the server says now is of a handshake. Hooks judge the plaintext, and before they do there is no call that it
+ * could answer. */
+static inline int pg_is_handshake(const struct pg_conn *c)
+{
+	return config.tls && c->request.state == PG_H2_TLS;
+}
+
 /* ---- frames ---- */
 
 /* A frame head is whole: does its stream allow it? */
@@ -691,6 +698,12 @@ static inline int pg_response_data(struct pg_conn *c, struct pg_work *w)
 		return pg_data(c, w, s, &c->response);
 	pg_h2_skip(&c->response, w);
 	return PG_GO;
+}
+
+/* Is there nothing to look at for a while? */
+static inline int pg_response_skips(const struct pg_conn *c)
+{
+	return c->response.state == PG_H2_SKIP || (config.responses && c->response.state == PG_H2_PAD);
 }
 
 /* One step of the server's side. Where no rule reads responses, PG_CUT says that it is not HTTP/2. */

@@ -93,7 +93,7 @@ static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct bpf_s
 		pg_count_add(PG_N_DEAD, 1);
 		return g->length || g->flags & PG_TCP_URG ? PG_DROP : PG_PASS;
 	}
-	if (c->answers == PG_A_UNREAD || c->phase == PG_P_BLIND)
+	if (c->answers == PG_A_UNREAD || c->phase == PG_P_BLIND || pg_is_handshake(c))
 		return PG_PASS;
 	numbers = bpf_tcp_sock(sk);
 	tp = bpf_skc_to_tcp_sock(sk);

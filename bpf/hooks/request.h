@@ -223,7 +223,7 @@ PG_STEP int pg_is_first(struct __sk_buff *skb, const struct pg_segment *g)
 		return 0;
 	sk = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
-		return 1;
+		return 0; /* it was the listener's a moment ago; nobody can say what it will be */
 	state = sk->state;
 	request = bpf_skc_to_tcp_request_sock(sk);
 	/* another CPU has made the connection: the packet comes again, with it */

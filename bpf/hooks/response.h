@@ -21,12 +21,6 @@
 
 /* ---- following ---- */
 
-/* Is there nothing to look at for a while? */
-static __always_inline int pg_response_skips(const struct pg_conn *c)
-{
-	return c->response.state == PG_H2_SKIP || (config.responses && c->response.state == PG_H2_PAD);
-}
-
 static long pg_follow_cb(u32 index, void *data)
 {
 	struct pg_run *r = data;
@@ -253,6 +247,8 @@ static __always_inline int pg_server_response(struct __sk_buff *skb, struct pg_c
 	int pass;
 
 	if (c->phase == PG_P_BLIND && !(config.responses && c->answers == PG_A_MUTED))
+		return 1;
+	if (pg_is_handshake(c))
 		return 1;
 	if (pg_lock(&c->response_lock)) {
 		pass = pg_follow(skb, c, g, w);

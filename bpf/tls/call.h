@@ -265,11 +265,11 @@ static __always_inline void pg_call_skipped(struct pt_regs *ctx)
 	bpf_map_delete_elem(&tls_calls, &caller);
 }
 
-/* The plaintext of a call, of either direction. Returns 0 if it is denied. */
-static __always_inline int pg_call_plain(struct pg_session *s, u64 user, u32 length, u32 judged)
+/* The plaintext of a call: the client's, or the server's answer. Returns 0 if it is denied. */
+static __always_inline int pg_call_plain(struct pg_session *s, u64 user, u32 length, u32 answer)
 {
-	u32 *lock = judged ? &s->conn.lock : &s->conn.response_lock;
-	int pass = 1;
+	u32 *lock = answer ? &s->conn.response_lock : &s->conn.lock;
+	int pass;
 
 	if (!length)
 		return 1;
@@ -277,21 +277,18 @@ static __always_inline int pg_call_plain(struct pg_session *s, u64 user, u32 len
 		pg_session_fail(s, PG_R_TLS_CALL);
 		return s->blind;
 	}
-	if (judged)
-		pass = pg_plain_judge(s, user, length);
-	else
-		pg_plain_follow(s, user, length);
+	pass = answer ? pg_plain_response(s, user, length) : pg_plain_request(s, user, length);
 	pg_unlock(lock);
 	return pass;
 }
 
 /* Two calls at once that hand over bytes of one direction: nobody knows which of them are first. */
-static __always_inline void pg_call_unordered(struct pg_session *s, u32 judged)
+static __always_inline void pg_call_unordered(struct pg_session *s, u32 answer)
 {
-	if (judged)
+	if (!answer || config.responses)
 		pg_session_fail(s, PG_R_TLS_CALL);
 	else
-		s->unfollowed = 1;
+		s->conn.answers = PG_A_UNREAD;
 }
 
 /* A call that reads has begun. */
@@ -302,7 +299,7 @@ static __always_inline void pg_read_begin(const struct pg_tls_call *call)
 	if (!s)
 		return;
 	if (s->reading)
-		pg_call_unordered(s, tls_config.server);
+		pg_call_unordered(s, !tls_config.server);
 	s->reading = 1;
 }
 
@@ -321,7 +318,7 @@ static __always_inline u64 pg_write_begin(const struct pg_tls_call *call, u64 le
 	if (!s || s->blind)
 		return 0;
 	if (s->writing)
-		pg_call_unordered(s, !tls_config.server);
+		pg_call_unordered(s, tls_config.server);
 	if (length > PG_MOST_BYTES)
 		pg_session_fail(s, PG_R_TLS_CALL);
 	s->writing = 1;
@@ -329,7 +326,7 @@ static __always_inline u64 pg_write_begin(const struct pg_tls_call *call, u64 le
 	skip = s->ahead_out;
 	pass = !pg_session_over(s);
 	if (pass && n > skip) {
-		pass = pg_call_plain(s, call->buffer + skip, n - skip, !tls_config.server);
+		pass = pg_call_plain(s, call->buffer + skip, n - skip, tls_config.server);
 		s->ahead_out = n;
 	}
 	return pass || s->blind ? 0 : s->cookie;
@@ -361,7 +358,7 @@ static __always_inline void pg_read_end(struct pt_regs *ctx, const struct pg_tls
 		return;
 	pass = !pg_session_over(s);
 	if (pass && n > skip)
-		pass = pg_call_plain(s, call->buffer + skip, n - skip, tls_config.server);
+		pass = pg_call_plain(s, call->buffer + skip, n - skip, !tls_config.server);
 	if (call->kind == PG_CALL_PEEK)
 		s->ahead_in = n > skip ? n : skip;
 	else
@@ -389,7 +386,7 @@ static __always_inline void pg_stranger_end(struct pt_regs *ctx, const struct pg
 {
 	struct pg_tls_key key = {.object = call->object, .process = bpf_get_current_pid_tgid() >> 32};
 
-	if (call->kind == PG_CALL_WRITE && !tls_config.server && pg_call_count(ctx, call))
+	if (call->kind == PG_CALL_WRITE && (!tls_config.server || config.responses) && pg_call_count(ctx, call))
 		pg_hello_spoil(&key, pg_random_at(call->library));
 	else
 		pg_call_join(call);

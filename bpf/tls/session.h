@@ -18,16 +18,14 @@
 struct pg_session {
 	u64 cookie;
 	u32 dead;
-	u32 blind;	/* a switch of the policy lets it pass unread */
-	u32 reading;	/* 1: a call that reads has not returned */
-	u32 writing;	/* 1: a call that writes has not returned */
-	u32 ahead_in;	/* bytes that were peeked at: they are judged, and will be read again */
-	u32 ahead_out;	/* bytes that are judged, and that the library has not taken yet: they will be written again */
-	u32 unfollowed; /* 1: the direction that is not judged is out of step */
-	u32 reserved;
+	u32 blind;     /* a switch of the policy lets it pass unread */
+	u32 reading;   /* 1: a call that reads has not returned */
+	u32 writing;   /* 1: a call that writes has not returned */
+	u32 ahead_in;  /* bytes that were peeked at: they are judged, and will be read again */
+	u32 ahead_out; /* bytes that are judged, and that the library has not taken yet: they will be written again */
 	struct pg_conn conn; /* the plaintext's; apart from that of the bytes on the wire */
 	struct pg_work work;
-	struct pg_work other; /* of the direction that is not judged: Go reads and writes at once */
+	struct pg_work other; /* of the server's side: Go reads and writes at once */
 };
 
 struct {
@@ -55,8 +53,9 @@ SCRATCH(blank_session, struct pg_session, BPF_MAP_TYPE_ARRAY); /* all zeros */
 struct pg_plain {
 	struct pg_conn *c;
 	struct pg_work *w;
-	u64 user; /* where the process has it */
-	u32 judged;
+	u64 user;   /* where the process has it */
+	u32 answer; /* 1: it is the server's */
+	u32 judged; /* 1: and what cannot be decided is denied; 0: it is followed, for what it says about streams */
 	int outcome;
 	int done;
 };
@@ -93,16 +92,10 @@ static long pg_plain_cb(u32 index, void *data)
 		p->done = 1;
 		return 1;
 	}
-	if (!p->judged) {
-		if (c->response.state != PG_H2_SKIP && !pg_ready(w) && !pg_plain_load(w, p->user))
-			return 1;
-		return pg_response_step(c, w) ? 1 : 0;
-	}
-	if (!pg_ready(w) && !pg_plain_load(w, p->user)) {
-		p->outcome = pg_fail_connection(c, w, PG_R_TLS_UNREADABLE);
-		return 1;
-	}
-	p->outcome = pg_request_step(c, w);
+	if (!(p->answer && pg_response_skips(c)) && !pg_ready(w) && !pg_plain_load(w, p->user))
+		p->outcome = p->judged ? pg_fail_connection(c, w, PG_R_TLS_UNREADABLE) : PG_CUT;
+	else
+		p->outcome = p->answer ? pg_response_step(c, w) : pg_request_step(c, w);
 	return p->outcome != PG_GO;
 }
 
@@ -132,6 +125,19 @@ static __always_inline void pg_session_die(struct pg_session *s)
 		c->phase = PG_P_DEAD; /* nothing more of the wire passes either */
 }
 
+/* The run over plaintext has come to more than PG_GO. Returns 0 if the plaintext is denied. */
+static __always_inline int pg_session_conclude(struct pg_session *s, struct pg_work *w, int outcome)
+{
+	pg_session_die(s);
+	if (outcome == PG_DENIED) {
+		pg_emit(&s->conn, w, PG_EV_DECISION, PG_V_DENY);
+		pg_count_add(PG_N_DENIED, 1);
+	} else {
+		pg_emit(&s->conn, w, PG_EV_CONNECTION, PG_V_DENY);
+	}
+	return 0;
+}
+
 /* The session is undecidable from here on. */
 static __always_inline void pg_session_fail(struct pg_session *s, u32 reason)
 {
@@ -148,45 +154,48 @@ static __always_inline void pg_session_fail(struct pg_session *s, u32 reason)
 	pg_emit(&s->conn, &s->work, PG_EV_CONNECTION, PG_V_DENY);
 }
 
-/* The next bytes that the policy is about. Returns 0 if they are denied. Under the lock. */
-static __always_inline int pg_plain_judge(struct pg_session *s, u64 user, u32 length)
+/* What is claimed of a chunk: it is over, or there is a reason why not. */
+static __always_inline int pg_plain_run(struct pg_plain *p, u32 length)
+{
+	pg_plain_chunk(p->w, length);
+	bpf_loop(PG_TURNS, pg_plain_cb, p, 0);
+	if (p->outcome == PG_GO && !p->done)
+		p->outcome = p->judged ? pg_fail_connection(p->c, p->w, PG_R_BUDGET) : PG_CUT;
+	return p->outcome;
+}
+
+/* The client's next bytes. Returns 0 if they are denied. Under the lock. */
+static __always_inline int pg_plain_request(struct pg_session *s, u64 user, u32 length)
 {
 	struct pg_plain p = {.c = &s->conn, .w = &s->work, .user = user, .judged = 1};
+	int outcome;
 
 	s->conn.delivered = s->conn.complete;
 	s->conn.run++;
 	s->conn.chunk++;
-	pg_plain_chunk(&s->work, length);
 	pg_count_add(PG_N_BYTES, length);
-	bpf_loop(PG_TURNS, pg_plain_cb, &p, 0);
-	if (p.outcome == PG_GO && !p.done)
-		p.outcome = pg_fail_connection(&s->conn, &s->work, PG_R_BUDGET);
-	if (p.outcome == PG_GO)
-		return 1;
-	if (p.outcome == PG_BLIND) {
+	outcome = pg_plain_run(&p, length);
+	if (outcome == PG_BLIND)
 		s->blind = 1;
-		return 1;
-	}
-	pg_session_die(s);
-	if (p.outcome == PG_DENIED) {
-		pg_emit(&s->conn, &s->work, PG_EV_DECISION, PG_V_DENY);
-		pg_count_add(PG_N_DENIED, 1);
-	} else {
-		pg_emit(&s->conn, &s->work, PG_EV_CONNECTION, PG_V_DENY);
-	}
-	return 0;
+	return outcome == PG_GO || outcome == PG_BLIND || pg_session_conclude(s, &s->work, outcome);
 }
 
-/* The next bytes of the other direction, for what they say about streams. Under the lock. */
-static __always_inline void pg_plain_follow(struct pg_session *s, u64 user, u32 length)
+/* The server's next bytes: they say what becomes of streams, and where rules read responses they are judged. Returns 0
+ * if they are denied. Under the response lock. */
+static __always_inline int pg_plain_response(struct pg_session *s, u64 user, u32 length)
 {
-	struct pg_plain p = {.c = &s->conn, .w = &s->other, .user = user};
+	struct pg_plain p = {.c = &s->conn, .w = &s->other, .user = user, .answer = 1, .judged = config.responses};
+	int outcome;
 
-	if (s->unfollowed)
-		return;
-	pg_plain_chunk(&s->other, length);
-	bpf_loop(PG_TURNS, pg_plain_cb, &p, 0);
-	s->unfollowed = !p.done;
+	if (s->conn.answers == PG_A_UNREAD)
+		return 1;
+	s->other.half = config.responses ? PG_RESPONSE_HALF : 0;
+	outcome = pg_plain_run(&p, length);
+	if (outcome == PG_GO)
+		return 1;
+	/* the rest passes unread, by a switch or because nothing is asked about it */
+	s->conn.answers = PG_A_UNREAD;
+	return !p.judged || outcome == PG_BLIND || pg_session_conclude(s, &s->other, outcome);
 }
 
 /* ---- which socket ---- */
@@ -212,6 +221,7 @@ static __always_inline void pg_session_open(const struct pg_tls_key *key, struct
 	s->conn.lock = 0;
 	s->conn.response_lock = 0;
 	s->conn.phase = PG_P_LIVE;
+	s->conn.answers = PG_A_JUDGED;
 	s->conn.run = 1;
 	__builtin_memset(&s->conn.request, 0, sizeof(s->conn.request));
 	__builtin_memset(&s->conn.response, 0, sizeof(s->conn.response));
@@ -263,7 +273,7 @@ static __always_inline void pg_session_join(const struct pg_tls_key *key, u32 ra
 	pg_session_open(key, c, cookie, PG_TLS_FED);
 }
 
-/* A client's object without a session has taken plaintext: it cannot get one any more. */
+/* An object without a session has taken plaintext that would have been judged: it cannot get one any more. */
 static __always_inline void pg_hello_spoil(const struct pg_tls_key *key, u32 random_at)
 {
 	struct pg_hello hello __attribute__((aligned(8)));

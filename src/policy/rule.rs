@@ -111,7 +111,7 @@ pub fn all(file: &File, text: &str, protos: &Protos, warnings: &mut Vec<Warning>
     const ENOUGH: usize = 20;
     let (mut rules, mut faults) = (Vec::with_capacity(file.rules.len()), Vec::new());
     for raw in &file.rules {
-        match one(raw, file, text, protos, warnings) {
+        match one(raw, text, protos, warnings) {
             Ok(rule) => rules.push(rule),
             Err(more) => faults.extend(more),
         }
@@ -149,13 +149,7 @@ pub fn blame(rules: &[Rule], refusal: Refusal) -> Fault {
     }
 }
 
-fn one(
-    raw: &file::Rule,
-    file: &File,
-    text: &str,
-    protos: &Protos,
-    warnings: &mut Vec<Warning>,
-) -> Result<Rule, Vec<Fault>> {
+fn one(raw: &file::Rule, text: &str, protos: &Protos, warnings: &mut Vec<Warning>) -> Result<Rule, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut patterns = Vec::with_capacity(raw.methods.len());
     for method in &raw.methods {
@@ -186,7 +180,7 @@ fn one(
         return Err(vec![fault.help("a limit's condition reads metadata and the peer")]);
     }
     if side == Some(Side::Response) {
-        reads_response(raw.action, file, &condition).map_err(|fault| vec![fault])?;
+        reads_response(raw.action, &condition).map_err(|fault| vec![fault])?;
     }
     let decides = if let Some(side) = side {
         Decides::PerMessage(side, per_message(raw, side, &patterns, &condition, protos)?)
@@ -208,7 +202,7 @@ fn one(
 }
 
 /// Which rules can read responses.
-fn reads_response(action: Action, file: &File, condition: &Condition) -> Result<(), Fault> {
+fn reads_response(action: Action, condition: &Condition) -> Result<(), Fault> {
     if action == Action::Allow {
         return Err(Fault::at(
             condition.span(),
@@ -217,10 +211,6 @@ fn reads_response(action: Action, file: &File, condition: &Condition) -> Result<
         .help(
             "allow the method, and deny the responses that must not leave: a [[deny]] rule with the condition negated",
         ));
-    }
-    if file.tls.is_some() {
-        return Err(Fault::at(condition.span(), "`response` beside a `[tls]` section is not supported yet")
-            .help("its hooks judge what clients send: without the section TLS is denied, and what is plain is judged both ways"));
     }
     Ok(())
 }

@@ -351,7 +351,6 @@ fn rules_on_responses_that_are_wrong_are_refused() {
     for (text, why) in cases {
         refuses(&text, why);
     }
-    refuses(&format!("{}[tls]\n", deny(secret)), "`response` beside a `[tls]` section is not supported yet");
 }
 
 #[test]

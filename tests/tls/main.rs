@@ -13,6 +13,7 @@ mod newer;
 mod openssl;
 mod prefork;
 mod refused;
+mod responses;
 mod shapes;
 mod stacks;
 mod stage;

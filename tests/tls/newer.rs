@@ -8,8 +8,7 @@ use protocg_peers::harness::Stack;
 use protocg_peers::harness::stack::{like, newer};
 
 use crate::judged::judged;
-use crate::stacks::lacks;
-use crate::stage::{HOOKS, Net, Stage, skip};
+use crate::stage::{HOOKS, Net, Stage, lacks, skip};
 
 /// OpenSSL libraries that packages of the Python peers carry: libssl, and the libcrypto that it needs.
 fn libraries() -> Vec<(PathBuf, PathBuf)> {

@@ -7,15 +7,7 @@ use protocg_peers::harness::{Stack, Watched};
 use serde_json::json;
 
 use crate::judged::judged;
-use crate::stage::{HOOKS, Net, Stage, python, skip, way_of};
-
-pub fn lacks(stack: Stack, test: &str) -> bool {
-    let lacks = stack.lacks();
-    if let Some(what) = lacks {
-        println!("SKIPPED {test}: {what}");
-    }
-    lacks.is_some()
-}
+use crate::stage::{HOOKS, Net, Stage, lacks, python, skip, way_of};
 
 fn serving(test: &str, stack: Stack, net: Net, library: &str) {
     if skip(test) || lacks(stack, test) {

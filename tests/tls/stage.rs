@@ -28,6 +28,15 @@ pub fn skip(test: &str) -> bool {
     harness::skip(test)
 }
 
+/// Whether a stack is not here, and says so.
+pub fn lacks(stack: Stack, test: &str) -> bool {
+    let lacks = stack.lacks();
+    if let Some(what) = lacks {
+        println!("SKIPPED {test}: {what}");
+    }
+    lacks.is_some()
+}
+
 /// Python with what the scripts here need.
 pub fn python() -> Option<Command> {
     let venv = std::env::var_os("PROTOCG_VENV").map(PathBuf::from);
@@ -85,6 +94,22 @@ impl Stage {
     /// The server is in the cgroup.
     pub fn serving(name: &str, net: Net, rules: &str) -> Self {
         Self::serving_as(name, Stack::Tonic, Stack::Tonic.server(), net, rules)
+    }
+
+    /// The server is in the cgroup, and speaks without TLS.
+    pub fn plain(name: &str, rules: &str) -> Self {
+        let cgroup = Cgroup::new(name);
+        let place = Place { cgroup: Some(&cgroup), net: None };
+        let server = Server::start(Stack::Tonic, place, Net::V4.address());
+        let agent = Protocg::run(BINARY, &[&cgroup], &policy(server.address.port(), "", rules), &[]);
+        Self {
+            agent,
+            server,
+            cgroup,
+            client: Box::new(|| Stack::Tonic.client()),
+            egress: false,
+            _folder: certificate(),
+        }
     }
 
     /// The server is in the cgroup, and is a program of a stack.
