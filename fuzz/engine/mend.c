@@ -3,6 +3,28 @@
  */
 #include "bpf.h"
 #include "host/engine.h"
+
+/* What comes before a connection and after it is not fuzzed, and gets no scratch. */
+static inline struct pg_stash *pg_stash_take(void)
+{
+	return 0;
+}
+
+static inline void pg_stash_give(struct pg_stash *st)
+{
+	(void)st;
+}
+
+static inline struct pg_work *pg_work_take(void)
+{
+	return 0;
+}
+
+static inline void pg_work_give(struct pg_work *w)
+{
+	(void)w;
+}
+
 #include "hooks/request.h"
 
 #define PGF_HEADERS 40

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched};
+use nix::sys::signal::Signal;
+use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched, patience};
 use serde_json::json;
 
 use crate::shapes::{listening, script};
@@ -192,6 +194,38 @@ fn calls_on_a_dead_connection_fail_at_once() {
     let denied = times.remove(0);
     times.sort_by(f64::total_cmp);
     println!("{rung}: the denied call took {denied} ms; those after it {} ms, the slowest {} ms", times[9], times[18]);
+}
+
+/// A process that somebody kills while the agent has its threads stopped ends like any other: its parent hears of it.
+#[test]
+fn a_process_that_is_killed_while_it_is_held_is_gone() {
+    let name = "tls-killed";
+    if skip(name) {
+        return;
+    }
+    let stage = Stage::calling(name, Stack::Tonic, HOOKS);
+    let Some(rung) = stage.rung(name) else { return };
+    if rung != "pause" {
+        return println!("SKIPPED {name}: no process is held here, calls are denied by `{rung}`");
+    }
+    for round in 0..40 {
+        let Some(mut command) = python() else { return println!("SKIPPED {name}: python3 has no h2") };
+        way_of(&mut command, "again", stage.server.address, "a SECRET");
+        Place { cgroup: Some(&stage.cgroup), net: None }.enter(&mut command);
+        let client = Watched::start(command);
+        client.wait_for("a denied call", |lines| (!lines.is_empty()).then_some(()));
+        std::thread::sleep(Duration::from_micros(100 * round)); // each is held for a tenth of a millisecond or two, 20 times
+        client.signal(Signal::SIGKILL);
+        let bound = Instant::now() + patience(Duration::from_secs(5));
+        loop {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", client.pid())).unwrap_or_default();
+            if status.contains("TracerPid:\t0\n") && status.contains("State:\tZ") {
+                break;
+            }
+            assert!(Instant::now() < bound, "killed, and still there: {status}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 #[test]

@@ -114,14 +114,13 @@ QUICK = {
     "scale": ([NONE], SLOW_THERE),
     "tls": (
         [
-            "guarded::a_client_of_node",
-            "guarded::a_server_of_go",
             "guarded::code_is_not_made",
-            "kill::a_server_is_killed_before_its",
             "newer::calls_to_a_server_of_todays_go",
             "openssl::calls_of_a_client",
             "openssl::calls_to_a_server_are",
             "prefork::a_prefork_server_that_reads_large",
+            "responses::answers_of_tonic",
+            "stacks::calls_to_a_server_of_node",
         ],
         SLOW_THERE,
     ),

@@ -37,9 +37,8 @@ pub fn release(process: u32, holds: impl Fn() -> Vec<abi::pg_tls_hold>, mut done
         // Nobody runs on with denied plaintext: what stopped the process may have been taken back.
         let _ = kill(pid(process), Signal::SIGSTOP);
     }
-    for (thread, signal) in threads {
-        let _ = ptrace::detach(pid(thread), signal);
-    }
+    let killed = threads.into_iter().filter(|(thread, signal)| ptrace::detach(pid(*thread), *signal).is_err());
+    bury(killed.map(|(thread, _)| thread).collect());
     match result {
         // It has ended: nobody is held.
         Err(Errno::ESRCH) => {
@@ -47,6 +46,20 @@ pub fn release(process: u32, holds: impl Fn() -> Vec<abi::pg_tls_hold>, mut done
             Ok(())
         }
         result => Ok(result?),
+    }
+}
+
+/// A thread that is killed while it is seized is its tracer's to wait for: before that the process's parent does not hear of
+/// its end. A process's first thread comes last.
+fn bury(mut killed: Vec<u32>) {
+    let bound = Instant::now() + STOP;
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+    loop {
+        killed.retain(|thread| waitpid(pid(*thread), Some(flags)).is_ok_and(|status| status == WaitStatus::StillAlive));
+        if killed.is_empty() || Instant::now() >= bound {
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 
@@ -73,7 +86,8 @@ fn stop_all(process: u32, threads: &mut HashMap<u32, Option<Signal>>) -> nix::Re
             };
             match stopped {
                 Ok(signal) => drop(threads.insert(thread, signal)),
-                Err(Errno::ESRCH | Errno::ECHILD) => {}
+                // killed meanwhile
+                Err(Errno::ESRCH | Errno::ECHILD) => drop(threads.insert(thread, None)),
                 Err(e) => {
                     let _ = ptrace::detach(pid(thread), None);
                     return Err(e);
