@@ -77,7 +77,11 @@ fn views(bytes: &[u8]) -> Views {
         let stream = views.streams.entry(id).or_default();
         match kind {
             DATA => {
-                stream.data.extend(payload);
+                // Behind the end of an emptied call what cannot be taken out may come, as in a segment with FIN: every
+                // server refuses it (RFC 9113, section 5.1), and no handler is given it.
+                if !stream.end {
+                    stream.data.extend(payload);
+                }
                 stream.end |= whole && flags & END_STREAM != 0;
             }
             HEADERS | CONTINUATION => {
