@@ -31,5 +31,7 @@ export CARGO_TARGET_DIR=$target # the crates that both need are built once
 say "building ${revision:0:12} and this tree"
 (cd "$tree" && cargo build --locked --quiet --package protocg-bench)
 cp "$target/debug/pg-bench" "$target/bench-base/pg-bench"
+# Both trees share one place for what build.rs makes, and cargo goes by times: what it made for the other tree is newer than this one's files.
+touch build.rs
 cargo build --locked --quiet --package protocg-bench
 as_root "$target/debug/pg-bench" compare --base "$target/bench-base/pg-bench" ${most:+--most "$most"}
