@@ -44,7 +44,7 @@ one() {
 	mkdir -p "$work/corpus/$name" "$work/found"
 	fuzz/corpus.py unpack "fuzz/corpus/$name.bin" "$work/corpus/$name"
 	PROTOCG_FUZZ=$name "$fuzzer" -max_total_time="$each" -max_len=1000 -timeout=30 -print_final_stats=1 \
-		-artifact_prefix="$work/found/$name-" "$work/corpus/$name" >"$log" 2>&1 || echo "$name" >>"$work/broken"
+		${PROTOCG_FUZZ_SEED:+"-seed=$PROTOCG_FUZZ_SEED"} -artifact_prefix="$work/found/$name-" "$work/corpus/$name" >"$log" 2>&1 || echo "$name" >>"$work/broken"
 }
 
 stat() {
