@@ -154,7 +154,7 @@ static __always_inline void pg_session_fail(struct pg_session *s, u32 reason)
 	pg_emit(&s->conn, &s->work, PG_EV_CONNECTION, PG_V_DENY);
 }
 
-/* What is claimed of a chunk: it is over, or there is a reason why not. */
+/* A run over the next bytes: PG_GO if all of them are read, else the reason why not. */
 static __always_inline int pg_plain_run(struct pg_plain *p, u32 length)
 {
 	pg_plain_chunk(p->w, length);
