@@ -38,6 +38,7 @@ SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 	u64 cookie = bpf_get_attach_cookie(ctx), length = 0, fails = 0;
 	u32 function = pg_cookie_function(cookie);
 	struct pg_tls_call call = {.object = ctx->rdi, .buffer = ctx->rsi, .function = function};
+	int vain;
 
 	pg_stack_of_task(ctx);
 	call.library = pg_cookie_library(cookie);
@@ -87,16 +88,17 @@ SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 		call.object = ctx->rax;
 		call.buffer = ctx->rbx;
 	}
+	/* it fails by itself, and has been made to perhaps: it begins again then, and is not to be held again */
+	vain = function == PG_FN_WRITE && (s32)ctx->rdx < 0;
 	if (pg_call_begin(ctx, &call, &fails)) {
 		if (call.kind == PG_CALL_READ || call.kind == PG_CALL_PEEK)
 			pg_read_begin(&call);
-		else if (call.kind == PG_CALL_WRITE &&
-			 (function != PG_FN_WRITE || (s32)ctx->rdx >= 0)) /* else it fails */
+		else if (call.kind == PG_CALL_WRITE && !vain)
 			fails = pg_write_begin(&call, length);
 		if (fails && call.goroutine)
 			pg_call_skipped(ctx);
 	}
-	if (fails)
+	if (fails && !vain)
 		pg_call_fail(ctx, &call, fails, 1, ctx->rip + pg_cookie_failure(cookie));
 	return 0;
 }
