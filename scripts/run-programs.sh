@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs test programs, shows what they print, and ends with what was skipped and why, and the sum.
+# Runs test programs, shows what they print, and ends with what was skipped and why, what failed and how, and the sum.
 #
 # usage: run-programs.sh LIST [RESULTS]
 #
@@ -17,6 +17,15 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # Tests hold hundreds of connections, both ends of each; 1,024 files is what a login session gets.
 ulimit -n "$(ulimit -Hn)"
+
+# What the tests that failed said, without their stacks; of a program that came to no result, its last lines.
+complaints() {
+	if grep -q -a '^test result: ' "$1"; then
+		awk '/^failures:$/ { on = 1 } /^test result: / { on = 0 } on' "$1" | grep -a -v -E '^ +([0-9]+: |at )|^(stack backtrace|note):' | cut -c -2000 | head -n 150
+	else
+		tail -n 30 "$1"
+	fi
+}
 
 run() {
 	local ring=$1 folder=$2 name=$3 program=$4 log=$work/log start=$SECONDS status=0 line ok bad ignored why
@@ -41,7 +50,10 @@ run() {
 		ok=$((ok - 1)) ignored=$((ignored + 1))
 	done <"$work/skips"
 	passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + ignored))
-	[[ $bad -eq 0 ]] || broken+=("$name")
+	if [[ $bad -gt 0 ]]; then
+		broken+=("$name")
+		{ say "failed: $name" && complaints "$log"; } >>"$work/complaints"
+	fi
 	printf '%s\t%s\t%d\t%d\t%d\t%d\n' "$ring" "$name" "$ok" "$bad" "$ignored" $((SECONDS - start)) >>"$results"
 }
 
@@ -56,6 +68,9 @@ if [[ -s $work/skipped ]]; then
 	say "skipped"
 	cut -f 2- "$work/skipped"
 fi
-((${#broken[@]} == 0)) || printf 'failed: %s\n' "${broken[*]}"
+if ((${#broken[@]})); then
+	cat "$work/complaints"
+	printf 'failed: %s\n' "${broken[*]}"
+fi
 printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [[ $failed -eq 0 ]]

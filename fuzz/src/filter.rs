@@ -1,5 +1,7 @@
 //! The kernel's filter over plain memory (`engine/mend.c`), and TCP as a server has it behind the filter.
 
+use std::collections::BTreeSet;
+
 use protocg::policy::Tables;
 use protocg::{abi, engine};
 use protocg_oracle::Verdict;
@@ -50,6 +52,10 @@ pub struct Receiver<'t> {
     pub told: Vec<Told>,
     /// Copies that the agent may send.
     pub copies: Vec<Segment>,
+    /// Segments that passed ahead of a gap, to wait in TCP's queue.
+    pub waited: Vec<Segment>,
+    /// Where segments began and ended.
+    pub edges: BTreeSet<usize>,
     tables: std::marker::PhantomData<&'t Tables>,
 }
 
@@ -65,6 +71,8 @@ impl<'t> Receiver<'t> {
             received: 0,
             told: Vec::new(),
             copies: Vec::new(),
+            waited: Vec::new(),
+            edges: BTreeSet::new(),
             tables: std::marker::PhantomData,
         }
     }
@@ -84,6 +92,11 @@ impl<'t> Receiver<'t> {
         self.conn().holes
     }
 
+    /// What changes while anything goes on: what was received and judged, the holes, the copies.
+    pub fn progress(&self) -> (usize, u32, u32, usize) {
+        (self.received, self.conn().judged, self.holes(), self.copies.len())
+    }
+
     /// Does this copy's hole wait for it?
     pub fn waits_for(&self, copy: &Segment) -> bool {
         let seq = self.first.wrapping_add(copy.at as u32);
@@ -93,12 +106,16 @@ impl<'t> Receiver<'t> {
     /// A segment comes, and TCP takes what passes.
     pub fn take(&mut self, segment: &Segment) {
         if self.filter(segment) {
+            if segment.at > self.received {
+                self.waited.push(segment.clone());
+            }
             self.receive(segment);
         }
     }
 
     /// A segment comes. Returns whether it passes; TCP may refuse it even then.
     pub fn filter(&mut self, segment: &Segment) -> bool {
+        self.edges.extend([segment.at, segment.at + segment.bytes.len()]);
         let mut packet = vec![0; 40];
         packet[0] = 0x45;
         packet[9] = 6;

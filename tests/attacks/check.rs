@@ -99,7 +99,7 @@ fn causes(arena: &Arena, outcome: &Outcome) -> BTreeSet<String> {
 
 /// Everything that was denied before has been said: events come in order, and one more denial has come.
 fn fence(arena: &Arena, site: &Site) {
-    let bound = Instant::now() + patience(Duration::from_secs(10));
+    let bound = Instant::now() + patience(Duration::from_secs(20));
     loop {
         let call = [head(1, LOGIN, &[]), last(1, &h2raw::grpc(&[]))].concat();
         let got = Talk::new(call).hold(site.on.address, false);

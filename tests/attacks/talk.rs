@@ -187,7 +187,7 @@ impl Client {
         let from = Ipv4Addr::new(127, b + 1, c, d);
         let stream = connect_from(from, to);
         stream.set_nodelay(true).unwrap();
-        let wait = patience(if brief { Duration::from_millis(250) } else { Duration::from_secs(6) });
+        let wait = patience(if brief { Duration::from_millis(250) } else { Duration::from_secs(20) });
         stream.set_write_timeout(Some(wait)).unwrap();
         Self { stream, wait, got: Got { from: from.into(), reader: Reader::default(), closed: false } }
     }
