@@ -398,7 +398,7 @@ PG_STEP int pg_tls_handshake(struct pg_conn *c, struct pg_work *w)
 {
 	u32 reason, data = 0, most = ~0u;
 
-	if (!c || !w)
+	if (!c || !w || !config.tls)
 		return PG_CUT;
 	if (c->hello < PG_HELLO_BYTES && pg_ready(w)) {
 		c->path[pg_index(c->hello, PG_MAX_PATH_BYTES)] = pg_peek(w);

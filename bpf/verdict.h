@@ -43,7 +43,7 @@ PG_STEP int pg_judge_next(struct pg_conn *c, struct pg_work *w, struct pg_stream
 		return PG_J_UNDECIDED;
 	w->rule = t->rule;
 	w->status = r->status;
-	if (!(r->flags & PG_RULE_AUDIT))
+	if (!config.audits || !(r->flags & PG_RULE_AUDIT))
 		return r->action == PG_ALLOW ? PG_J_ALLOW : PG_J_DENY;
 	if (r->action == PG_DENY)
 		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
@@ -64,7 +64,7 @@ static inline int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_strea
 	w->test = first;
 	for (i = 0; i < PG_AUDIT_HITS; i++) {
 		judgement = pg_judge_next(c, w, s, first + count);
-		if (judgement != PG_J_AUDITED)
+		if (!config.audits || judgement != PG_J_AUDITED)
 			return judgement;
 	}
 	return PG_J_UNDECIDED;

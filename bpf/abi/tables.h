@@ -305,10 +305,14 @@ struct pg_config {
 	u32 responses; /* 1: rules read responses */
 	u32 tls;       /* enum pg_rung: hooks in TLS libraries judge what is encrypted; 0: none do */
 	u32 limits;    /* 1: there are limits */
+	u32 elements;  /* 1: rules read repeated fields or maps */
+	u32 packed;    /* 1: there are repeated numbers that no rule reads */
+	u32 audits;    /* 1: some rules are for audit alone */
+	u32 reserved;
 	u8 cause[16];  /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
 	struct pg_entry fixed[PG_STATIC_ENTRIES]; /* HPACK's static table under this policy */
 	u64 ports[1024];			  /* bit p: TCP port p is looked at */
 };
-PG_SIZE(struct pg_config, 72 + PG_STATIC_ENTRIES * sizeof(struct pg_entry) + 8192);
+PG_SIZE(struct pg_config, 88 + PG_STATIC_ENTRIES * sizeof(struct pg_entry) + 8192);
 
 #endif

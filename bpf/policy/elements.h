@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What comes of the elements of repeated fields and of the entries of maps, once each is whole: programs, counters, and
- * which keys of a map are distinct. No parsing here.
+ * which keys of a map are distinct. No parsing here. Where no rule reads such fields (config.elements), the verifier does
+ * not look at any of it.
  */
 #ifndef PG_POLICY_ELEMENTS_H
 #define PG_POLICY_ELEMENTS_H
@@ -17,7 +18,7 @@ PG_STEP int pg_program_some(struct pg_stream *s, u32 first, u32 count)
 	const struct pg_test *t;
 	u32 i;
 
-	if (!s)
+	if (!s || !config.elements)
 		return 0;
 	for (i = 0; i < PG_ELEMENT_TESTS_A_CALL; i++) {
 		if (i >= count)
@@ -81,7 +82,7 @@ static inline void pg_key_start(struct pg_stream *s)
 
 PG_STEP int pg_key_byte(struct pg_stream *s, u32 byte)
 {
-	if (s)
+	if (s && config.elements)
 		pg_sip_word(s->sip, byte, 1);
 	return 0;
 }
@@ -89,7 +90,7 @@ PG_STEP int pg_key_byte(struct pg_stream *s, u32 byte)
 /* The key is whole: so many characters of it. */
 PG_STEP int pg_key_end(struct pg_stream *s, u64 points)
 {
-	if (!s)
+	if (!s || !config.elements)
 		return 0;
 	pg_sip_word(s->sip, points << 8, 1); /* unlike every byte */
 	s->sip[2] ^= 0xff;
@@ -103,7 +104,7 @@ PG_STEP int pg_key_seen(struct pg_stream *s, u32 first, u32 room, u64 known)
 {
 	u32 i;
 
-	if (!s)
+	if (!s || !config.elements)
 		return 0;
 	for (i = 0; i < PG_MAX_MAP_KEYS; i++) {
 		if (i >= room)
@@ -126,7 +127,7 @@ PG_STEP int pg_count_element(struct pg_stream *s, u32 element)
 	u64 count;
 	u32 word;
 
-	if (!s || !f)
+	if (!s || !f || !config.elements)
 		return 0;
 	op = pg_get_op(f->counter);
 	if (!op || !op->value)

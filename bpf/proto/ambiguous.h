@@ -29,7 +29,7 @@ PG_STEP int pg_pb_varints(struct pg_stream *s, const struct pg_work *w, u32 n)
 	u32 i, narrow;
 	u8 byte;
 
-	if (!s || !w || !s->field)
+	if (!s || !w || !s->field || !config.packed)
 		return PG_R_INTERNAL;
 	f = pg_get_field(s->field - 1);
 	if (!f)

@@ -112,7 +112,7 @@ PG_STEP int pg_pb_key(struct pg_stream *s, const struct pg_work *w, u32 n)
 {
 	u32 i;
 
-	if (!s || !w)
+	if (!s || !w || !config.elements)
 		return 0;
 	for (i = 0; i < PG_PB_RUN; i++) {
 		if (i >= n)
@@ -622,6 +622,10 @@ PG_STEP int pg_pb_close(struct pg_stream *s)
 			element = s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)].element;
 			if (!element)
 				continue;
+		}
+		if (!config.elements) {
+			s->field = 0; /* its value was passed over */
+			continue;
 		}
 		f = pg_get_field(element - 1);
 		if (!f)

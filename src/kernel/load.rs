@@ -5,14 +5,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder};
-use nix::sys::mman::{MapFlags as Mapping, ProtFlags, mmap, munmap};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder, libbpf_sys};
 use plain::Plain;
 
+use super::made::{Made, map_name};
 use super::sys::Hook;
 use super::{KernelError, io_error, log, probe};
 use crate::abi;
@@ -201,6 +200,18 @@ struct Maps {
     berths: MapHandle,
 }
 
+/// Each table's map, and its rows.
+macro_rules! each_table {
+    ($do:ident) => {
+        $do!(
+            t_trie: trie, t_method: methods, t_rule: rules, t_test: tests, t_op: ops, t_node: nodes, t_field: fields,
+            t_bound: bounds, t_automaton: automata, t_trans: trans, t_classes: classes, t_out: outs, t_key: keys,
+            t_peer: peers, t_rate: rates
+        )
+    };
+}
+
+/// Loads the programs. What the kernel's verifier takes longest for, `pg_ingress`, is loaded while a thread does the rest.
 fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Maps), KernelError> {
     if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(KernelError::NoBtf);
@@ -210,27 +221,10 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Map
     let fail = |what: &str, e: &libbpf_rs::Error| KernelError::failed(what, io_error(e));
     let mut open = ProtocgSkelBuilder::default().open(&mut object).map_err(|e| fail("open the programs", &e))?;
 
-    macro_rules! each_table {
-        ($do:ident, $maps:expr) => {
-            $do(&mut $maps.t_trie, &tables.trie)?;
-            $do(&mut $maps.t_method, &tables.methods)?;
-            $do(&mut $maps.t_rule, &tables.rules)?;
-            $do(&mut $maps.t_test, &tables.tests)?;
-            $do(&mut $maps.t_op, &tables.ops)?;
-            $do(&mut $maps.t_node, &tables.nodes)?;
-            $do(&mut $maps.t_field, &tables.fields)?;
-            $do(&mut $maps.t_bound, &tables.bounds)?;
-            $do(&mut $maps.t_automaton, &tables.automata)?;
-            $do(&mut $maps.t_trans, &tables.trans)?;
-            $do(&mut $maps.t_classes, &tables.classes)?;
-            $do(&mut $maps.t_out, &tables.outs)?;
-            $do(&mut $maps.t_key, &tables.keys)?;
-            $do(&mut $maps.t_peer, &tables.peers)?;
-            $do(&mut $maps.t_rate, &tables.rates)?;
-        };
+    macro_rules! size_all {
+        ($($map:ident: $rows:ident),*) => { $(size(&mut open.maps.$map, &tables.$rows)?;)* };
     }
-
-    each_table!(size, open.maps);
+    each_table!(size_all);
     if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
         let into = bytes_of_mut(&mut rodata.config);
         let from = bytes_of(std::slice::from_ref(&tables.config));
@@ -246,30 +240,24 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Map
         map.set_max_entries(count).map_err(|e| fail("size the buckets", &e))?;
     }
 
-    for program in [&mut open.progs.pg_sockops, &mut open.progs.pg_egress, &mut open.progs.pg_ingress] {
-        program.set_autoload(!replay);
+    for program in [&mut open.progs.pg_sockops, &mut open.progs.pg_egress] {
+        program.set_autoload(false);
     }
+    open.progs.pg_ingress.set_autoload(!replay);
     open.progs.pg_replay.set_autoload(replay);
-    let mut skel = open.load().map_err(|e| refused(&e))?;
-    each_table!(fill, skel.maps);
-    for (queue, first, slots) in [
-        (&skel.maps.free_small, 0, abi::PG_MAX_HELD_SMALL),
-        (&skel.maps.mend_small, abi::PG_MAX_HELD_SMALL, abi::PG_MAX_MEND_SMALL),
-        (&skel.maps.free_large, 0, abi::PG_MAX_HELD_LARGE),
-        (&skel.maps.mend_large, abi::PG_MAX_HELD_LARGE, abi::PG_MAX_MEND_LARGE),
-    ] {
-        free_slots(queue, first..first + slots)?;
-    }
-    let seed = seed();
-    skel.maps
-        .seed
-        .update(&0_u32.to_ne_bytes(), bytes_of(std::slice::from_ref(&seed)), MapFlags::ANY)
-        .map_err(|e| fail("set the seed", &e))?;
+    let made = Made::prepare(open.open_object()).map_err(|e| refused(&e))?;
+    let (skel, beside) = std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            fill_all(&made, tables)?;
+            if replay { Ok(Vec::new()) } else { load_others(&made) }
+        });
+        (open.load(), beside.join())
+    });
+    let skel = skel.map_err(|e| refused(&e))?;
+    let ended = |_| KernelError::failed("load the programs", io::Error::other("a thread has panicked"));
+    let mut programs = beside.map_err(ended)??;
 
     let handle = |map: &libbpf_rs::MapMut<'_>| MapHandle::try_from(map).map_err(|e| fail("keep a map", &e));
-    let keep = |fd: &libbpf_rs::ProgramMut<'_>| {
-        fd.as_fd().try_clone_to_owned().map_err(|e| KernelError::failed("keep a program", e))
-    };
     let shared = Shared {
         conns: handle(&skel.maps.conns)?,
         streams: handle(&skel.maps.streams)?,
@@ -281,15 +269,7 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Map
         counters: handle(&skel.maps.counters)?,
         rodata: handle(&skel.maps.rodata)?,
     };
-    let programs = if replay {
-        vec![(Hook::Ingress, keep(&skel.progs.pg_replay)?)]
-    } else {
-        vec![
-            (Hook::SockOps, keep(&skel.progs.pg_sockops)?),
-            (Hook::Egress, keep(&skel.progs.pg_egress)?),
-            (Hook::Ingress, keep(&skel.progs.pg_ingress)?),
-        ]
-    };
+    programs.push((Hook::Ingress, keep(if replay { &skel.progs.pg_replay } else { &skel.progs.pg_ingress })?));
     let buckets = if tables.rates.is_empty() {
         Vec::new()
     } else {
@@ -305,6 +285,40 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Map
     let berths = handle(&skel.maps.berths)?;
     log::take();
     Ok((programs, shared, Maps { tables: named, buckets, berths }))
+}
+
+/// Fills the maps that do not begin empty.
+fn fill_all(made: &Made, tables: &Tables) -> Result<(), KernelError> {
+    macro_rules! fill_all {
+        ($($map:ident: $rows:ident),*) => { $(made.fill(stringify!($map), &tables.$rows)?;)* };
+    }
+    each_table!(fill_all);
+    // all slots are free at first
+    for (queue, first, slots) in [
+        ("free_small", 0, abi::PG_MAX_HELD_SMALL),
+        ("mend_small", abi::PG_MAX_HELD_SMALL, abi::PG_MAX_MEND_SMALL),
+        ("free_large", 0, abi::PG_MAX_HELD_LARGE),
+        ("mend_large", abi::PG_MAX_HELD_LARGE, abi::PG_MAX_MEND_LARGE),
+    ] {
+        (first..first + slots).try_for_each(|slot| made.set(queue, None, &slot.to_ne_bytes()))?;
+    }
+    made.set("seed", Some(0), bytes_of(std::slice::from_ref(&seed())))
+}
+
+/// Loads the programs that are small beside `pg_ingress`, over maps that are there.
+fn load_others(made: &Made) -> Result<Programs, KernelError> {
+    let mut object = MaybeUninit::uninit();
+    let mut open = ProtocgSkelBuilder::default()
+        .open(&mut object)
+        .map_err(|e| KernelError::failed("open the programs", io_error(&e)))?;
+    made.share(open.open_object_mut())?;
+    open.progs.pg_ingress.set_autoload(false);
+    let skel = open.load().map_err(|e| refused(&e))?;
+    Ok(vec![(Hook::SockOps, keep(&skel.progs.pg_sockops)?), (Hook::Egress, keep(&skel.progs.pg_egress)?)])
+}
+
+fn keep(program: &libbpf_rs::ProgramMut<'_>) -> Result<OwnedFd, KernelError> {
+    program.as_fd().try_clone_to_owned().map_err(|e| KernelError::failed("keep a program", e))
 }
 
 /// Why the programs do not load, in words where the kernel lacks something that can be named.
@@ -328,36 +342,9 @@ fn size<T>(map: &mut libbpf_rs::OpenMapMut<'_>, rows: &[T]) -> Result<(), Kernel
     if map.value_size() as usize != size_of::<T>() {
         return Err(KernelError::failed(what(), io::Error::other("rows have another size than the programs expect")));
     }
-    map.set_map_flags(map.map_flags() | libbpf_rs::libbpf_sys::BPF_F_MMAPABLE)
+    map.set_map_flags(map.map_flags() | libbpf_sys::BPF_F_MMAPABLE)
         .and_then(|()| map.set_max_entries(count.max(1)))
         .map_err(|e| KernelError::failed(what(), io_error(&e)))
-}
-
-/// Writes a table through a mapping: a million rows take a few milliseconds, by system calls they took hundreds.
-fn fill<T>(map: &mut libbpf_rs::MapMut<'_>, rows: &[T]) -> Result<(), KernelError> {
-    let what = || format!("fill the table `{}`", map_name(map.name()));
-    write_rows(map.as_fd(), rows).map_err(|e| KernelError::failed(what(), e))?;
-    let handle = MapHandle::try_from(&*map).map_err(|e| KernelError::failed(what(), io_error(&e)))?;
-    handle.freeze().map_err(|e| KernelError::failed(what(), io_error(&e)))
-}
-
-/// An array map in memory is its rows, each on a multiple of eight bytes.
-fn write_rows<T>(map: BorrowedFd<'_>, rows: &[T]) -> io::Result<()> {
-    let stride = size_of::<T>().next_multiple_of(8);
-    let Some(length) = NonZeroUsize::new(stride * rows.len()) else { return Ok(()) };
-    // SAFETY: a new mapping at a place that the kernel chooses; it touches nothing of ours.
-    let place =
-        unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, Mapping::MAP_SHARED, map, 0) }?;
-    for (index, row) in rows.iter().enumerate() {
-        // SAFETY: the mapping has `stride` bytes for each row, and a row is at most that long.
-        unsafe {
-            let to = place.as_ptr().cast::<u8>().add(index * stride);
-            std::ptr::copy_nonoverlapping(std::ptr::from_ref(row).cast::<u8>(), to, size_of::<T>());
-        }
-    }
-    // SAFETY: the mapping is ours, of this length, and nothing refers to it any more.
-    unsafe { munmap(place, length.get()) }?;
-    Ok(())
 }
 
 /// For each prefix of the mark, the length of its longest proper border (Knuth, Morris, Pratt).
@@ -386,19 +373,6 @@ fn seed() -> abi::pg_seed {
     let random = || RandomState::new().build_hasher().finish();
     let value = || u32::try_from(LEAST + random() % (MOST - LEAST)).unwrap_or(u32::MAX >> 1);
     abi::pg_seed { mix: [random() | 1, random() | 1, random() | 1], value: [value(), value()] }
-}
-
-/// All slots are free at first.
-fn free_slots(queue: &libbpf_rs::MapMut<'_>, mut slots: std::ops::Range<u32>) -> Result<(), KernelError> {
-    slots.try_for_each(|slot| {
-        queue
-            .update(&[], &slot.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|e| KernelError::failed(format!("fill `{}`", map_name(queue.name())), io_error(&e)))
-    })
-}
-
-fn map_name(name: &std::ffi::OsStr) -> String {
-    name.to_string_lossy().into_owned()
 }
 
 /// The ABI's rows as the bytes that the kernel reads.

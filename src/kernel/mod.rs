@@ -4,6 +4,7 @@ pub mod attach;
 pub mod guard;
 pub mod load;
 pub mod log;
+mod made;
 pub mod pin;
 pub mod probe;
 pub mod sys;

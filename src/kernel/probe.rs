@@ -174,6 +174,7 @@ pub fn enforcer() -> Enforcer {
     for (direction, suffix) in [(abi::PG_INGRESS, ""), (abi::PG_EGRESS, ":egress")] {
         let mut tables = empty_tables();
         tables.config.responses = 1;
+        tables.config.tls = abi::PG_RUNG_KILL;
         tables.config.direction = direction;
         match load::load(&tables) {
             Ok(loaded) => verified.extend(loaded.verified().iter().map(|(name, n)| (format!("{name}{suffix}"), *n))),
@@ -192,10 +193,10 @@ pub fn guard() -> (Vec<guard::Cover>, Vec<(&'static str, u32)>) {
     }
 }
 
-/// Tables of a policy without rules and ports, whose programs look for limits all the same.
+/// Tables of a policy without rules and ports, whose programs look for all that a rule can be all the same.
 pub fn empty_tables() -> Tables {
     Tables {
-        config: abi::pg_config { generation: 1, limits: 1, ..Default::default() },
+        config: abi::pg_config { generation: 1, limits: 1, elements: 1, packed: 1, audits: 1, ..Default::default() },
         trie: vec![Default::default()],
         methods: vec![Default::default()],
         rules: vec![Default::default()],

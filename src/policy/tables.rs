@@ -391,6 +391,10 @@ impl Assembly {
             }
             table
         }
+        let any = |flags| u32::from(self.fields.iter().any(|field| field.flags & flags != 0));
+        let elements = any(abi::PG_FIELD_ELEMENTS | abi::PG_FIELD_KEY | abi::PG_FIELD_DISTINCT);
+        let audits = u32::from(rules.iter().any(|rule| rule.flags & abi::PG_RULE_AUDIT != 0));
+        let config = abi::pg_config { elements, packed: any(abi::PG_FIELD_PACKABLE), audits, ..config };
         let mut tables = Tables {
             config,
             trie: some(self.tries.finish()),

@@ -40,6 +40,27 @@ fn a_policy_without_rules_has_its_described_methods() {
 }
 
 #[test]
+fn the_verifier_is_told_what_no_rule_needs() {
+    let proto = "syntax = \"proto3\"; package t; message M { string s = 1; repeated string many = 2; map<string, string> map = 3; }\n\
+                 message N { repeated int32 n = 1; string s = 2; } service S { rpc R(M) returns (M); rpc Q(N) returns (M); }\n";
+    let needs = |rules: &str| {
+        let policy =
+            Folder::new(&[("t.proto", proto)]).compile(&with_rules(rules)).map_err(miette::Report::new).unwrap();
+        let config = policy.tables.config;
+        (config.elements, config.packed, config.audits)
+    };
+    let rule =
+        |method: &str, when: &str| format!("[[deny]]\nname = \"r\"\nmethods = [\"/t.S/{method}\"]\nwhen = '{when}'\n");
+    assert_eq!(needs(""), (0, 0, 0));
+    assert_eq!(needs(&rule("R", "request.s == \"x\"")), (0, 0, 0));
+    assert_eq!(needs(&rule("R", "\"x\" in request.many")), (1, 0, 0));
+    assert_eq!(needs(&rule("R", "request.map[\"x\"] == \"y\"")), (1, 0, 0));
+    assert_eq!(needs(&rule("R", "size(request.map) > 3")), (1, 0, 0));
+    assert_eq!(needs(&rule("Q", "request.s == \"x\"")), (0, 1, 0));
+    assert_eq!(needs(&(rule("R", "request.s == \"x\"") + "mode = \"audit\"\n")), (0, 0, 1));
+}
+
+#[test]
 fn rules_of_wider_patterns_are_merged_into_narrower_entries() {
     let policy = compile(
         "[[allow]]\nname = \"all\"\n[[deny]]\nname = \"pkg\"\nmethods = [\"/t.*\"]\n\
