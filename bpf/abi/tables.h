@@ -309,7 +309,7 @@ struct pg_config {
 	u32 packed;    /* 1: there are repeated numbers that no rule reads */
 	u32 audits;    /* 1: some rules are for audit alone */
 	u32 reserved;
-	u8 cause[16];  /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
+	u8 cause[16]; /* enum pg_switch, by enum pg_cause; PG_CAUSE_ALWAYS is always PG_SWITCH_DENY */
 	struct pg_entry fixed[PG_STATIC_ENTRIES]; /* HPACK's static table under this policy */
 	u64 ports[1024];			  /* bit p: TCP port p is looked at */
 };

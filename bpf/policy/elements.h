@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What comes of the elements of repeated fields and of the entries of maps, once each is whole: programs, counters, and
- * which keys of a map are distinct. No parsing here. Where no rule reads such fields (config.elements), the verifier does
- * not look at any of it.
+ * which keys of a map are distinct. No parsing here. Where no rule reads such fields (config.elements), the verifier
+ * does not look at any of it.
  */
 #ifndef PG_POLICY_ELEMENTS_H
 #define PG_POLICY_ELEMENTS_H
