@@ -4,19 +4,21 @@
 //! program on its way to the verifier, or asks for a command that no kernel has. (A seccomp filter could not tell one
 //! program from another: it sees no memory.)
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 #![cfg(target_arch = "x86_64")]
 
 mod support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use protocg::kernel::sys::{self, Hook};
 use support::{Agent, Place, protocg};
@@ -81,22 +83,40 @@ fn meddled(arguments: &[&str], mut meddle: impl FnMut(&mut Asked)) -> (i32, Stri
     };
     let pid = Pid::from_raw(command.spawn().unwrap().id().cast_signed());
     assert_eq!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(pid, Signal::SIGTRAP));
-    let options = ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL;
+    let options = ptrace::Options::PTRACE_O_TRACESYSGOOD
+        | ptrace::Options::PTRACE_O_EXITKILL
+        | ptrace::Options::PTRACE_O_TRACECLONE;
     ptrace::setoptions(pid, options).unwrap();
-    let (mut entered, mut signal) = (false, None);
+    ptrace::syscall(pid, None).unwrap();
+    // Programs are loaded by several threads. Those of other tests, which other threads trace, are not waited for.
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    let mut within = HashSet::new();
     loop {
-        ptrace::syscall(pid, signal.take()).unwrap();
-        match waitpid(pid, None).unwrap() {
-            WaitStatus::PtraceSyscall(_) => {
-                entered = !entered;
-                let registers = ptrace::getregs(pid).unwrap();
+        let status = waitpid(None, Some(flags)).unwrap();
+        let mut signal = None;
+        match status {
+            WaitStatus::PtraceSyscall(thread) => {
+                let entered = within.insert(thread);
+                if !entered {
+                    within.remove(&thread);
+                }
+                let registers = ptrace::getregs(thread).unwrap();
                 if entered && registers.orig_rax == libc::SYS_bpf as u64 {
-                    meddle(&mut Asked { pid, registers });
+                    meddle(&mut Asked { pid: thread, registers });
                 }
             }
-            WaitStatus::Stopped(_, other) => signal = Some(other),
-            WaitStatus::Exited(_, status) => return (status, fs::read_to_string(said.path()).unwrap()),
+            // a new thread stops like this, too
+            WaitStatus::Stopped(_, other) => signal = Some(other).filter(|it| *it != Signal::SIGSTOP),
+            WaitStatus::Exited(ended, status) if ended == pid => {
+                return (status, fs::read_to_string(said.path()).unwrap());
+            }
+            WaitStatus::Exited(..) => continue,
             other => assert!(matches!(other, WaitStatus::PtraceEvent(..)), "{other:?}"),
+        }
+        match ptrace::syscall(status.pid().unwrap(), signal) {
+            // the process ends meanwhile, and takes the thread along
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(e) => panic!("{e}"),
         }
     }
 }

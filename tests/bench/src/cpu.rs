@@ -34,6 +34,23 @@ pub fn pin(pid: i32, cpu: usize) -> nix::Result<()> {
     sched_setaffinity(Pid::from_raw(pid), &set)
 }
 
+/// Keeps every thread of a process on one processor, and those that they start.
+pub fn pin_process(pid: u32, cpu: usize) -> Result<()> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        if let Some(thread) = task?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            pin(thread, cpu)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets a process run on every processor, as one does that nobody has measured.
+pub fn free(pid: u32) -> Result<()> {
+    let mut set = CpuSet::new();
+    (0..count()).try_for_each(|cpu| set.set(cpu))?;
+    Ok(sched_setaffinity(Pid::from_raw(pid.cast_signed()), &set)?)
+}
+
 /// Whose time is looked at.
 #[derive(Debug, Clone, Default)]
 pub struct Watch {
