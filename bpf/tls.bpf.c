@@ -32,13 +32,19 @@ static __always_inline void pg_stack_of_task(struct pt_regs *ctx)
 		bpf_tail_call(ctx, &tls_nowhere, 0);
 }
 
+/* It fails by itself, and has been made to perhaps: it begins again then, and is not to be held again. (Asked again
+ * each time: 6.1 has no stack for the answer.) */
+static __always_inline int pg_call_vain(const struct pt_regs *ctx, u32 function)
+{
+	return function == PG_FN_WRITE && (s32)ctx->rdx < 0;
+}
+
 /* OpenSSL's arguments are those of C, Go's those of its own (internal ABI): there the receiver is the first. */
 SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx), length = 0, fails = 0;
 	u32 function = pg_cookie_function(cookie);
 	struct pg_tls_call call = {.object = ctx->rdi, .buffer = ctx->rsi, .function = function};
-	int vain;
 
 	pg_stack_of_task(ctx);
 	call.library = pg_cookie_library(cookie);
@@ -88,17 +94,15 @@ SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 		call.object = ctx->rax;
 		call.buffer = ctx->rbx;
 	}
-	/* it fails by itself, and has been made to perhaps: it begins again then, and is not to be held again */
-	vain = function == PG_FN_WRITE && (s32)ctx->rdx < 0;
 	if (pg_call_begin(ctx, &call, &fails)) {
 		if (call.kind == PG_CALL_READ || call.kind == PG_CALL_PEEK)
 			pg_read_begin(&call);
-		else if (call.kind == PG_CALL_WRITE && !vain)
+		else if (call.kind == PG_CALL_WRITE && !pg_call_vain(ctx, function))
 			fails = pg_write_begin(&call, length);
 		if (fails && call.goroutine)
 			pg_call_skipped(ctx);
 	}
-	if (fails && !vain)
+	if (fails && !pg_call_vain(ctx, call.function))
 		pg_call_fail(ctx, &call, fails, 1, ctx->rip + pg_cookie_failure(cookie));
 	return 0;
 }
