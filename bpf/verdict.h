@@ -43,8 +43,10 @@ PG_STEP int pg_judge_next(struct pg_conn *c, struct pg_work *w, struct pg_stream
 		return PG_J_UNDECIDED;
 	w->rule = t->rule;
 	w->status = r->status;
-	if (!config.audits || !(r->flags & PG_RULE_AUDIT))
+	if (!(r->flags & PG_RULE_AUDIT))
 		return r->action == PG_ALLOW ? PG_J_ALLOW : PG_J_DENY;
+	if (!config.audits)
+		return PG_J_UNDECIDED; /* the numbers and the rules are not of one policy */
 	if (r->action == PG_DENY)
 		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
 	/* one event a rule, however many of its clauses hold; what comes after is not its doing */

@@ -623,13 +623,13 @@ PG_STEP int pg_pb_close(struct pg_stream *s)
 			if (!element)
 				continue;
 		}
+		f = pg_get_field(element - 1);
+		if (!f || (!config.elements && f->flags & PG_FIELD_ELEMENTS))
+			return PG_R_INTERNAL;
 		if (!config.elements) {
 			s->field = 0; /* its value was passed over */
 			continue;
 		}
-		f = pg_get_field(element - 1);
-		if (!f)
-			return PG_R_INTERNAL;
 		if (f->counter)
 			pg_count_element(s, element);
 		s->clause = 1;

@@ -11,9 +11,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{KernelError, io_error};
 
-/// Maps by name.
+/// Maps by name, each with the size of a value.
 #[derive(Debug)]
-pub struct Made(Vec<(String, OwnedFd)>);
+pub struct Made(Vec<(String, OwnedFd, usize)>);
 
 impl Made {
     /// Makes an object's maps, and does all else that comes before the verifier.
@@ -32,11 +32,12 @@ impl Made {
             // SAFETY: the object keeps it open meanwhile.
             unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
         };
-        object.maps().map(|map| Ok((map_name(map.name()), fd_of(&map)?))).collect::<libbpf_rs::Result<_>>().map(Self)
+        let made = object.maps().map(|map| Ok((map_name(map.name()), fd_of(&map)?, map.value_size() as usize)));
+        made.collect::<libbpf_rs::Result<_>>().map(Self)
     }
 
-    fn fd(&self, name: &str) -> Result<BorrowedFd<'_>, KernelError> {
-        let found = self.0.iter().find(|(other, _)| other == name).map(|(_, fd)| fd.as_fd());
+    fn find(&self, name: &str) -> Result<(BorrowedFd<'_>, usize), KernelError> {
+        let found = self.0.iter().find(|(other, ..)| other == name).map(|(_, fd, size)| (fd.as_fd(), *size));
         found.ok_or_else(|| {
             KernelError::failed(format!("find the map `{name}`"), io::Error::from(io::ErrorKind::NotFound))
         })
@@ -46,7 +47,7 @@ impl Made {
     pub fn share(&self, object: &mut OpenObject) -> Result<(), KernelError> {
         for mut map in object.maps_mut() {
             let name = map_name(map.name());
-            let shared = map.reuse_fd(self.fd(&name)?);
+            let shared = map.reuse_fd(self.find(&name)?.0);
             shared.map_err(|e| KernelError::failed(format!("share the map `{name}`"), io_error(&e)))?;
         }
         Ok(())
@@ -54,16 +55,19 @@ impl Made {
 
     /// Sets one value, or adds one to a queue, which has no keys.
     pub fn set(&self, name: &str, key: Option<u32>, value: &[u8]) -> Result<(), KernelError> {
-        let fd = self.fd(name)?.as_raw_fd();
+        let (fd, size) = self.find(name)?;
+        if value.len() != size {
+            return Err(cannot_fill(name, io::Error::from(io::ErrorKind::InvalidInput)));
+        }
         let key = key.as_ref().map_or(std::ptr::null(), std::ptr::from_ref).cast();
-        // SAFETY: the kernel reads a key and a value of the map's sizes, which the callers' are.
-        let failed = unsafe { libbpf_sys::bpf_map_update_elem(fd, key, value.as_ptr().cast(), 0) };
+        // SAFETY: the kernel reads a value of this size, and a key of four bytes where there are keys.
+        let failed = unsafe { libbpf_sys::bpf_map_update_elem(fd.as_raw_fd(), key, value.as_ptr().cast(), 0) };
         if failed == 0 { Ok(()) } else { Err(cannot_fill(name, io::Error::from_raw_os_error(-failed))) }
     }
 
     /// Writes a table, which nobody may change then.
     pub fn fill<T>(&self, name: &str, rows: &[T]) -> Result<(), KernelError> {
-        let fd = self.fd(name)?;
+        let (fd, _) = self.find(name)?;
         write_rows(fd, rows).map_err(|e| cannot_fill(name, e))?;
         // SAFETY: a system call with a descriptor that is open.
         let failed = unsafe { libbpf_sys::bpf_map_freeze(fd.as_raw_fd()) };

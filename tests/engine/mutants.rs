@@ -124,7 +124,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("stream ids may come again", PIPELINE, "if (h->type == PG_F_HEADERS && h->stream > c->highest) {", "if (h->type == PG_F_HEADERS && h->stream >= c->highest) {", "a stream id that comes again"),
     mutant("blocks may end inside a field", PIPELINE, "if (c->hpack.state != PG_HP_FIELD)", "if (0)", "a block that ends inside a field"),
     mutant("messages need no leave", PIPELINE, "if (judgement == PG_J_NONE && !(s->request & PG_REQ_ALLOWED) && config.default_action == PG_DENY)", "if (0)", "a message that it does not want"),
-    mutant("audit rules deny", VERDICT, "if (!config.audits || !(r->flags & PG_RULE_AUDIT))", "if (1)", "an audit rule denies nothing"),
+    mutant("audit rules deny", VERDICT, "if (!(r->flags & PG_RULE_AUDIT))", "if (1)", "an audit rule denies nothing"),
     // responses
     mutant("a reset ends what is judged", STREAMS, "\tif (!config.responses)\n\t\treturn 0;\n", "\tpg_half_close(c, id);\n\treturn 0;\n", "response: a stream that the client has reset is judged"),
     mutant("DATA of nobody passes", PIPELINE, "\t\t\tif (!s)\n\t\t\t\treturn pg_fail_connection(c, w, PG_R_RESPONSE_STREAM);", "\t\t\tif (!s) {\n\t\t\t\th->state = PG_H2_SKIP;\n\t\t\t\treturn PG_GO;\n\t\t\t}", "response: DATA behind the end of its stream"),

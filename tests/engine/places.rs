@@ -63,3 +63,26 @@ fn what_makes_a_message_undecidable_is_said_at_once() {
     let two = fixture("", NO_A, &[open.clone(), data(1, &bad)], &["deny !utf8 on 1#1"]);
     assert_eq!(passed(&two), open.len() + 9 + 5 + 3);
 }
+
+/// The numbers say what the verifier need not look at: where they are not the rules', nothing may pass for it.
+#[test]
+fn numbers_of_another_policy_let_nothing_pass() {
+    let open = headers(1, &request(UNARY));
+    let body = data(1, &message(&bytes(1, "fine")));
+    let rule = |when: &str, more: &str| {
+        format!("default = \"allow\"\n[[deny]]\nname = \"r\"\nmethods = [\"/echo.Echo/*\"]\nwhen = '{when}'\n{more}")
+    };
+    let numbers = |fields: &[u8]| data(1, &message(fields));
+    let cases = [
+        (rule("8 in request.numbers", ""), numbers(&number(24, 7)), "deny !internal on 1#1"),
+        (rule("request.i32 == 8", ""), numbers(&bytes(24, [7, 7])), "deny !internal on 1#1"),
+        (rule("request.text == \"fine\"", "mode = \"audit\"\n"), body, "deny !budget on 1#1"),
+    ];
+    for (text, sent, denial) in cases {
+        let one = fixture("", &text, &[open.clone(), sent], &[]);
+        let mut policy = compile(&one.policy);
+        (policy.tables.config.elements, policy.tables.config.packed, policy.tables.config.audits) = (0, 0, 0);
+        let (events, _) = run_here(&policy, &one, &byte_by_byte(&one));
+        assert_eq!(events, [denial], "{text}");
+    }
+}
