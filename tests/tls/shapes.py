@@ -9,7 +9,6 @@ with so many bytes before it) and says `answered` or, of the first that is not, 
 """
 
 import ctypes
-import ctypes.util
 import json
 import os
 import select
@@ -40,8 +39,13 @@ class Library:
     POINTERS = "TLS_method SSL_CTX_new SSL_new BIO_new BIO_s_mem"
 
     def __init__(self, path):
-        self.ssl = ctypes.CDLL(path or ctypes.util.find_library("ssl"))
-        self.crypto = ctypes.CDLL(None) if path else ctypes.CDLL(ctypes.util.find_library("crypto"))
+        if path:
+            self.ssl, self.crypto = ctypes.CDLL(path), ctypes.CDLL(None)
+        else:
+            # not above: it would load the other library next to the one of that path
+            import mapped
+
+            self.ssl, self.crypto = mapped.library("ssl"), mapped.library("crypto")
         self.functions = {}
 
     def __getattr__(self, name):

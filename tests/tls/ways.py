@@ -4,7 +4,6 @@ usage: ways.py WAY ADDRESS PORT TEXT [HOW]; makes a call with that text. Says `a
 """
 
 import ctypes
-import ctypes.util
 import errno
 import os
 import signal
@@ -15,6 +14,7 @@ import time
 
 import h2.connection
 import h2.events
+import mapped
 
 BIO_C_SET_SSL = 109
 POINTER = ctypes.c_void_p
@@ -31,7 +31,7 @@ def call(text):
 
 
 def library(name, *functions):
-    found = ctypes.CDLL(ctypes.util.find_library(name))
+    found = mapped.library(name)
     for function in functions:
         getattr(found, function).restype = POINTER
     return found
