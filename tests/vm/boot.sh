@@ -96,7 +96,9 @@ chmod +x "$work/initramfs/init"
 if [[ -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)\b' /proc/cpuinfo; then
 	accelerator=(-accel kvm -cpu host)
 else
-	accelerator=(-accel 'tcg,thread=multi' -cpu max)
+	# One thread for all of the guest's processors: with one for each, a processor may run code that another has patched meanwhile, and kernels
+	# that patch themselves a lot, as they do for BPF LSM, die of a breakpoint that is not there any more (docs/vm.md).
+	accelerator=(-accel 'tcg,thread=single' -cpu max)
 fi
 : >"$results"
 timeout --foreground "$seconds" qemu-system-x86_64 "${accelerator[@]}" -smp "${PROTOCG_VM_CPUS:-2}" \

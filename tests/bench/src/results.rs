@@ -64,8 +64,8 @@ pub struct ArmResult {
     pub rounds: Vec<Outcome>,
     /// Why it has none.
     pub cannot: Option<String>,
-    /// protocg: run statistics of a round of its own, by program.
-    pub kernel: Option<KernelTime>,
+    /// protocg: run statistics of rounds of their own; the k-th ran beside the k-th of its other arms.
+    pub kernel: Vec<KernelTime>,
     /// The enforcer's resident memory in bytes, after the load.
     pub memory: Option<u64>,
 }

@@ -103,17 +103,20 @@ fn one(load: &Load, specs: &[Spec], arms: &[Result<Arm>], extent: Extent) -> Res
         let cannot = started.or_else(|| cannot(spec, load));
         results.push(ArmResult { arm: spec.name.to_owned(), cannot, ..ArmResult::default() });
     }
-    for round in 0..extent.rounds {
-        for turn in 0..arms.len() {
-            let index = (round * 5 + turn) % arms.len();
-            let (Some(Ok(arm)), Some(result)) = (arms.get(index), results.get_mut(index)) else { continue };
-            if result.cannot.is_some() {
-                continue;
+    let mut turns = |each: fn(&Load, &Arm, Extent, &mut ArmResult) -> Result<()>| -> Result<()> {
+        for round in 0..extent.rounds {
+            for turn in 0..arms.len() {
+                let index = (round * 5 + turn) % arms.len();
+                let (Some(Ok(arm)), Some(result)) = (arms.get(index), results.get_mut(index)) else { continue };
+                if result.cannot.is_none() {
+                    each(load, arm, extent, result)?;
+                }
             }
-            let until = Until::Time(extent.round);
-            result.rounds.push(load::run(load, arm.target, extent.warm, until, &arm.watch)?);
         }
-    }
+        Ok(())
+    };
+    turns(round)?;
+    turns(counted)?;
     for (arm, result) in arms.iter().zip(&mut results) {
         let Ok(arm) = arm else { continue };
         if result.cannot.is_some() {
@@ -122,19 +125,25 @@ fn one(load: &Load, specs: &[Spec], arms: &[Result<Arm>], extent: Extent) -> Res
         if let Some(pid) = arm.watch.enforcer {
             result.memory = Some(cpu::memory(pid)?.0);
         }
-        if matches!(arm.spec.kind, Kind::Protocg(..)) {
-            result.kernel = Some(kernel_time(load, arm, extent)?);
-        }
     }
     Ok(LoadResult { load: load.clone(), arms: results })
 }
 
-/// A counted run with run statistics, which the other rounds are spared.
-fn kernel_time(load: &Load, arm: &Arm, extent: Extent) -> Result<KernelTime> {
+fn round(load: &Load, arm: &Arm, extent: Extent, result: &mut ArmResult) -> Result<()> {
+    result.rounds.push(load::run(load, arm.target, extent.warm, Until::Time(extent.round), &arm.watch)?);
+    Ok(())
+}
+
+/// A round with run statistics, which the other rounds are spared.
+fn counted(load: &Load, arm: &Arm, extent: Extent, result: &mut ArmResult) -> Result<()> {
+    if !matches!(arm.spec.kind, Kind::Protocg(..)) {
+        return Ok(());
+    }
     let path: &Path = arm.cgroup.path();
     let _stats = bpf::Stats::on()?;
     let before = bpf::runs(path)?;
-    // twice the round, with no time before it: all calls are counted, as all runs are
+    // with no time before it: all calls are counted, as all runs are
     let outcome = load::run(load, arm.target, Duration::ZERO, Until::Time(extent.round), &arm.watch)?;
-    Ok(KernelTime { calls: outcome.calls(), programs: bpf::since(&bpf::runs(path)?, &before) })
+    result.kernel.push(KernelTime { calls: outcome.calls(), programs: bpf::since(&bpf::runs(path)?, &before) });
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::targets;
 use crate::arms::{AGAIN, BASE};
 use crate::load::Outcome;
-use crate::results::{ArmResult, LoadResult, Results, SeedResult, machine, processes, throughput};
+use crate::results::{ArmResult, KernelTime, LoadResult, Results, SeedResult, machine, processes, throughput};
 use crate::seed::CALLS;
 use crate::stats::Spread;
 
@@ -124,7 +124,11 @@ fn load_table(out: &mut String, load: &LoadResult) -> std::fmt::Result {
             ratio(|o| o.p999),
         ];
         let cells: Vec<String> = cells.into_iter().map(|s| s.map_or_else(String::new, |s| spread(s, 2))).collect();
-        let kernel = arm.kernel.as_ref().map_or_else(String::new, |k| format!("{:.0} in {:.1} runs", k.ns(), k.runs()));
+        let kernel = |figure: fn(&KernelTime) -> f64| Spread::of(arm.kernel.iter().map(figure));
+        let kernel = match (kernel(KernelTime::ns), kernel(KernelTime::runs)) {
+            (Some(ns), Some(runs)) => format!("{} in {:.1} runs", spread(ns, 0), runs.median),
+            _ => String::new(),
+        };
         let memory = arm.memory.map_or_else(String::new, mib);
         writeln!(out, "| {} | {} | {kernel} | {memory} | {} |", arm.arm, cells.join(" | "), answers(arm))?;
     }

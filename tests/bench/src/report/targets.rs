@@ -5,6 +5,7 @@ use crate::arms::{BASE, CROWD, ENVOY_FIELD, HAPROXY_FIELD, METHODS, ONE};
 use crate::load::Outcome;
 use crate::results::{LoadResult, Results, machine, processes, throughput};
 use crate::rounds::{ALL_DENIED, LOADED, LONG, SERIAL, SKIPPED};
+use crate::stats::Spread;
 
 /// A target, and how it stands.
 pub struct Target {
@@ -87,10 +88,10 @@ pub fn all(results: &Results) -> Vec<Target> {
 
 /// Differences below the noise are decided by the kernel's own time.
 fn kernel(load: &LoadResult, arm: &str, what: &str, limit: f64) -> Option<Target> {
-    let ns = |arm: &str| Some(load.arm(arm)?.kernel.as_ref()?.ns());
-    let median = ns(arm)? / ns(ONE)?;
+    let rounds = load.arm(arm)?.kernel.iter().zip(&load.arm(ONE)?.kernel);
+    let ratio = Spread::of(rounds.map(|(arm, one)| arm.ns() / one.ns()))?;
     let what = format!("{}: kernel time a call, {what} beside 1", load.load.name);
-    Some(Target { what, is: format!("{median:.2}"), limit, median, at_least: false, noise: None })
+    Some(Target { what, is: spread(ratio, 2), limit, median: ratio.median, at_least: false, noise: None })
 }
 
 /// What is added to a call's processor time, as a share of what the better proxy adds.
