@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -333,6 +334,8 @@ def main():
     runs = [Run(kernel) for kernel in kernels]
     if NO_LSM in kernels and (not arguments.only or "guard" in arguments.only):
         runs.append(Run(NO_LSM, NO_LSM_LINE, "/programs-guard"))
+    # Ctrl-C ends the guests too: without this, their threads would take it for a guest's death and start it again.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # An emulated guest keeps one processor busy (boot.sh).
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda run: run.boot(image), runs))
