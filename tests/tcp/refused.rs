@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use protocg_peers::h2raw::frame;
 use protocg_peers::harness;
 use protocg_peers::raw::{ACK, Odd, PSH, Raw, SYN, URG};
 
-use crate::field::{Field, Off, SHORT, attack, conversation};
+use crate::field::{Field, Off, SHORT, attack, conversation, eventually};
 
 /// Sends harmless bytes in a segment that TCP refuses, then a denied call in their place.
 fn refused_first(name: &str, timestamps: bool, refused: impl Fn(&Raw, &[u8])) {
@@ -132,7 +133,15 @@ fn one_byte_urgent(name: &str, ahead: bool) {
         } else {
             raw.segment(PSH | ACK | URG, raw.seq, &sent, &urgent);
         }
-        field.sent(text);
+        raw.seq = raw.seq.wrapping_add(sent.len() as u32);
+        // recv() ends at the urgent byte, and tokio takes a read that ends early for all there is: something has to wake it
+        if !field.enforced() {
+            eventually(text, || {
+                raw.send(&frame::ping([0; 8], false));
+                raw.wait(SHORT / 10, |_| false);
+                !field.breaches().is_empty()
+            });
+        }
         field.cause("urgent");
         raw.wait(SHORT, |r| r.reset);
     });
