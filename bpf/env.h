@@ -190,6 +190,13 @@ static __always_inline void pg_unlock(u32 *lock)
 	__sync_val_compare_and_swap(lock, 1, 0);
 }
 
+/* The same for a lock that only programs on this CPU take: they see its stores in order. */
+static __always_inline void pg_give(u32 *lock)
+{
+	asm volatile("" ::: "memory");
+	*(volatile u32 *)lock = 0;
+}
+
 #ifdef PG_PLANE_TLS
 #include "tls/env.h"
 #else
@@ -213,9 +220,14 @@ static __always_inline void pg_berth_give(u32 berth)
 		pg_count_add(PG_N_HELPER_FAILED, 1);
 }
 
+/* The compiler would make one call of this look-up and of that in the table of streams, and the kernel inlines only a
+ * call that is always about the same map. */
 static __always_inline struct pg_stream *pg_berth_get(u32 berth)
 {
-	return bpf_map_lookup_elem(&berths, &berth);
+	struct pg_stream *s = bpf_map_lookup_elem(&berths, &berth);
+
+	asm volatile("" : "+r"(s));
+	return s;
 }
 
 static __always_inline struct pg_bucket_set *pg_bucket_set_get(u32 set)
@@ -266,7 +278,7 @@ static __always_inline struct pg_work *pg_work_take(void)
 
 static __always_inline void pg_work_give(struct pg_work *w)
 {
-	pg_unlock(&w->taken);
+	pg_give(&w->taken);
 }
 
 /* The same for what connections are made in. */
@@ -286,7 +298,7 @@ static __always_inline struct pg_stash *pg_stash_take(void)
 
 static __always_inline void pg_stash_give(struct pg_stash *st)
 {
-	pg_unlock(&st->taken);
+	pg_give(&st->taken);
 }
 
 static __always_inline void pg_event_put(struct pg_event *e)

@@ -528,6 +528,46 @@ static inline int pg_request_advance(struct pg_conn *c, struct pg_work *w)
 	return PG_GO;
 }
 
+/* One step of whatever is not a frame's head. */
+static inline int pg_request_body(struct pg_conn *c, struct pg_work *w, u32 *reason)
+{
+	struct pg_h2 *h = &c->request;
+
+	switch (h->state) {
+	case PG_H2_PREFACE:
+		*reason = pg_h2_preface(h, w);
+		if (*reason == PG_R_TLS && config.tls) {
+			*reason = PG_R_NONE;
+			h->state = PG_H2_TLS;
+		}
+		break;
+	case PG_H2_TLS:
+		return pg_tls_handshake(c, w);
+	case PG_H2_HEAD:
+		break; /* some of one */
+	case PG_H2_PAD_LENGTH:
+		*reason = pg_h2_pad_length(h, w);
+		break;
+	case PG_H2_PRIORITY:
+		pg_h2_priority(h, w);
+		break;
+	case PG_H2_FRAGMENT:
+		return pg_fragment(c, w);
+	case PG_H2_DATA:
+		return pg_data_frame(c, w);
+	case PG_H2_SETTING:
+	case PG_H2_SKIP:
+		pg_h2_skip(h, w);
+		break;
+	case PG_H2_PAD:
+		pg_h2_padding(h, w);
+		break;
+	default:
+		*reason = PG_R_INTERNAL;
+	}
+	return PG_GO;
+}
+
 /* One step of the client's side. The window has a byte at `pos`. */
 PG_STEP int pg_request_step(struct pg_conn *c, struct pg_work *w)
 {
@@ -538,45 +578,14 @@ PG_STEP int pg_request_step(struct pg_conn *c, struct pg_work *w)
 	if (!c || !w)
 		return PG_CUT;
 	h = &c->request;
-	switch (h->state) {
-	case PG_H2_PREFACE:
-		reason = pg_h2_preface(h, w);
-		if (reason == PG_R_TLS && config.tls) {
-			h->state = PG_H2_TLS;
-			return PG_GO;
-		}
-		break;
-	case PG_H2_TLS:
-		return pg_tls_handshake(c, w);
-	case PG_H2_HEAD:
+	if (h->state == PG_H2_HEAD) {
 		reason = pg_h2_head(h, w, 1, &whole);
 		if (!reason && whole)
 			outcome = pg_request_frame(c, w);
-		if (!reason && whole && outcome == PG_GO && h->state == PG_H2_SKIP)
-			pg_h2_skip(h, w);
-		break;
-	case PG_H2_PAD_LENGTH:
-		reason = pg_h2_pad_length(h, w);
-		break;
-	case PG_H2_PRIORITY:
-		pg_h2_priority(h, w);
-		break;
-	case PG_H2_FRAGMENT:
-		outcome = pg_fragment(c, w);
-		break;
-	case PG_H2_DATA:
-		outcome = pg_data_frame(c, w);
-		break;
-	case PG_H2_SETTING:
-	case PG_H2_SKIP:
-		pg_h2_skip(h, w);
-		break;
-	case PG_H2_PAD:
-		pg_h2_padding(h, w);
-		break;
-	default:
-		reason = PG_R_INTERNAL;
 	}
+	/* behind a frame's head goes on at once what needs no byte to be there */
+	if (!reason && outcome == PG_GO && (!whole || pg_h2_body_state(h->state)))
+		outcome = pg_request_body(c, w, &reason);
 	if (reason)
 		return pg_fail_connection(c, w, reason);
 	if (outcome != PG_GO)

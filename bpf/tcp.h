@@ -68,18 +68,25 @@ PG_STEP int pg_tcp_offset(struct __sk_buff *skb)
 	return 0;
 }
 
-/* Returns 0 if the packet has no readable TCP header. The length is the packet's, never the IP header's: BIG TCP
- * leaves that one 0. */
-PG_STEP int pg_segment_read(struct __sk_buff *skb, struct pg_segment *g)
+/* Where nearly every packet's TCP header is: behind an IP header without options or extensions, and both in one piece.
+ * 0: not there. */
+static __always_inline const u8 *pg_tcp_at_once(struct __sk_buff *skb, u32 *offset)
 {
-	u32 offset;
-	u8 tcp[20];
+	const u8 *ip = (const u8 *)(long)skb->data, *end = (const u8 *)(long)skb->data_end;
 
-	if (!g)
-		return 0;
-	offset = pg_tcp_offset(skb);
-	if (!offset || bpf_skb_load_bytes(skb, offset, tcp, sizeof(tcp)))
-		return 0;
+	if (ip + 40 <= end && ip[0] == 0x45 && ip[9] == IPPROTO_TCP) {
+		*offset = 20;
+		return ip + 20;
+	}
+	if (ip + 60 <= end && ip[0] >> 4 == 6 && ip[6] == IPPROTO_TCP) {
+		*offset = 40;
+		return ip + 40;
+	}
+	return 0;
+}
+
+static __always_inline int pg_segment_of(struct __sk_buff *skb, const u8 *tcp, u32 offset, struct pg_segment *g)
+{
 	g->seq = (u32)tcp[4] << 24 | (u32)tcp[5] << 16 | (u32)tcp[6] << 8 | tcp[7];
 	g->flags = tcp[13];
 	g->offset = offset + (tcp[12] >> 4) * 4;
@@ -87,6 +94,25 @@ PG_STEP int pg_segment_read(struct __sk_buff *skb, struct pg_segment *g)
 		return 0;
 	g->length = skb->len - g->offset;
 	return 1;
+}
+
+/* Returns 0 if the packet has no readable TCP header. The length is the packet's, never the IP header's: BIG TCP
+ * leaves that one 0. */
+PG_STEP int pg_segment_read(struct __sk_buff *skb, struct pg_segment *g)
+{
+	const u8 *at;
+	u32 offset;
+	u8 tcp[20];
+
+	if (!g)
+		return 0;
+	at = pg_tcp_at_once(skb, &offset);
+	if (at)
+		return pg_segment_of(skb, at, offset, g);
+	offset = pg_tcp_offset(skb);
+	if (!offset || bpf_skb_load_bytes(skb, offset, tcp, sizeof(tcp)))
+		return 0;
+	return pg_segment_of(skb, tcp, offset, g);
 }
 
 /*

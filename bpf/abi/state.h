@@ -60,18 +60,19 @@ struct pg_stream {
 	u32 text;
 	u32 request;  /* PG_REQ_*; written under the request lock only */
 	u32 response; /* PG_RSP_*; written under the response lock only */
-	u32 message;  /* messages begun */
-	u32 grpc;     /* enum pg_grpc_state */
-	u32 have;     /* bytes of the prefix, or of a varint or fixed value */
-	u32 length;   /* of the current message */
-	u32 offset;   /* read of it */
-	u32 pb;	      /* enum pg_pb_state */
+	u32 ended;   /* the run that counted it as pending; 0: none did. Beside these, for the response's side reads all
+			three */
+	u32 message; /* messages begun */
+	u32 grpc;    /* enum pg_grpc_state */
+	u32 have;    /* bytes of the prefix, or of a varint or fixed value */
+	u32 length;  /* of the current message */
+	u32 offset;  /* read of it */
+	u32 pb;	     /* enum pg_pb_state */
 	u32 left;
 	u32 depth;
 	u32 field;	/* index of the field whose value is read, +1; 0: nobody reads it */
 	u32 points;	/* code points of the string so far */
 	u32 utf8;	/* state of the UTF-8 check */
-	u32 ended;	/* the run that counted it as pending; 0: none did */
 	u32 head_chunk; /* the chunk that its HEADERS are in, if these are one frame and change no HPACK table; else 0
 			 */
 	u32 head_at;	/* where in it the frame begins */

@@ -29,7 +29,7 @@ static long pg_answer_cb(u32 index, void *data)
 		if (w->source != PG_SRC_PACKET)
 			pg_slot_free(w->source, w->slot);
 		w->source = PG_SRC_PACKET;
-		if (!r->held || !pg_held_take(r->held, r->judged, &s)) {
+		if (!r->held || !r->held->count || !pg_held_take(r->held, r->judged, &s)) {
 			r->done = 1;
 			return 1;
 		}
@@ -84,7 +84,6 @@ static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct bpf_s
 					     struct pg_work *w, const struct pg_segment *g)
 {
 	int verdict, outcome = PG_GO;
-	struct bpf_tcp_sock *numbers;
 	u32 reason = PG_R_NONE;
 	struct pg_numbers n;
 	struct tcp_sock *tp;
@@ -95,12 +94,11 @@ static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct bpf_s
 	}
 	if (c->answers == PG_A_UNREAD || c->phase == PG_P_BLIND || pg_is_handshake(c))
 		return PG_PASS;
-	numbers = bpf_tcp_sock(sk);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!numbers || !tp)
+	if (!tp)
 		return pg_drop(PG_R_INTERNAL);
 	n.judged = c->sent;
-	n.received = numbers->rcv_nxt;
+	n.received = tp->rcv_nxt;
 	n.window_end = tp->rcv_wup + tp->rcv_wnd;
 	n.mptcp = tp->is_mptcp;
 	w->half = config.responses ? PG_RESPONSE_HALF : 0;

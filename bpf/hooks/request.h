@@ -116,19 +116,17 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_conn *c,
 					     struct pg_work *w, const struct pg_segment *g)
 {
-	struct bpf_tcp_sock *numbers;
 	u32 reason = PG_R_NONE;
 	struct pg_numbers n;
 	struct tcp_sock *tp;
 	int verdict;
 
-	numbers = bpf_tcp_sock(sk);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!numbers || !tp)
+	if (!tp)
 		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
 		return PG_PASS;
-	n.received = numbers->rcv_nxt;
+	n.received = tp->rcv_nxt;
 	n.window_end = tp->rcv_wup + tp->rcv_wnd;
 	n.mptcp = tp->is_mptcp;
 	if (c->holes) {

@@ -25,6 +25,7 @@
 struct __sk_buff {
 	u32 len;
 	u32 mark;
+	const u8 *data, *data_end; /* what of it is in one piece */
 	const u8 *bytes;
 };
 
@@ -38,10 +39,6 @@ struct tcp_sock {
 	u32 rcv_wnd;
 	struct tcp_options_received rx_opt;
 	_Bool is_mptcp;
-};
-
-struct bpf_tcp_sock {
-	u32 rcv_nxt;
 };
 
 struct tcp_request_sock {
@@ -69,7 +66,6 @@ struct bpf_sock {
 	u16 dst_port;
 	u32 state;
 	struct tcp_sock tcp;
-	struct bpf_tcp_sock numbers;
 };
 
 struct bpf_sock_ops {
@@ -115,7 +111,6 @@ static void *bpf_rdonly_cast(void *object, u32 type)
 #define bpf_get_socket_cookie(ops) 1
 #define bpf_get_smp_processor_id() 0
 #define bpf_sock_ops_cb_flags_set(ops, flags) (void)(flags)
-#define bpf_tcp_sock(sk) (&(sk)->numbers)
 #define bpf_skc_to_tcp_sock(sk) (&(sk)->tcp)
 /* No data comes with a listener here: there is no handshake to look up. */
 #define BPF_F_CURRENT_NETNS (-1)

@@ -95,8 +95,10 @@ void pgf_open(const struct pg_tables *tables, u32 seq)
 int pgf_segment(const u8 *packet, u32 length, u32 received);
 int pgf_segment(const u8 *packet, u32 length, u32 received)
 {
-	struct __sk_buff skb = {.len = length, .bytes = packet};
-	struct bpf_sock sk = {.numbers.rcv_nxt = received, .tcp.rcv_nxt = received};
+	/* the headers of every second packet are not in one piece */
+	const u8 *end = length & 1 ? packet : packet + length;
+	struct __sk_buff skb = {.len = length, .data = packet, .data_end = end, .bytes = packet};
+	struct bpf_sock sk = {.tcp.rcv_nxt = received};
 	struct pg_segment g = {};
 
 	pg_here = &fuzz_host;

@@ -93,15 +93,16 @@ chmod +x "$work/initramfs/init"
 (cd "$work/initramfs" && find . | cpio -o -H newc --quiet --owner=0:0) >"$work/initramfs.cpio"
 
 # /dev/kvm may be there and of no use: the processor has to offer its extensions too.
+qemu=qemu-system-x86_64
 if [[ -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)\b' /proc/cpuinfo; then
 	accelerator=(-accel kvm -cpu host)
 else
-	# One thread for all of the guest's processors: with one for each, a processor may run code that another has patched meanwhile, and kernels
-	# that patch themselves a lot, as they do for BPF LSM, die of a breakpoint that is not there any more (docs/vm.md).
-	accelerator=(-accel 'tcg,thread=single' -cpu max)
+	found=$("$(dirname "$0")/qemu.sh" "$target/vm")
+	qemu=${found% *}
+	accelerator=(-accel "tcg,thread=${found##* }" -cpu max)
 fi
 : >"$results"
-timeout --foreground "$seconds" qemu-system-x86_64 "${accelerator[@]}" -smp "${PROTOCG_VM_CPUS:-2}" \
+timeout --foreground "$seconds" "$qemu" "${accelerator[@]}" -smp "${PROTOCG_VM_CPUS:-2}" \
 	-m "${PROTOCG_VM_MEMORY:-2048}" -nodefaults -no-reboot -display none -monitor none \
 	-kernel "$kernel/vmlinuz" -initrd "$work/initramfs.cpio" \
 	-append "console=ttyS0 quiet panic=-1 oops=panic softlockup_panic=1 edd=off $more" \
