@@ -152,11 +152,14 @@ class Code:
 
     HOOK, PAGE, READ, WRITE, EXEC, GIVE_BACK = 0xCC, 4096, 1, 2, 4, 4
     ATTACH, POKE, DETACH = 16, 4, 17
+    # what is hooked last (src/kernel/tls/plan.rs)
+    LAST = "SSL_free", "SSL_clear", "BIO_new_ssl", "BIO_new_buffer_ssl_connect"
 
     def __init__(self):
         maps = [line.split() for line in open("/proc/self/maps")]
         libssl = next(path for *_, path in maps if "libssl" in path)
-        self.at = ctypes.cast(ctypes.CDLL(libssl).SSL_write_ex, POINTER).value
+        place = lambda name: ctypes.cast(getattr(ctypes.CDLL(libssl), name), POINTER).value
+        self.at, self.last = place("SSL_write_ex"), [place(name) for name in self.LAST]
         self.page = POINTER(self.at & -self.PAGE)
         for area, _, offset, *_ in maps:
             first, last = (int(end, 16) for end in area.split("-"))
@@ -168,7 +171,13 @@ class Code:
         self.libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, POINTER, ctypes.c_ulong]
 
     def hooked(self):
-        return ctypes.string_at(self.at, 1)[0] == self.HOOK
+        return self.is_hook(self.at)
+
+    def hooked_whole(self):
+        return all(map(self.is_hook, self.last))
+
+    def is_hook(self, at):
+        return ctypes.string_at(at, 1)[0] == self.HOOK
 
     def call(self, function, *arguments):
         if getattr(self.libc, function)(*arguments) == -1:
@@ -207,7 +216,7 @@ class Code:
 def unhooked(plain):
     """The hook is taken out of the library's code when the handshake is over."""
     code = Code()
-    while not code.hooked():
+    while not code.hooked_whole():
         time.sleep(0.01)
     encrypted = settings_of_client().wrap_socket(plain)
     try:
