@@ -65,7 +65,8 @@ static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *s
 		return pg_drop(PG_R_SYN_DATA);
 	cookie = bpf_get_socket_cookie(skb);
 	c = bpf_map_lookup_elem(&conns, &cookie);
-	if (!c && pg_is_between(sk))
+	/* not made yet, or taken apart while the packet came: TCP takes no data now */
+	if (!c && (sk->state == PG_TCP_SYN_RECV || sk->state == PG_TCP_CLOSE))
 		return PG_DROP;
 	if (!c)
 		return pg_stranger(skb, sk, cookie, g->length);

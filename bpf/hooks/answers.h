@@ -118,20 +118,6 @@ static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct bpf_s
 	return verdict;
 }
 
-/*
- * The socket's connection has no state because it is not made yet, or because it is being taken apart: TCP takes no
- * data now. At the end its state says so only after the callback that takes ours away; what ends it says so before.
- */
-static __always_inline int pg_is_between(struct bpf_sock *sk)
-{
-	struct sock___end *kernel;
-
-	if (sk->state == PG_TCP_SYN_RECV || sk->state == PG_TCP_CLOSE)
-		return 1;
-	kernel = (struct sock___end *)bpf_skc_to_tcp_sock(sk);
-	return kernel && (kernel->sk_err || kernel->sk_shutdown & RCV_SHUTDOWN);
-}
-
 /* No connection: may the segment pass? */
 static __always_inline int pg_answer_stranger(struct __sk_buff *skb, struct bpf_sock *sk, u64 cookie,
 					      const struct pg_segment *g)
@@ -140,7 +126,8 @@ static __always_inline int pg_answer_stranger(struct __sk_buff *skb, struct bpf_
 
 	if (!config.responses)
 		return PG_PASS;
-	if (pg_is_between(sk))
+	/* not made yet, or taken apart while the packet came: TCP takes no data now */
+	if (sk->state == PG_TCP_SYN_RECV || sk->state == PG_TCP_CLOSE)
 		return PG_DROP;
 	/* What answers a SYN has no data for TCP, but an urgent pointer. What is no SYN may wait behind one. */
 	if (sk->state == PG_TCP_SYN_SENT)
