@@ -15,11 +15,6 @@
 /* Only the members that are read; libbpf finds where they are in the running kernel. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct sock___end {
-	int sk_err;
-	__u8 sk_shutdown;
-};
-
 struct tcp_options_received {
 	__u32 ts_recent;
 };
@@ -50,7 +45,6 @@ struct skb_shared_info {
 
 #pragma clang attribute pop
 
-#define RCV_SHUTDOWN 1	    /* include/net/sock.h */
 #define SKBFL_SHARED_FRAG 2 /* include/linux/skbuff.h: BIT(1) */
 
 /* Kernel 6.2; weak, for older ones. */

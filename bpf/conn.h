@@ -129,7 +129,7 @@ PG_STEP int pg_holes_free(struct pg_conn *c, u32 keep)
 static __always_inline void pg_conn_close(u64 cookie)
 {
 	struct pg_conn *c = bpf_map_lookup_elem(&conns, &cookie);
-	u32 responses, wanted;
+	u32 responses, wanted, one = 1;
 
 	if (!c)
 		return;
@@ -154,6 +154,8 @@ static __always_inline void pg_conn_close(u64 cookie)
 		pg_unlock(&c->response_lock);
 	pg_held_drop(cookie);
 	bpf_map_delete_elem(&replies, &cookie);
+	/* until the kernel has closed the socket, a packet may find it without us: that is no connection from before */
+	bpf_map_update_elem(&strangers, &cookie, &one, BPF_ANY);
 	bpf_map_delete_elem(&conns, &cookie);
 }
 

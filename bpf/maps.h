@@ -186,7 +186,7 @@ struct {
 	__type(value, u32);
 } shares SEC(".maps");
 
-/* Connections without state that were reported once. */
+/* Connections without state that were reported once, or had their end a moment ago. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);

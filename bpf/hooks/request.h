@@ -296,22 +296,12 @@ static __always_inline int pg_listener_segment(struct __sk_buff *skb, const stru
 	return verdict;
 }
 
-/* The socket is being taken apart. Its own state says so only after the callback that takes ours away, what ends it
- * says so before. */
-static __always_inline int pg_is_ending(struct bpf_sock *sk)
-{
-	struct sock___end *kernel = (struct sock___end *)bpf_skc_to_tcp_sock(sk);
-
-	return kernel && (kernel->sk_err || kernel->sk_shutdown & RCV_SHUTDOWN);
-}
-
 /* The connection has no state, and what comes on it cannot be decided. */
 static __always_inline int pg_stranger_refuse(struct __sk_buff *skb, struct bpf_sock *sk, u64 cookie)
 {
 	struct pg_stash *st;
 
-	/* said once, and not of a connection that has just had its end */
-	if (bpf_map_lookup_elem(&strangers, &cookie) || pg_is_ending(sk))
+	if (bpf_map_lookup_elem(&strangers, &cookie))
 		return pg_drop(PG_R_MIDSTREAM);
 	st = pg_stash_take();
 	if (!st)

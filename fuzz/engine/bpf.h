@@ -18,7 +18,6 @@
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define SKBFL_SHARED_FRAG 2
-#define RCV_SHUTDOWN 1
 #define BPF_ANY 0
 #define BPF_NOEXIST 1
 #define BPF_SOCK_OPS_STATE_CB_FLAG 4
@@ -28,11 +27,6 @@ struct __sk_buff {
 	u32 mark;
 	const u8 *data, *data_end; /* what of it is in one piece */
 	const u8 *bytes;
-};
-
-struct sock___end {
-	int sk_err;
-	u8 sk_shutdown;
 };
 
 struct tcp_options_received {
