@@ -125,7 +125,7 @@ PG_STEP int pg_held_take(struct pg_held *h, u32 judged, struct pg_held_segment *
 {
 	struct pg_take t = {.h = h, .found = found, .judged = judged};
 
-	if (!h || !found)
+	if (!h || !found || !h->count)
 		return 0;
 	t.left = h->count;
 	bpf_loop(PG_MAX_HELD_SEGMENTS, pg_take_cb, &t, 0);

@@ -144,7 +144,7 @@ static __always_inline int pg_next_chunk(struct pg_run *r)
 	struct pg_held_segment s = {};
 	struct pg_work *w = r->w;
 
-	if (!r->held || !r->held->count || !pg_held_take(r->held, r->judged, &s))
+	if (!r->held || !pg_held_take(r->held, r->judged, &s))
 		return 0;
 	pg_chunk(w, s.source, s.slot, 0, s.length);
 	w->pos = r->judged - s.seq;

@@ -29,7 +29,7 @@ static long pg_answer_cb(u32 index, void *data)
 		if (w->source != PG_SRC_PACKET)
 			pg_slot_free(w->source, w->slot);
 		w->source = PG_SRC_PACKET;
-		if (!r->held || !r->held->count || !pg_held_take(r->held, r->judged, &s)) {
+		if (!r->held || !pg_held_take(r->held, r->judged, &s)) {
 			r->done = 1;
 			return 1;
 		}

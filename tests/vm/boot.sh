@@ -4,7 +4,7 @@
 #
 # usage: boot.sh [-a BOOT_LINE] [-o RESULTS] KERNEL IMAGE COMMAND
 #
-# KERNEL is a folder that kernel.sh printed, IMAGE a file system that image.sh made. BOOT_LINE is added to the kernel's.
+# KERNEL is a folder that kernel.sh printed, IMAGE a file system that matrix.py made. BOOT_LINE is added to the kernel's.
 # What COMMAND prints goes to stdout; what it writes to /dev/ttyS1 goes to the file RESULTS.
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -92,14 +92,12 @@ printf '%s\n' "$command" >"$work/initramfs/command"
 chmod +x "$work/initramfs/init"
 (cd "$work/initramfs" && find . | cpio -o -H newc --quiet --owner=0:0) >"$work/initramfs.cpio"
 
-# /dev/kvm may be there and of no use: the processor has to offer its extensions too.
-qemu=qemu-system-x86_64
-if [[ -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)\b' /proc/cpuinfo; then
+found=$("$(dirname "$0")/qemu.sh" "$target/vm")
+qemu=${found% *} how=${found##* }
+if [[ $how = kvm ]]; then
 	accelerator=(-accel kvm -cpu host)
 else
-	found=$("$(dirname "$0")/qemu.sh" "$target/vm")
-	qemu=${found% *}
-	accelerator=(-accel "tcg,thread=${found##* }" -cpu max)
+	accelerator=(-accel "tcg,thread=$how" -cpu max)
 fi
 : >"$results"
 timeout --foreground "$seconds" "$qemu" "${accelerator[@]}" -smp "${PROTOCG_VM_CPUS:-2}" \

@@ -336,7 +336,7 @@ def main():
         runs.append(Run(NO_LSM, NO_LSM_LINE, "/programs-guard"))
     # Ctrl-C ends the guests too: without this, their threads would take it for a guest's death and start it again.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # The emulator may have to be fetched: once, before several guests ask for it.
+    # An emulator may have to be fetched: once, before several guests ask for it.
     subprocess.run([HERE / "qemu.sh", WORK], check=True, stdout=subprocess.DEVNULL)
     # Most tests keep one processor of an emulated guest busy.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

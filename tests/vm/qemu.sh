@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prints the QEMU to emulate a machine with, and how its processors are to be emulated: two words.
+# Prints the QEMU to run a machine with, and how: `kvm` where it can be used, else how processors are to be emulated, with a
+# thread for each (`multi`) or one for all (`single`).
 #
 # usage: qemu.sh FOLDER
 #
@@ -42,6 +43,11 @@ fetch() {
 }
 
 qemu=$(command -v qemu-system-x86_64) || fail "QEMU is missing; on Debian: apt-get install qemu-system-x86"
+# /dev/kvm may be there and of no use: the processor has to offer its extensions too.
+if [[ -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)\b' /proc/cpuinfo; then
+	echo "$qemu kvm"
+	exit
+fi
 if ! is_new "$qemu"; then
 	[[ -x $own/qemu ]] || fetch "$(dirname "$own")" || true
 	[[ ! -x $own/qemu ]] || qemu=$own/qemu
