@@ -58,6 +58,7 @@ bench-tls: setup ## What hooks in TLS libraries cost, by stack, written into doc
 	cargo build --locked --release --workspace --bins
 	@tests/peers/js/setup.sh $(BUILD)/peers-js >/dev/null
 	@tests/peers/go/setup.sh $(BUILD)/peers-go >/dev/null
+	@tests/peers/python/setup.sh >/dev/null
 	@scripts/bench-tls.py $(BUILD)/release $(ROUNDS)
 
 bench-compare: setup ## The engine beside an older revision's, in turn: BASE=HEAD^; fails if it is slower by a tenth

@@ -162,11 +162,16 @@ SEC("uprobe") int pt_bio(struct pt_regs *ctx)
 	return 0;
 }
 
-/* The object ends, or begins anew. */
+/* The object ends, or begins anew; or a new one is returned, perhaps where another was. */
 SEC("uprobe") int pt_forget(struct pt_regs *ctx)
 {
-	struct pg_tls_key key = {.object = ctx->rdi, .process = bpf_get_current_pid_tgid() >> 32};
+	struct pg_tls_key key = {.process = bpf_get_current_pid_tgid() >> 32};
+	u64 given = ctx->rdi, returned = ctx->rax;
 
+	/* two loads: the verifier refuses one from either place */
+	barrier_var(given);
+	barrier_var(returned);
+	key.object = pg_cookie_function(bpf_get_attach_cookie(ctx)) == PG_FN_NEW ? returned : given;
 	pg_stack_of_task(ctx);
 	if (pg_tls_inside())
 		pg_session_forget(&key);

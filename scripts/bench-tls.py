@@ -44,10 +44,12 @@ def stacks(build):
     descriptors = tempfile.mkdtemp() + "/echo.binpb"
     subprocess.run([build / "pg-client", "--write-descriptors", descriptors], check=True)
     environment = os.environ | {"PROTOCG_DESCRIPTORS": descriptors, "NODE_PATH": str(peers / "peers-js/node_modules")}
-    js, go = ROOT / "tests/peers/js", peers / "peers-go/pg-go"
+    js, go, python = ROOT / "tests/peers/js", peers / "peers-go/pg-go", ROOT / "tests/peers/python"
+    interpreter = pathlib.Path(os.environ.get("PROTOCG_VENV", peers / "peers-venv")) / "bin/python3"
     return environment, {
         "tonic, OpenSSL": ([build / "pg-server"], [build / "pg-client"], []),
         "grpc-js": (["node", js / "server.js"], ["node", js / "client.js"], ["FOLDER"]),
+        "grpcio": ([interpreter, python / "server.py"], [interpreter, python / "client.py"], ["FOLDER"]),
         "grpc-go": ([go, "server"], [go, "client"], ["FOLDER"]),
     }
 
@@ -168,6 +170,7 @@ def main():
     try:
         with tempfile.TemporaryDirectory() as folder:
             certificate = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+            certificate += ["-addext", "subjectAltName=DNS:localhost"]
             files = ["-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem", "-subj", "/CN=localhost"]
             subprocess.run(["openssl", *certificate, *files], check=True, stderr=subprocess.DEVNULL)
             pathlib.Path(folder, "echo.proto").write_bytes((ROOT / "tests/peers/proto/echo.proto").read_bytes())

@@ -19,5 +19,10 @@ if command -v virsh >/dev/null && virsh -q list --all --name >/dev/null 2>&1; th
 		virsh -q destroy "$machine" 2>/dev/null || true
 		virsh -q undefine "$machine" --nvram --remove-all-storage || virsh -q undefine "$machine"
 	fi
+	# A disk without a machine, which `vagrant up` leaves if libvirt refuses the machine, and then stumbles over.
+	if virsh -q vol-info --pool default "$machine.img" >/dev/null 2>&1; then
+		say "removing the disk $machine.img, which is left in libvirt"
+		virsh -q vol-delete --pool default "$machine.img"
+	fi
 fi
 rm -rf .vagrant

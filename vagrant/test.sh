@@ -8,6 +8,7 @@ cd "$root"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 scripts/build-tests.sh "$work/programs"
+tests/peers/python/setup.sh "$target/differential-venv" tests/differential/requirements.txt >/dev/null
 tree=$target/vagrant/tree
 mkdir -p "$tree"
 tests/vm/bundle.py "$work/programs" "$tree"

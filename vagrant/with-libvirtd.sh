@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command with a libvirtd of its own, for machines where none runs as a service: containers, CI. Network, mounts
-# and processes are in namespaces of their own, so that everything ends with the command. Root; needs libvirt-daemon,
+# and processes are in namespaces of their own, so that everything ends with the command. Root; needs libvirt-daemon-system,
 # qemu-system-x86, dnsmasq-base, iptables, slirp4netns and vagrant-libvirt.
 #
 # usage: with-libvirtd.sh COMMAND

@@ -34,6 +34,7 @@ enum pg_function {
 	PG_FN_WRITE,
 	PG_FN_WRITE_EX,
 	PG_FN_WRITE_EX2, /* of OpenSSL 3.3; PG_FN_WRITE_EX goes on in it there */
+	PG_FN_NEW,	 /* returns an object */
 	PG_FN_GO_SHAKE,
 	PG_FN_GO_READ,
 	PG_FN_GO_WRITE,
@@ -55,10 +56,14 @@ struct pg_tls_config {
 };
 PG_SIZE(struct pg_tls_config, 16);
 
+#define PG_RANDOM_VIA 16
+
 /* A file with a TLS library. */
 struct pg_tls_library {
-	u32 armed;     /* 1 once all of its hooks are there */
-	u32 random_at; /* where its objects have the client's random number; 0: unknown */
+	u32 armed; /* 1 once all of its hooks are there */
+	/* Where its objects have the client's random number; 0: unknown. Above PG_RANDOM_VIA bits: which of their
+	 * fields has the object that it is in; 0: it is in themselves. */
+	u32 random_at;
 };
 PG_SIZE(struct pg_tls_library, 8);
 

@@ -235,9 +235,13 @@ static __always_inline void pg_session_open(const struct pg_tls_key *key, struct
 
 static __always_inline int pg_hello_read(const struct pg_tls_key *key, u32 random_at, struct pg_hello *hello)
 {
-	const u64 *words = (const u64 *)hello;
+	u64 *words = (u64 *)hello;
+	u32 via = random_at >> PG_RANDOM_VIA, at = random_at & ((1 << PG_RANDOM_VIA) - 1);
 
-	if (!random_at || bpf_probe_read_user(hello, sizeof(*hello), (void *)(key->object + random_at)))
+	words[0] = key->object;
+	if (!random_at || (via && bpf_probe_read_user(words, sizeof(*words), (void *)(key->object + via))))
+		return 0;
+	if (bpf_probe_read_user(hello, sizeof(*hello), (void *)(words[0] + at)))
 		return 0;
 	return words[0] || words[1]; /* zeros: there is none yet */
 }

@@ -21,6 +21,7 @@ use crate::cgroup::Cgroup;
 use crate::policy::{Direction, Policy, Tls};
 use crate::skel::TlsSkel;
 
+mod boringssl;
 mod code;
 mod elf;
 mod go;

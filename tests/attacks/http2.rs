@@ -83,7 +83,7 @@ attacks! {
             vec![Talk::new([head, last(1, &harmless())].concat())]
         };
     header_block_past_the_limit: "a header block of 70 KiB in CONTINUATION frames, the denied path at its beginning or end",
-        off "grpc-go: handler; grpc-js: handler; grpcio: handler; GOAWAY COMPRESSION_ERROR", on "header_block", good "grpc-go: header_block; grpc-js: header_block; grpcio: header_block or refused; refused",
+        off "grpc-go: handler; grpc-js: handler; grpcio: handler; GOAWAY COMPRESSION_ERROR", on "tonic: header_block or passed; header_block", good "grpc-go: header_block; grpc-js: header_block; grpcio: header_block or refused; refused",
         |v| {
             let mut fields = h2raw::call(v.path(), &[]);
             let filler = "x".repeat(7000);

@@ -86,6 +86,11 @@ fn answers_of_go() {
 }
 
 #[test]
+fn answers_of_grpcio() {
+    answered("tls-answers-grpcio", Stack::Grpcio, "cygrpc");
+}
+
+#[test]
 fn answers_to_tonic() {
     received("tls-received", Stack::Tonic, "libssl.so");
 }
@@ -98,6 +103,11 @@ fn answers_to_node() {
 #[test]
 fn answers_to_go() {
     received("tls-received-go", Stack::Go, "pg-go");
+}
+
+#[test]
+fn answers_to_grpcio() {
+    received("tls-received-grpcio", Stack::Grpcio, "cygrpc");
 }
 
 /// In audit mode they are given, and told.

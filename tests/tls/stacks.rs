@@ -1,4 +1,5 @@
-//! Stacks that have their TLS in their own program: node's OpenSSL, over buffers that it fills itself, and Go's crypto/tls.
+//! Stacks that have their TLS in their own program: node's OpenSSL and grpcio's BoringSSL, over buffers that they fill themselves, and Go's
+//! crypto/tls.
 
 use std::process::Command;
 
@@ -49,6 +50,21 @@ fn calls_of_a_client_of_go() {
     calling("tls-go-client", Stack::Go, "pg-go");
 }
 
+#[test]
+fn calls_to_a_server_of_grpcio() {
+    serving("tls-grpcio-server", Stack::Grpcio, Net::V4, "cygrpc");
+}
+
+#[test]
+fn calls_to_a_server_of_grpcio_over_ipv6() {
+    serving("tls-grpcio-server6", Stack::Grpcio, Net::V6, "cygrpc");
+}
+
+#[test]
+fn calls_of_a_client_of_grpcio() {
+    calling("tls-grpcio-client", Stack::Grpcio, "cygrpc");
+}
+
 /// Without symbols, only what Go itself needs for its traces is left.
 #[test]
 fn calls_to_a_stripped_server_of_go() {
@@ -95,4 +111,9 @@ fn a_split_handshake_to_a_server_that_reads_the_socket() {
 #[test]
 fn a_split_handshake_to_a_server_that_is_fed() {
     split("tls-split-js", Stack::Js);
+}
+
+#[test]
+fn a_split_handshake_to_a_server_of_grpcio() {
+    split("tls-split-grpcio", Stack::Grpcio);
 }

@@ -27,6 +27,8 @@ BINARIES = ["protocg", "pg-server", "pg-client", "pg-escape"]
 TOOLS = "bash sh env timeout unshare setpriv mount umount ip tc ethtool bpftool clang node runc crun".split()
 # Below the target directory: what the setup scripts of tests/peers make.
 PEERS = ["peers-js/node_modules", "peers-go/pg-go", "peers-go/pg-go-newer", "peers-go/pg-listen"]
+# The same, of tests/differential, which are made when its tests first run.
+PEERS += ["differential-venv"]
 # A user that is not root, names of this host.
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",

@@ -123,6 +123,7 @@ QUICK = {
             "openssl::calls_to_a_server_are",
             "prefork::a_prefork_server_that_reads_large",
             "responses::answers_of_tonic",
+            "stacks::calls_to_a_server_of_grpcio",
             "stacks::calls_to_a_server_of_node",
         ],
         SLOW_THERE,

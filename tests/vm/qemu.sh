@@ -42,6 +42,15 @@ fetch() {
 	mv "$work/tree" "$own"
 }
 
+# It looks for modules that it does not have where the installed, older one has them, and dies of those when libvirt asks
+# for all that there is: an empty file is one that it cannot load.
+hide_modules() {
+	local modules=/usr/lib/x86_64-linux-gnu/qemu module
+	for module in "$modules"/*.so; do
+		[[ -e $own/$modules/${module##*/} ]] || : >"$own/$modules/${module##*/}"
+	done
+}
+
 qemu=$(command -v qemu-system-x86_64) || fail "QEMU is missing; on Debian: apt-get install qemu-system-x86"
 # /dev/kvm may be there and of no use: the processor has to offer its extensions too.
 if [[ -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)\b' /proc/cpuinfo; then
@@ -50,7 +59,10 @@ if [[ -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)\b' /proc/cpuinfo; then
 fi
 if ! is_new "$qemu"; then
 	[[ -x $own/qemu ]] || fetch "$(dirname "$own")" || true
-	[[ ! -x $own/qemu ]] || qemu=$own/qemu
+	if [[ -x $own/qemu ]]; then
+		qemu=$own/qemu
+		hide_modules
+	fi
 fi
 if is_new "$qemu"; then
 	echo "$qemu multi"

@@ -1,8 +1,8 @@
 //! Machine code of functions that are to be hooked, as far as its instructions tell where and how.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// Fields of objects are not at their very beginning.
 const LEAST_FIELD: u64 = 0x20;
@@ -12,8 +12,24 @@ const STACK_BOUND: u64 = 0x10;
 /// So many instructions come before a function of Go's touches its stack.
 const PROLOGUE: usize = 6;
 
+/// `lea rcx, [rip + distance]` without the distance: the fourth argument of `ERR_put_error`.
+pub const NAME_AS_ARGUMENT: &[u8] = &[0x48, 0x8d, 0x0d];
+/// `call` and `jmp` with a distance of four bytes.
+pub const CALL: u8 = 0xe8;
+pub const JUMP: u8 = 0xe9;
+/// BoringSSL's number of its part for TLS (`ERR_LIB_SSL`).
+const LIBRARY: u32 = 16;
+/// The size of a random number of TLS, in bytes.
+pub const RANDOM: u32 = 32;
+/// No function is longer that gives one to its caller.
+const MOST_GETTER: usize = 256;
+
 fn decode(code: &[u8]) -> impl Iterator<Item = Instruction> {
-    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    decode_at(code, 0)
+}
+
+fn decode_at(code: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
+    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     std::iter::from_fn(move || decoder.can_decode().then(|| decoder.decode()))
 }
 
@@ -66,6 +82,99 @@ pub fn field(code: &[u8]) -> Option<u32> {
     }
     let most = seen.into_iter().max_by_key(|&(field, times)| (times, std::cmp::Reverse(field)))?;
     u32::try_from(most.0).ok()
+}
+
+/// The arguments of a call of BoringSSL's `ERR_put_error`, as far as they have been seen.
+#[derive(Default)]
+struct Complaint {
+    library: Option<u32>,
+    reason: Option<u32>,
+    source: bool,
+}
+
+impl Complaint {
+    /// Goes on by an instruction. Returns the reason at a call about the source.
+    fn next(&mut self, instruction: &Instruction, source: &BTreeSet<u64>) -> Option<u32> {
+        match (instruction.code(), instruction.op0_register()) {
+            (Code::Mov_r32_imm32, Register::EDI) => self.library = Some(instruction.immediate32()),
+            (Code::Mov_r32_imm32, Register::EDX) => self.reason = Some(instruction.immediate32()),
+            (Code::Lea_r64_m, Register::RCX) if instruction.is_ip_rel_memory_operand() => {
+                self.source = source.contains(&instruction.ip_rel_memory_address());
+            }
+            _ => {}
+        }
+        match instruction.flow_control() {
+            FlowControl::Next | FlowControl::ConditionalBranch => None,
+            control => {
+                let over = std::mem::take(self);
+                let made = control == FlowControl::Call && over.source && over.library == Some(LIBRARY);
+                over.reason.filter(|_| made)
+            }
+        }
+    }
+}
+
+/// The reasons that a function at an address reports errors of a source with, whose name is at one of these.
+pub fn errors(code: &[u8], address: u64, source: &BTreeSet<u64>) -> BTreeSet<u32> {
+    let mut complaint = Complaint::default();
+    decode_at(code, address).filter_map(|instruction| complaint.next(&instruction, source)).collect()
+}
+
+/// The reason that a function at an address reports and returns 0 for, with nothing else done, if its second argument is null;
+/// nothing if it is none that begins with that question.
+pub fn fails_without_second(code: &[u8], address: u64, source: &BTreeSet<u64>) -> Option<u32> {
+    let mut begin = decode_at(code, address);
+    let asks = begin.find(|it| !matches!(it.mnemonic(), Mnemonic::Push | Mnemonic::Sub | Mnemonic::Endbr64))?;
+    let branch = begin.next()?;
+    let second = asks.mnemonic() == Mnemonic::Test && [asks.op0_register(), asks.op1_register()] == [Register::RSI; 2];
+    if !second || branch.mnemonic() != Mnemonic::Je {
+        return None;
+    }
+    let into = usize::try_from(branch.near_branch_target().checked_sub(address)?).ok()?;
+    let (mut complaint, mut reason, mut zero) = (Complaint::default(), None, false);
+    for instruction in decode_at(code.get(into..)?, branch.near_branch_target()) {
+        let said = complaint.next(&instruction, source);
+        let to = instruction.op0_register();
+        match instruction.mnemonic() {
+            Mnemonic::Call if reason.is_none() && said.is_some() => reason = said,
+            Mnemonic::Xor if to == instruction.op1_register() => zero |= reason.is_some() && to == Register::EAX,
+            Mnemonic::Sub | Mnemonic::Add if to == Register::RSP => {}
+            Mnemonic::Mov if instruction.op0_kind() == OpKind::Register && to != Register::EAX => {}
+            Mnemonic::Lea | Mnemonic::Push | Mnemonic::Pop => {}
+            Mnemonic::Ret if zero => return reason,
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// What a function at an address calls.
+pub fn calls(code: &[u8], address: u64) -> BTreeSet<u64> {
+    let calls = decode_at(code, address).filter(|it| it.code() == Code::Call_rel32_64);
+    calls.map(|it| it.near_branch_target()).collect()
+}
+
+/// For a function that copies a random number to its caller, from a field of an object that a field of its argument has: the
+/// two fields.
+pub fn random_getter(code: &[u8]) -> Option<(u32, u32)> {
+    if code.len() > MOST_GETTER {
+        return None;
+    }
+    let instructions: Vec<Instruction> = decode(code).take_while(|it| it.mnemonic() != Mnemonic::INVALID).collect();
+    let with_size = |mnemonic| {
+        instructions.iter().any(|it| it.mnemonic() == mnemonic && it.try_immediate(1).ok() == Some(u64::from(RANDOM)))
+    };
+    if !with_size(Mnemonic::Mov) || !with_size(Mnemonic::Cmp) {
+        return None;
+    }
+    let mut rest = instructions.iter().skip_while(|it| it.memory_base() != Register::RDI);
+    let load = rest.next().filter(|it| it.code() == Code::Mov_r64_rm64)?;
+    let field = rest.find(|it| it.memory_base() == load.op0_register())?;
+    let place = |it: &Instruction| {
+        let displacement = it.memory_displacement64();
+        u32::try_from(displacement).ok().filter(|it| u64::from(*it) < MOST_FIELD && *it > 0)
+    };
+    Some((place(load)?, place(field)?))
 }
 
 #[cfg(test)]
@@ -121,5 +230,63 @@ mod tests {
             0x81, 0xc4, 0, 1, 0, 0,
         ];
         assert_eq!(field(&copied), Some(0x188));
+    }
+
+    /// `SSL_use_PrivateKey` of grpcio 1.85.1, and where it is there.
+    const USES_KEY: [u8; 73] = [
+        0x48, 0x85, 0xf6, 0x74, 0x1b, 0x48, 0x8b, 0x47, 8, 0x48, 0x85, 0xc0, 0x74, 0x12, 0x48, 0x8b, 0x40, 0x20, 0x48,
+        0x8b, 0x78, 0x18, 0xe9, 0x55, 4, 0xff, 0xff, 0x0f, 0x1f, 0x44, 0, 0, 0x48, 0x83, 0xec, 8, 0xba, 0x43, 0, 0, 0,
+        0x31, 0xf6, 0xbf, 0x10, 0, 0, 0, 0x41, 0xb8, 0x92, 1, 0, 0, 0x48, 0x8d, 0x0d, 0x93, 0xba, 0x26, 0, 0xe8, 0x4e,
+        0xd0, 0xe9, 0xff, 0x31, 0xc0, 0x48, 0x83, 0xc4, 8, 0xc3,
+    ];
+    const AT: u64 = 0x00bb_d0c0;
+    /// Where the name of its source file is.
+    const NAME: u64 = AT + 0x3d + 0x0026_ba93;
+
+    #[test]
+    fn errors_are_known_by_their_source() {
+        assert_eq!(errors(&USES_KEY, AT, &BTreeSet::from([NAME])), BTreeSet::from([67]));
+        assert_eq!(errors(&USES_KEY, AT, &BTreeSet::from([NAME + 1])), BTreeSet::new());
+        // the number of another library
+        let mut other = USES_KEY;
+        other[44] = 0x11;
+        assert_eq!(errors(&other, AT, &BTreeSet::from([NAME])), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_function_that_fails_without_its_second_argument() {
+        let source = BTreeSet::from([NAME]);
+        assert_eq!(fails_without_second(&USES_KEY, AT, &source), Some(67));
+        let with = |at: usize, byte: u8| {
+            let mut code = USES_KEY;
+            code[at] = byte;
+            fails_without_second(&code, AT, &source)
+        };
+        assert_eq!(with(2, 0xff), None, "test edi, edi");
+        assert_eq!(with(3, 0x75), None, "jne");
+        assert_eq!(with(67, 0xdb), None, "xor ebx, ebx");
+        assert_eq!(fails_without_second(&USES_KEY[..72], AT, &source), None, "no return");
+    }
+
+    #[test]
+    fn what_a_function_calls() {
+        let into = (AT + 0x42).wrapping_sub(0x0016_2fb2);
+        assert_eq!(calls(&USES_KEY, AT), BTreeSet::from([into]));
+    }
+
+    #[test]
+    fn the_fields_of_a_getter_of_boringssl() {
+        // The beginning of SSL_get_client_random of grpcio 1.85.1:
+        // mov eax, 32; test rdx, rdx; je; cmp rdx, 32; mov rdi, [rdi+0x30]; cmovb rax, rdx; lea rcx, [rdi+0x30]; ...
+        let mut code = [
+            0xb8, 0x20, 0, 0, 0, 0x48, 0x85, 0xd2, 0x74, 0x5c, 0x48, 0x83, 0xfa, 0x20, 0x48, 0x8b, 0x7f, 0x30, 0x48,
+            0x0f, 0x42, 0xc2, 0x48, 0x8d, 0x4f, 0x30, 0x89, 0xc2, 0x83, 0xf8, 8, 0x72, 0x4f,
+        ];
+        assert_eq!(random_getter(&code), Some((0x30, 0x30)));
+        code[25] = 0x10;
+        assert_eq!(random_getter(&code), Some((0x30, 0x10)));
+        code[13] = 0x21;
+        assert_eq!(random_getter(&code), None);
+        assert_eq!(random_getter(&[0xc3]), None);
     }
 }

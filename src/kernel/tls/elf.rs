@@ -14,7 +14,7 @@ pub struct Function {
     pub offset: u64,
     /// Where it is, relative to the others.
     pub address: u64,
-    size: u64,
+    pub(super) size: u64,
 }
 
 /// No more of a function's code is looked at.
@@ -95,7 +95,8 @@ pub fn guess(file: &File) -> Option<&'static str> {
     None
 }
 
-fn place<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>, address: u64) -> Option<(u64, u64)> {
+/// Where an address of a file is: its offset there, and the address again.
+pub(super) fn place<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>, address: u64) -> Option<(u64, u64)> {
     elf.segments().find_map(|segment| {
         let into = address.checked_sub(segment.address()).filter(|into| *into < segment.size())?;
         Some((segment.file_range().0 + into, address))

@@ -2,8 +2,8 @@
 
 use std::fs::File;
 
-use super::elf::Symbols;
-use super::{code, go};
+use super::elf::{Function, Symbols};
+use super::{boringssl, code, go};
 use crate::abi;
 
 /// A place in a file, and the program for it.
@@ -36,7 +36,7 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// Whether TLS is among them.
     pub tls: bool,
-    /// Where OpenSSL's objects have the client's random number; 0: unknown.
+    /// Where OpenSSL's and BoringSSL's objects have the client's random number, as in `pg_tls_library`; 0: unknown.
     pub random_at: u32,
 }
 
@@ -93,6 +93,9 @@ pub fn of(file: &File) -> Result<Plan, String> {
     if NEEDED.iter().all(|name| symbols.get(name).is_some()) {
         plan.tls = true;
         plan.add_openssl(file, &symbols);
+    } else if let Some(found) = boringssl::find(file) {
+        plan.tls = true;
+        plan.add_boringssl(&found);
     }
     for (found, function) in go::find(file)?.into_iter().flatten().zip(GO) {
         plan.tls = true;
@@ -137,5 +140,21 @@ impl Plan {
         self.hooks.extend(OTHERS.iter().filter_map(|(name, program)| place(name, *program, 0, false)));
         let random = symbols.get(RANDOM).and_then(|function| function.code(file)).and_then(|code| code::field(&code));
         self.random_at = random.unwrap_or_default();
+    }
+
+    fn add_boringssl(&mut self, found: &boringssl::Found) {
+        let place = |at: Function, program, function, caught| {
+            let itself = function == abi::PG_FN_WRITE && program == Program::Enter && found.refuses_lengths;
+            let failure = if itself { 0 } else { found.failure.address.wrapping_sub(at.address) };
+            Hook { program, function, offset: at.offset, failure, caught }
+        };
+        for &(function, at) in &found.calls {
+            // Returns first, here too.
+            self.hooks.push(place(at, Program::Return, function, true));
+            self.hooks.push(place(at, Program::Enter, function, false));
+        }
+        // Which function frees objects is not known. Where one was, another is only after this.
+        self.hooks.push(place(found.new, Program::Forget, abi::PG_FN_NEW, true));
+        self.random_at = found.random_at;
     }
 }

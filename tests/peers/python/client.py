@@ -4,6 +4,7 @@ import argparse
 import base64
 import json
 import queue
+import ssl
 import sys
 import threading
 import time
@@ -18,14 +19,25 @@ FIELDS = {"method", "kind", "messages", "metadata", "deadline_ms", "group", "int
 BEGINNING = 0.05  # seconds that a call lasts at least that is cancelled before its first reply
 
 
+def trusting(target):
+    """Trusts whatever certificate the server has: grpcio verifies in any case."""
+    host, _, port = target.rpartition(":")
+    certificate = ssl.get_server_certificate((host.strip("[]"), int(port)))
+    return grpc.ssl_channel_credentials(certificate.encode())
+
+
 class Link:
     """One channel, and how often it has connected."""
 
-    def __init__(self, target):
+    def __init__(self, target, tls):
         # A pool of its own: no other channel's connection is shared.
         options = common.UNLIMITED + [("grpc.use_local_subchannel_pool", 1)]
         options += [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 5000)]
-        self.channel = grpc.insecure_channel(target, options=options)
+        if tls:
+            options += [("grpc.ssl_target_name_override", "localhost")]
+            self.channel = grpc.secure_channel(target, trusting(target), options=options)
+        else:
+            self.channel = grpc.insecure_channel(target, options=options)
         self.connections = 0
         self.channel.subscribe(self._changed)
 
@@ -207,9 +219,10 @@ def main():
     parser.add_argument("--code", type=int, default=7)
     parser.add_argument("--message", default="")
     parser.add_argument("--descriptors")
+    parser.add_argument("--tls", action="store_true", help="call over TLS, whatever the certificate")
     args = parser.parse_args()
 
-    descriptors, link = common.Descriptors(args.descriptors), Link(args.target)
+    descriptors, link = common.Descriptors(args.descriptors), Link(args.target, args.tls)
     for calls in scripts():
         if args.denials:
             common.say(json.dumps(denials(link, args, calls, descriptors)))
