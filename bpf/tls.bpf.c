@@ -231,6 +231,27 @@ static __always_inline void pg_read_elsewhere(struct pg_conn *c)
 		c->phase = PG_P_DEAD; /* the agent's sweep finds it */
 }
 
+/*
+ * A call reads a socket that is none of a judged connection: its object is not about the old one any more. C's objects
+ * begin anew by a function that is hooked; Go's go with its collector, and another may be made where one was.
+ */
+static __always_inline void pg_read_another(u64 cookie)
+{
+	struct pg_tls_key key = {.process = bpf_get_current_pid_tgid() >> 32};
+	struct pg_tls_call *call = pg_call_here();
+	struct pg_session *s;
+	u64 *over, before;
+
+	if (!call || !call->goroutine)
+		return;
+	key.object = call->object;
+	s = bpf_map_lookup_elem(&tls_sessions, &key);
+	over = bpf_map_lookup_elem(&tls_over, &key);
+	before = s ? s->cookie : over ? *over : cookie;
+	if (before != cookie && !bpf_map_lookup_elem(&conns, &before))
+		pg_session_forget(&key);
+}
+
 /* A thread has taken bytes out of a TCP socket's queue. */
 SEC("tp_btf/tcp_rcv_space_adjust") int BPF_PROG(pt_received, struct sock *sk)
 {
@@ -240,11 +261,11 @@ SEC("tp_btf/tcp_rcv_space_adjust") int BPF_PROG(pt_received, struct sock *sk)
 	struct pg_session *s;
 	struct pg_conn *c;
 
-	if (!cookie)
-		return 0; /* no connection that is judged */
-	c = bpf_map_lookup_elem(&conns, &cookie);
-	if (!c || c->cookie != cookie || (c->request.state != PG_H2_TLS && !c->tls))
+	c = cookie ? bpf_map_lookup_elem(&conns, &cookie) : 0; /* without one it is no connection that is judged */
+	if (!c || c->cookie != cookie || (c->request.state != PG_H2_TLS && !c->tls)) {
+		pg_read_another(cookie);
 		return 0;
+	}
 	if (c->tls == PG_TLS_FED)
 		return 0;
 	call = pg_call_here();

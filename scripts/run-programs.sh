@@ -21,7 +21,7 @@ ulimit -n "$(ulimit -Hn)"
 # What the tests that failed said, without their stacks; of a program that came to no result, its last lines.
 complaints() {
 	if grep -q -a '^test result: ' "$1"; then
-		awk '/^failures:$/ { on = 1 } /^test result: / { on = 0 } on' "$1" | grep -a -v -E '^ +([0-9]+: |at )|^(stack backtrace|note):' | cut -c -2000 | head -n 150
+		awk '/^failures:$/ { on = 1 } /^test result: / { on = 0 } on' "$1" | grep -a -v -E '^ +([0-9]+: |at )|^(stack backtrace|note):' | cut -c -2000 | awk 'NR <= 150'
 	else
 		tail -n 30 "$1"
 	fi

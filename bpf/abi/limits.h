@@ -97,6 +97,8 @@
 	L(TLS_PLACES, 64, "cgroups whose TLS one agent reads", "more are refused at the start")                        \
 	L(TLS_SESSIONS, 16384, "TLS connections that hooks follow, about 6 KiB each",                                  \
 	  "a further connection is cut with the cause tls")                                                            \
+	L(TLS_OVER, 65536, "TLS objects whose connection is gone, and which may have some of its bytes still",         \
+	  "what is known of a further one stays, and takes the place of a connection")                                 \
 	L(TLS_LIBRARIES, 1024, "files with a TLS library that are hooked", "a further one is not hooked")              \
 	L(EVENT_BYTES, 4194304, "ring buffer from the kernel to the agent",                                            \
 	  "events that find no room are lost, counted and said; verdicts are not affected")

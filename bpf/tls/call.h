@@ -381,11 +381,28 @@ static __always_inline void pg_write_end(struct pt_regs *ctx, const struct pg_tl
 		s->ahead_out = call->goroutine ? 0 : s->ahead_out - n;
 }
 
+/* A call that reads, on an object without a session, returns. Returns the connection that it must not have read from.
+ */
+static __always_inline u64 pg_stranger_read(const struct pg_tls_key *key, u32 library)
+{
+	u64 *over = bpf_map_lookup_elem(&tls_over, key);
+
+	return over ? *over : pg_session_copied(key, pg_random_at(library));
+}
+
 /* A call on an object without a session returns. */
 static __always_inline void pg_stranger_end(struct pt_regs *ctx, const struct pg_tls_call *call)
 {
 	struct pg_tls_key key = {.object = call->object, .process = bpf_get_current_pid_tgid() >> 32};
+	u32 reads = call->kind == PG_CALL_READ || call->kind == PG_CALL_PEEK;
+	u64 cookie;
 
+	if (reads && pg_call_count(ctx, call)) {
+		cookie = config.audit ? 0 : pg_stranger_read(&key, call->library);
+		if (cookie)
+			pg_call_fail(ctx, call, cookie, 0, 0);
+		return;
+	}
 	if (call->kind == PG_CALL_WRITE && (!tls_config.server || config.responses) && pg_call_count(ctx, call))
 		pg_hello_spoil(&key, pg_random_at(call->library));
 	else

@@ -36,6 +36,16 @@ struct {
 	__type(value, struct pg_session);
 } tls_sessions SEC(".maps");
 
+/* Objects whose connection is gone, by its cookie: what they have of its bytes still is handed to nobody. The agent
+ * puts them here, and forgets those of processes that have ended. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PG_MAX_TLS_OVER);
+	__type(key, struct pg_tls_key);
+	__type(value, u64);
+} tls_over SEC(".maps");
+
 /* Processes that use TLS as a BIO (BIO_f_ssl): what they read and write so passes no hooked call. The agent forgets
  * those that have ended. */
 struct {
@@ -228,6 +238,7 @@ static __always_inline void pg_session_open(const struct pg_tls_key *key, struct
 	s->conn.request.state = PG_H2_PREFACE;
 	s->conn.response.state = PG_H2_HEAD;
 	s->conn.table_limit = PG_HPACK_DEFAULT_TABLE;
+	bpf_map_delete_elem(&tls_over, key);
 	c->tls_object = key->object;
 	c->tls_process = key->process;
 	c->tls = phase;
@@ -277,6 +288,30 @@ static __always_inline void pg_session_join(const struct pg_tls_key *key, u32 ra
 	pg_session_open(key, c, cookie, PG_TLS_FED);
 }
 
+/*
+ * A copy of an object that is fed, in a process that was forked from the one that has the session: nobody follows what
+ * it reads. Returns the connection, which is over; 0 if the object is none.
+ */
+static __always_inline u64 pg_session_copied(const struct pg_tls_key *key, u32 random_at)
+{
+	struct pg_hello hello __attribute__((aligned(8)));
+	struct pg_hello_ends *found;
+	struct pg_conn *c;
+	u64 cookie;
+
+	if (!pg_hello_read(key, random_at, &hello))
+		return 0;
+	found = bpf_map_lookup_elem(&tls_hellos, &hello);
+	if (!found || found->object != key->object || found->process == key->process)
+		return 0;
+	cookie = found->cookie;
+	c = bpf_map_lookup_elem(&conns, &cookie);
+	if (!c || c->cookie != cookie || c->tls != PG_TLS_FED)
+		return 0;
+	c->phase = PG_P_DEAD;
+	return cookie;
+}
+
 /* An object without a session has taken plaintext that would have been judged: it cannot get one any more. */
 static __always_inline void pg_hello_spoil(const struct pg_tls_key *key, u32 random_at)
 {
@@ -316,6 +351,7 @@ static __always_inline void pg_session_forget(const struct pg_tls_key *key)
 	struct pg_session *s = bpf_map_lookup_elem(&tls_sessions, key);
 	struct pg_conn *c;
 
+	bpf_map_delete_elem(&tls_over, key);
 	if (!s)
 		return;
 	c = &s->conn;

@@ -115,7 +115,8 @@ fn is_over(conn: &abi::pg_conn) -> bool {
     conn.phase == abi::PG_P_DEAD || conn.holes > 0
 }
 
-fn event_of(conn: &abi::pg_conn) -> abi::pg_event {
+/// What there is to say of a connection that is to be cut.
+pub fn event_of(conn: &abi::pg_conn) -> abi::pg_event {
     abi::pg_event {
         cookie: conn.cookie,
         cgroup: conn.cgroup,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::drain::Signal;
-use super::{events, print_with};
+use super::{events, print_with, sweep};
 use crate::kernel::tls::Hooks;
 use crate::{abi, names};
 
@@ -35,7 +35,10 @@ pub fn tick(core: &Rc<Core>) {
     let due = core.tls_swept.get().is_some_and(|at| at.elapsed() >= SWEEP);
     if due && let Some(hooks) = core.hooks.borrow_mut().as_mut() {
         core.tls_swept.set(Some(Instant::now()));
-        hooks.sweep(|cookie| core.shared.conn(cookie).is_some());
+        let unread = hooks.sweep(|cookie| core.shared.conn(cookie).is_some());
+        for conn in unread.into_iter().filter_map(|cookie| core.shared.conn(cookie)) {
+            core.attend(&sweep::event_of(&conn), Signal::Cut);
+        }
     }
 }
 

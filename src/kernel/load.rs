@@ -397,6 +397,8 @@ unsafe impl Plain for abi::pg_guard_agent {}
 unsafe impl Plain for abi::pg_tls_event {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_tls_hold {}
+// SAFETY: integers only, and no padding.
+unsafe impl Plain for abi::pg_tls_key {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_tls_new {}
 // SAFETY: as above.

@@ -82,7 +82,8 @@ pub struct Hooks {
     guesses: RefCell<HashMap<(u64, u64), Option<&'static str>>>,
     /// Mount namespaces whose usual folders were looked into.
     spaces: HashSet<u64>,
-    stale: HashSet<Vec<u8>>,
+    /// Sessions without connection, with its cookie.
+    stale: HashMap<Vec<u8>, u64>,
     /// How the clients of connections began.
     hellos: MapHandle,
     stale_hellos: HashSet<Vec<u8>>,
@@ -145,7 +146,7 @@ pub fn start(
         maps: HashMap::new(),
         guesses: RefCell::default(),
         spaces: HashSet::new(),
-        stale: HashSet::new(),
+        stale: HashMap::new(),
         hellos,
         stale_hellos: HashSet::new(),
     };
@@ -395,31 +396,48 @@ impl Hooks {
         }
     }
 
-    /// Forgets sessions whose connection is gone, once that was seen twice: processes that end free no objects.
-    pub fn sweep(&mut self, is_live: impl Fn(u64) -> bool) {
-        let map = &self.skel.maps.tls_sessions;
-        let mut stale = HashSet::new();
-        for key in map.keys() {
-            let cookie = map.lookup(&key, MapFlags::ANY).ok().flatten();
-            let cookie = cookie.and_then(|value| value.first_chunk().copied()).map(u64::from_ne_bytes);
-            if cookie.is_some_and(&is_live) {
+    /// Forgets sessions whose connection is gone, once that was seen twice: objects that end are not always seen to. Returns connections
+    /// whose session went because it had just taken another's place: nobody reads those any more.
+    pub fn sweep(&mut self, is_live: impl Fn(u64) -> bool) -> Vec<u64> {
+        let (sessions, over) = (&self.skel.maps.tls_sessions, &self.skel.maps.tls_over);
+        let ended = |key: &[u8]| {
+            read::<abi::pg_tls_key>(key).is_none_or(|key| !Path::new(&format!("/proc/{}", key.process)).exists())
+        };
+        let cookie_of = |value: Vec<u8>| value.first_chunk().copied().map(u64::from_ne_bytes);
+        let (mut stale, mut unread) = (HashMap::new(), Vec::new());
+        for key in sessions.keys() {
+            let Some(cookie) = sessions.lookup(&key, MapFlags::ANY).ok().flatten().and_then(cookie_of) else {
+                continue;
+            };
+            if is_live(cookie) {
                 continue;
             }
-            if self.stale.contains(&key) {
-                let _ = map.delete(&key);
-            } else {
-                stale.insert(key);
+            if self.stale.get(&key) != Some(&cookie) {
+                stale.insert(key, cookie);
+                continue;
             }
+            // While the process lives, the object may have bytes of the connection that nobody has read. If that cannot be noted, the
+            // session stays, and judges them.
+            if !ended(&key) && over.update(&key, &cookie.to_ne_bytes(), MapFlags::ANY).is_err() {
+                stale.insert(key, cookie);
+                continue;
+            }
+            let went = sessions.lookup_and_delete(&key).ok().flatten().and_then(cookie_of);
+            unread.extend(went.filter(|went| *went != cookie));
         }
         self.stale = stale;
+        for key in over.keys().filter(|key| ended(key)) {
+            let _ = over.delete(&key);
+        }
         self.sweep_hellos(&is_live);
         self.sweep_calls();
-        let unread = &self.skel.maps.tls_unread;
-        for key in unread.keys() {
+        let bios = &self.skel.maps.tls_unread;
+        for key in bios.keys() {
             let pid = key.first_chunk().copied().map(u32::from_ne_bytes);
             if pid.is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                let _ = unread.delete(&key);
+                let _ = bios.delete(&key);
             }
         }
+        unread
     }
 }

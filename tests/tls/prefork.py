@@ -1,7 +1,8 @@
 """A gRPC server over Python's ssl (OpenSSL on the socket itself, SSL_read_ex), with two processes that accept.
 
-usage: prefork.py FOLDER BYTES [pieces]; the folder has key.pem and cert.pem. Reads so many bytes a call; answers each request with no
-message and status 0. Says `listening ADDR:PORT`, and a line of JSON a request, or of each piece as soon as it is read.
+usage: prefork.py FOLDER BYTES [pieces | late SECONDS]; the folder has key.pem and cert.pem. Reads so many bytes a call; answers each request
+with no message and status 0. Says `listening ADDR:PORT`, and a line of JSON a request, or of each piece as soon as it is read; `late` reads
+only so long after the handshake, and says when it is through.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import socket
 import ssl
 import sys
+import time
 
 import h2.config
 import h2.connection
@@ -16,6 +18,7 @@ import h2.events
 
 
 PIECES = sys.argv[3:] == ["pieces"]
+LATE = float(sys.argv[4]) if sys.argv[3:4] == ["late"] else 0
 
 
 def say(event, body):
@@ -46,6 +49,16 @@ def serve(encrypted, size):
         encrypted.sendall(connection.data_to_send())
 
 
+def read_late(encrypted, size):
+    time.sleep(LATE)
+    try:
+        while received := encrypted.recv(size):
+            say("piece", received)
+    except OSError:
+        pass
+    say("over", b"")
+
+
 def main():
     folder, size = sys.argv[1], int(sys.argv[2])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -58,7 +71,7 @@ def main():
         plain, _ = listener.accept()
         try:
             with context.wrap_socket(plain, server_side=True) as encrypted:
-                serve(encrypted, size)
+                (read_late if LATE else serve)(encrypted, size)
         except OSError:
             pass
 

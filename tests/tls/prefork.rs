@@ -3,28 +3,34 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched};
 use serde_json::{Value, json};
 
-use crate::stage::{BINARY, make, make_until_ok, policy, python, refused, skip, unary};
+use crate::stage::{BINARY, certificate, make, make_until_ok, policy, python, refused, skip, unary, way_of};
+
+/// A server in the cgroup, and where it listens; nothing if Python lacks what it needs.
+fn serving(cgroup: &Cgroup, folder: &Path, arguments: &[&str]) -> Option<(Watched, SocketAddr)> {
+    let mut command = python()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/prefork.py");
+    command.arg(script).arg(folder).args(arguments);
+    Place { cgroup: Some(cgroup), net: None }.enter(&mut command);
+    let server = Watched::start(command);
+    let target = server.wait_for("listening", |lines| {
+        lines.iter().find_map(|line| line.strip_prefix("listening ")?.parse::<SocketAddr>().ok())
+    });
+    Some((server, target))
+}
 
 fn judged(name: &str, size: usize) {
     if skip(name) {
         return;
     }
-    let Some(mut command) = python() else { return println!("SKIPPED {name}: python3 has no h2") };
-    let folder = tempfile::tempdir().unwrap();
-    protocg_peers::tls::write_certificate(folder.path()).unwrap();
-    let cgroup = Cgroup::new(name);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/prefork.py");
-    command.arg(script).arg(folder.path()).arg(size.to_string());
-    let place = Place { cgroup: Some(&cgroup), net: None };
-    place.enter(&mut command);
-    let server = Watched::start(command);
-    let target = server.wait_for("listening", |lines| {
-        lines.iter().find_map(|line| line.strip_prefix("listening ")?.parse::<SocketAddr>().ok())
-    });
+    let (cgroup, folder) = (Cgroup::new(name), certificate());
+    let Some((server, target)) = serving(&cgroup, folder.path(), &[&size.to_string()]) else {
+        return println!("SKIPPED {name}: python3 has no h2");
+    };
     let agent = Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", "[tls]\n"), &[]);
     if agent.of_type("ready")[0]["tls"] == "none" {
         return println!("SKIPPED {name}: {:?}", agent.of_type("warning"));
@@ -68,4 +74,39 @@ fn a_prefork_server_that_reads_byte_by_byte() {
 #[test]
 fn a_prefork_server_that_reads_large_pieces() {
     judged("tls-prefork", 65536);
+}
+
+/// What a server had of a connection that was reset before it read: `fine` and `a SECRET`, each of another connection.
+fn left_behind(name: &str, seconds: u64, enforced: bool) -> Option<Vec<String>> {
+    let (cgroup, folder) = (Cgroup::new(name), certificate());
+    let late = seconds.to_string();
+    let (server, target) = serving(&cgroup, folder.path(), &["65536", "late", &late])?;
+    let agent = enforced.then(|| Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", "[tls]\n"), &[]));
+    if agent.as_ref().is_some_and(|agent| agent.of_type("ready")[0]["tls"] == "none") {
+        return None;
+    }
+    for text in ["fine", "a SECRET"] {
+        let mut client = python()?;
+        way_of(&mut client, "reset", target, text);
+        assert!(client.status().unwrap().success());
+    }
+    let over = |lines: &[String]| lines.iter().filter(|line| line.contains(r#""over""#)).count() == 2;
+    std::thread::sleep(Duration::from_secs(seconds));
+    Some(server.wait_for("both read", |lines| over(lines).then(|| lines.to_vec())))
+}
+
+/// The session of a connection that is gone ends before the server has read what came; that is handed to nobody then.
+#[test]
+fn what_a_reset_connection_left_behind_is_judged_or_not_read() {
+    let name = "tls-late";
+    if skip(name) {
+        return;
+    }
+    let has = |lines: &[String], text: &str| lines.iter().any(|line| line.contains(text));
+    let Some(without) = left_behind("tls-late-off", 1, false) else { return println!("SKIPPED {name}: no hooks here") };
+    assert!(has(&without, "fine") && has(&without, "SECRET"), "{without:?}");
+    let soon = left_behind("tls-late-soon", 1, true).unwrap();
+    assert!(has(&soon, "fine") && !has(&soon, "SECRET"), "{soon:?}");
+    let late = left_behind(name, 25, true).unwrap();
+    assert!(!has(&late, "fine") && !has(&late, "SECRET"), "{late:?}");
 }

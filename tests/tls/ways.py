@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import ssl
+import struct
 import sys
 import time
 
@@ -244,6 +245,15 @@ def again(plain):
             print(f"{1000 * (time.monotonic() - began):.2f}", flush=True)
 
 
+def reset(plain):
+    """The connection is reset as soon as the call has arrived."""
+    encrypted = settings_of_client().wrap_socket(plain)
+    encrypted.write(CALL)
+    time.sleep(0.5)
+    encrypted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    encrypted.close()
+
+
 def rustls(plain):
     """Another connection, by reqwest."""
     from pyreqwest.client import SyncClientBuilder
@@ -257,6 +267,6 @@ def rustls(plain):
 
 
 CONNECTION, CALL = call(sys.argv[4].encode())
-WAYS = {way.__name__: way for way in (bio, late_bio, nested, implicit, split, unhooked, again, rustls)}
+WAYS = {way.__name__: way for way in (bio, late_bio, nested, implicit, split, unhooked, again, reset, rustls)}
 WAYS[sys.argv[1]](socket.create_connection((sys.argv[2], int(sys.argv[3]))))
 print("ended", flush=True)

@@ -44,7 +44,11 @@ const APPLICATION_DATA_ON_SHUTDOWN: u32 = 291;
 const MOST_SHAKES: usize = 3;
 /// What a section can have; whoever wrote the file may have written anything.
 const MOST_ADDRESS: u64 = 1 << 47;
-const MOST_BYTES: u64 = 256 << 20;
+const MOST_BYTES: u64 = 64 << 20;
+const MOST_FUNCTIONS: usize = 1 << 20;
+const MOST_PATH: usize = 4096;
+/// Functions of one source that report errors: there are some seventy.
+const MOST_REPORTING: usize = 1024;
 /// The tables for exceptions say where each function begins, relative to the table, in order (LSB 5.0, section 10.6.2).
 const TABLE: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 const TABLE_HEAD: usize = 12;
@@ -62,7 +66,7 @@ pub fn find(file: &File) -> Option<Found> {
     let (library, keys) = (source(texts, "ssl/ssl_lib.c")?, source(texts, "ssl/ssl_privkey.c")?);
     let (at, bytes) = section(".text")?;
     let code = Code { at, bytes, begins: begins(section(".eh_frame_hdr")?, at, bytes)? };
-    let errors = code.errors(&library);
+    let errors = code.errors(&library)?;
 
     // Which functions report the first reasons, and none of the second.
     let reporting = |these: &[u32], none: &[u32]| -> Vec<usize> {
@@ -83,10 +87,15 @@ pub fn find(file: &File) -> Option<Found> {
 
     let (first, last) = (*errors.first_key_value()?.0, *errors.last_key_value()?.0);
     let (via, at) = code.random(first, last)?;
-    let failure = code.errors(&keys).into_keys().find(|function| {
+    let failure = code.errors(&keys)?.into_keys().find(|function| {
         code::fails_without_second(code.of(*function), code.begin(*function), &keys) == Some(PASSED_NULL_PARAMETER)
     })?;
 
+    // A hook has to be at a beginning. The compiler puts parts of functions elsewhere, and calls those functions too.
+    let hooked = [read, peek, write, shutdown, new, failure].into_iter().chain(shakes.iter().copied());
+    if code.branches_to(&hooked.map(|it| code.begin(it)).collect()) || code.callers(read).is_empty() {
+        return None;
+    }
     let function = |index: usize| {
         let (offset, address) = place(&elf, code.begin(index))?;
         Some(Function { offset, address, size: code.of(index).len() as u64 })
@@ -117,10 +126,16 @@ fn only<T: Copy>(found: &[T]) -> Option<T> {
 fn source((at, texts): (u64, &[u8]), name: &str) -> Option<BTreeSet<u64>> {
     let mut found = BTreeSet::new();
     for end in memmem::find_iter(texts, name) {
-        let begin = memchr::memrchr(0, texts.get(..end)?).map_or(0, |zero| zero + 1);
         let rest = texts.get(end + name.len()..)?;
-        if rest.starts_with(b"\0") || rest.starts_with(b"c\0") {
-            found.insert(at + begin as u64);
+        if !rest.starts_with(b"\0") && !rest.starts_with(b"c\0") {
+            continue;
+        }
+        // A file may be made of such names alone.
+        let path = texts.get(end.saturating_sub(MOST_PATH)..end)?;
+        let begin = memchr::memrchr(0, path).map_or(path.len(), |zero| path.len() - zero - 1);
+        found.insert(at + (end - begin) as u64);
+        if found.len() > MOST_REPORTING {
+            return None;
         }
     }
     (!found.is_empty()).then_some(found)
@@ -136,8 +151,9 @@ fn begins((at, table): (u64, &[u8]), text: u64, bytes: &[u8]) -> Option<Vec<u64>
         Some(at.wrapping_add_signed(begin.into()))
     });
     let within = text..text + bytes.len() as u64;
-    let begins: Vec<u64> = begins.filter(|begin| within.contains(begin)).collect();
-    (*kinds == TABLE && begins.is_sorted() && !begins.is_empty()).then_some(begins)
+    let begins: Vec<u64> = begins.filter(|begin| within.contains(begin)).take(MOST_FUNCTIONS).collect();
+    let whole = !begins.is_empty() && begins.len() < MOST_FUNCTIONS;
+    (*kinds == TABLE && begins.is_sorted() && whole).then_some(begins)
 }
 
 /// All functions of a file, by number.
@@ -165,21 +181,32 @@ impl Code<'_> {
     }
 
     /// Which functions report errors of a source file, and which.
-    fn errors(&self, source: &BTreeSet<u64>) -> BTreeMap<usize, BTreeSet<u32>> {
+    fn errors(&self, source: &BTreeSet<u64>) -> Option<BTreeMap<usize, BTreeSet<u32>>> {
         let mut found = BTreeMap::new();
         for offset in memmem::find_iter(self.bytes, code::NAME_AS_ARGUMENT) {
             let Some(function) = self.function_at(offset) else { continue };
             if self.refers(offset + code::NAME_AS_ARGUMENT.len()).is_some_and(|to| source.contains(&to)) {
                 found.entry(function).or_insert_with(|| code::errors(self.of(function), self.begin(function), source));
             }
+            if found.len() > MOST_REPORTING {
+                return None;
+            }
         }
-        found
+        Some(found)
     }
 
     /// What the four bytes at an offset refer to, if they end an instruction.
     fn refers(&self, offset: usize) -> Option<u64> {
         let distance = i32::from_le_bytes(*self.bytes.get(offset..)?.first_chunk()?);
         Some((self.at + offset as u64 + 4).wrapping_add_signed(distance.into()))
+    }
+
+    /// Whether a conditional branch goes to one of these addresses: it is within a function then.
+    fn branches_to(&self, these: &BTreeSet<u64>) -> bool {
+        memchr::memchr_iter(code::TWO_BYTES, self.bytes).any(|offset| {
+            let branch = self.bytes.get(offset + 1).is_some_and(|it| code::BRANCHES.contains(it));
+            branch && self.refers(offset + 2).is_some_and(|to| these.contains(&to))
+        })
     }
 
     /// Which functions call another, or go on in it.
@@ -242,6 +269,16 @@ mod tests {
         let texts = b"x\0third_party/src/ssl/ssl_lib.cc\0ssl/ssl_lib.c\0ssl/ssl_lib.cpp\0other/ssl/ssl_lib.cc";
         assert_eq!(source((0x1000, texts), "ssl/ssl_lib.c"), Some(BTreeSet::from([0x1002, 0x1021])));
         assert_eq!(source((0x1000, texts), "ssl/ssl_privkey.c"), None);
+    }
+
+    #[test]
+    fn a_file_that_is_all_names_costs_no_more_than_another() {
+        let began = std::time::Instant::now();
+        let endless = "ssl/ssl_lib.c".repeat(1 << 20);
+        assert_eq!(source((0, endless.as_bytes()), "ssl/ssl_lib.c"), None);
+        let many = "x/ssl/ssl_lib.c\0".repeat(1 << 20);
+        assert_eq!(source((0, many.as_bytes()), "ssl/ssl_lib.c"), None);
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }
 
     #[test]

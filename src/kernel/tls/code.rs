@@ -17,6 +17,9 @@ pub const NAME_AS_ARGUMENT: &[u8] = &[0x48, 0x8d, 0x0d];
 /// `call` and `jmp` with a distance of four bytes.
 pub const CALL: u8 = 0xe8;
 pub const JUMP: u8 = 0xe9;
+/// How instructions of two bytes begin, and how conditional branches with a distance of four bytes go on.
+pub const TWO_BYTES: u8 = 0x0f;
+pub const BRANCHES: std::ops::RangeInclusive<u8> = 0x80..=0x8f;
 /// BoringSSL's number of its part for TLS (`ERR_LIB_SSL`).
 const LIBRARY: u32 = 16;
 /// The size of a random number of TLS, in bytes.
