@@ -390,8 +390,8 @@ static __always_inline u64 pg_stranger_read(const struct pg_tls_key *key, u32 li
 	return over ? *over : pg_session_copied(key, pg_random_at(library));
 }
 
-/* A call on an object without a session returns. */
-static __always_inline void pg_stranger_end(struct pt_regs *ctx, const struct pg_tls_call *call)
+/* A call on an object without a session returns. (A function: 6.1 has not the stack for it beside the engine's.) */
+static __noinline int pg_stranger_end(struct pt_regs *ctx, const struct pg_tls_call *call)
 {
 	struct pg_tls_key key = {.object = call->object, .process = bpf_get_current_pid_tgid() >> 32};
 	u32 reads = call->kind == PG_CALL_READ || call->kind == PG_CALL_PEEK;
@@ -401,12 +401,13 @@ static __always_inline void pg_stranger_end(struct pt_regs *ctx, const struct pg
 		cookie = config.audit ? 0 : pg_stranger_read(&key, call->library);
 		if (cookie)
 			pg_call_fail(ctx, call, cookie, 0, 0);
-		return;
+		return 0;
 	}
 	if (call->kind == PG_CALL_WRITE && (!tls_config.server || config.responses) && pg_call_count(ctx, call))
 		pg_hello_spoil(&key, pg_random_at(call->library));
 	else
 		pg_call_join(call);
+	return 0;
 }
 
 #endif
