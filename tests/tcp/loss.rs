@@ -64,7 +64,10 @@ fn loss_costs_time_and_never_a_wrong_verdict() {
                 assert_eq!((by_end, failed), (0, 0), "{said:#}");
             }
             let events = field.enforcer().events();
-            assert!(connections == 1 || percent > 0 || length > 1400, "{said:#}\n{events:#?}");
+            // A denied frame that TCP has cut in two ends the connection (bpf/mend.h). Where nothing is lost, that is rare for short calls:
+            // only a busy client's are cut.
+            let rarely = u64::from(CALLS / 2 / 20);
+            assert!(connections <= 1 + rarely || percent > 0 || length > 1400, "{said:#}\n{events:#?}");
             assert!(events.iter().all(|e| e["type"] != "connection"), "{events:#?}");
             // The neighbour's link loses packets too.
             for end in [End::A, End::B].into_iter().filter(|_| percent > 0) {
