@@ -1,6 +1,7 @@
 //! The limits on connections and streams, at their edges.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::MapHandle;
@@ -25,6 +26,9 @@ fn together(count: usize, make: impl Fn(usize) -> Client + Sync) -> Vec<Client> 
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     })
 }
+
+/// Each of these takes most of the files that a process may have, and of a small machine's memory.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 struct Stage {
     agent: Protocg,
@@ -71,7 +75,7 @@ impl Stage {
     }
 
     fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
-        let bound = Instant::now() + Duration::from_secs(20);
+        let bound = Instant::now() + harness::patience(Duration::from_secs(20));
         while !holds() {
             assert!(Instant::now() < bound, "{what}: {:?}", self.counts());
             std::thread::sleep(Duration::from_millis(20));
@@ -96,6 +100,7 @@ fn every_connection_that_the_limit_allows_is_served_and_the_next_is_refused() {
     if harness::skip("connections") || few_files("connections") {
         return;
     }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let stage = Stage::new("connections");
     let port = stage.server.address.port();
     let mut clients = together(CONNECTIONS, |index| {
@@ -140,6 +145,7 @@ fn every_stream_that_the_limit_allows_is_served_and_the_next_is_refused() {
     if harness::skip("streams") || few_files("streams") {
         return;
     }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let stage = Stage::new("streams");
     let port = stage.server.address.port();
     let ids = || (0..EACH as u32).map(|i| 2 * i + 1);
