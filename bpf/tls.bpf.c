@@ -8,7 +8,7 @@
  *   pt_received   a thread reads a TCP socket      ──► which socket a call is about
  *
  * tls/call.h knows calls, tls/session.h what belongs together; the engine is the one that judges packets. The functions
- * and their arguments are OpenSSL's and Go's; src/kernel/tls attaches them.
+ * and their arguments are OpenSSL's, GnuTLS's and Go's; src/kernel/tls attaches them.
  */
 #define PG_PLANE_TLS
 #include "tls/call.h"
@@ -39,7 +39,8 @@ static __always_inline int pg_call_vain(const struct pt_regs *ctx, u32 function)
 	return function == PG_FN_WRITE && (s32)ctx->rdx < 0;
 }
 
-/* OpenSSL's arguments are those of C, Go's those of its own (internal ABI): there the receiver is the first. */
+/* OpenSSL's and GnuTLS's arguments are those of C, Go's those of its own (internal ABI): there the receiver is the
+ * first. */
 SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx), length = 0, fails = 0;
@@ -74,6 +75,17 @@ SEC("uprobe") int pt_enter(struct pt_regs *ctx)
 		call.kind = PG_CALL_WRITE;
 		call.count_at = ctx->r8;
 		length = ctx->rdx;
+		break;
+	case PG_FN_RECV:
+		call.kind = PG_CALL_READ;
+		break;
+	case PG_FN_SEND:
+	case PG_FN_SEND2:
+		call.kind = PG_CALL_WRITE;
+		length = ctx->rdx;
+		break;
+	case PG_FN_UNCORK:
+		call.kind = PG_CALL_WRITE;
 		break;
 	case PG_FN_GO_READ:
 		call.kind = PG_CALL_READ;
@@ -133,7 +145,7 @@ SEC("uretprobe") int pt_return(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Early data and sendfile carry plaintext past the calls that are judged. */
+/* Early data, packets and sendfile carry plaintext past the calls that are judged. */
 SEC("uprobe") int pt_other(struct pt_regs *ctx)
 {
 	u64 cookie = bpf_get_attach_cookie(ctx);
@@ -144,6 +156,8 @@ SEC("uprobe") int pt_other(struct pt_regs *ctx)
 	call.library = pg_cookie_library(cookie);
 	if (!pg_tls_inside() || !pg_tls_armed(call.library))
 		return 0;
+	if (pg_cookie_function(cookie) == PG_FN_PACKET && !ctx->rsi)
+		return 0; /* so it only fails, and stands for another call that does */
 	s = pg_session_of(call.object);
 	if (!s || s->blind)
 		return 0;

@@ -4,8 +4,9 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
+# git brings the libcurl over GnuTLS that tests call.
 packages=(clang libclang-dev llvm libelf-dev zlib1g-dev libssl-dev pkg-config make gcc libc6-dev linux-libc-dev iproute2 ethtool
-	clang-format python3 python3-venv libclang-rt-dev nghttp2-client runc crun busybox-static
+	clang-format python3 python3-venv libclang-rt-dev nghttp2-client runc crun busybox-static git
 	golang-go golang-google-grpc-dev golang-google-protobuf-dev)
 # Often from elsewhere than Debian, and then npm is part of it.
 command -v node >/dev/null || packages+=(nodejs)

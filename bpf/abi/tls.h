@@ -19,12 +19,12 @@
 enum pg_rung { PG_RUNGS(PG_RUNG_ENUM) PG_RUNG_COUNT };
 
 /* What a hook is attached with: the library's number, the function, and how far it is from there to one that does
- * nothing but fail: it returns 0, and says in the library's own way that this is an error. 0: the function itself does
- * so, and returns -1, if its length is negative. */
+ * nothing but fail if its second argument is null, in the library's own way. PG_FN_WRITE and 0: the function itself
+ * does so, and returns -1, if its length is negative. */
 #define PG_COOKIE_FUNCTION 10
 #define PG_COOKIE_FAILURE 16
 
-/* OpenSSL's functions, and Go's of crypto/tls.(*Conn) */
+/* OpenSSL's functions, GnuTLS's, and Go's of crypto/tls.(*Conn) */
 enum pg_function {
 	PG_FN_SHAKE,
 	PG_FN_READ,
@@ -35,6 +35,11 @@ enum pg_function {
 	PG_FN_WRITE_EX,
 	PG_FN_WRITE_EX2, /* of OpenSSL 3.3; PG_FN_WRITE_EX goes on in it there */
 	PG_FN_NEW,	 /* returns an object */
+	PG_FN_RECV,
+	PG_FN_SEND,
+	PG_FN_SEND2,  /* PG_FN_SEND goes on in it */
+	PG_FN_UNCORK, /* gives PG_FN_SEND what was given to it before */
+	PG_FN_PACKET, /* does nothing but fail if it has no place for the packet */
 	PG_FN_GO_SHAKE,
 	PG_FN_GO_READ,
 	PG_FN_GO_WRITE,
@@ -68,7 +73,7 @@ struct pg_tls_library {
 PG_SIZE(struct pg_tls_library, 8);
 
 struct pg_tls_key {
-	u64 object; /* SSL * */
+	u64 object; /* SSL *, gnutls_session_t, or (*Conn) */
 	u32 process;
 	u32 reserved;
 };

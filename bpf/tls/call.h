@@ -9,6 +9,7 @@
 #define PG_SIGKILL 9
 #define PG_SIGSTOP 19
 #define PG_MOST_BYTES 0x7fffffff /* of one call */
+#define PG_PULL_ERROR (-54ull)	 /* GnuTLS: the socket cannot be read */
 
 /* the cgroups under enforcement */
 struct {
@@ -141,6 +142,14 @@ static __noinline int pg_tls_tell(u32 held)
 	return 0;
 }
 
+/* What a call returns that has failed. */
+static __always_inline u64 pg_call_failed(const struct pg_tls_call *call)
+{
+	if (call->function == PG_FN_RECV)
+		return PG_PULL_ERROR;
+	return call->count_at ? 0 : -1ull; /* OpenSSL's two kinds */
+}
+
 /*
  * The call fails as it returns, or (`begins`) at its entry: there it becomes a call of `failure`, or in Go returns. The
  * thread does not run on in the process before that.
@@ -155,8 +164,11 @@ static __always_inline void pg_call_fail(struct pt_regs *ctx, const struct pg_tl
 	if (call->goroutine) {
 		hold.failing = begins ? PG_FAIL_GO_SKIP : PG_FAIL_GO_OVER;
 	} else {
-		hold.failing = !begins ? PG_FAIL_OVER : failure == ctx->rip ? PG_FAIL_LENGTH : PG_FAIL_CALL;
-		hold.result = call->count_at ? 0 : -1ull; /* what the two kinds of calls return for a failure */
+		hold.failing = PG_FAIL_OVER;
+		if (begins)
+			hold.failing =
+				failure == ctx->rip && call->function == PG_FN_WRITE ? PG_FAIL_LENGTH : PG_FAIL_CALL;
+		hold.result = pg_call_failed(call);
 	}
 	hold.ip = ctx->rip;
 	hold.sp = ctx->rsp;
@@ -339,6 +351,8 @@ static __always_inline u32 pg_call_count(struct pt_regs *ctx, const struct pg_tl
 {
 	u64 n = 0;
 
+	if (call->function == PG_FN_UNCORK)
+		return 0; /* they were counted when they were given */
 	if (!call->count_at)
 		return (s32)ctx->rax > 0 ? (u32)ctx->rax : 0;
 	if ((s32)ctx->rax <= 0)

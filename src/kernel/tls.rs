@@ -25,6 +25,7 @@ mod boringssl;
 mod code;
 mod elf;
 mod go;
+mod names;
 mod object;
 mod plan;
 
@@ -35,6 +36,7 @@ use plan::{Hook, Plan, Program};
 /// Where libraries are that processes will use.
 const USUAL: [&str; 5] =
     ["/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"];
+const USUAL_NAMES: [&str; 2] = ["libssl.so", "libgnutls.so"];
 
 /// What can be done here to a call with denied plaintext: the best that the policy allows, as a `pg_rung`.
 pub fn choose(wanted: Tls) -> Result<u32, String> {
@@ -204,7 +206,8 @@ impl Hooks {
     fn look_where_libraries_are(&mut self, root: &str) {
         for entry in USUAL.iter().filter_map(|folder| fs::read_dir(format!("{root}{folder}")).ok()).flatten().flatten()
         {
-            if entry.file_name().to_string_lossy().starts_with("libssl.so")
+            let name = entry.file_name();
+            if USUAL_NAMES.iter().any(|usual| name.to_string_lossy().starts_with(usual))
                 && let Ok(file) = File::open(entry.path())
             {
                 let path = entry.path();
@@ -423,7 +426,10 @@ impl Hooks {
                 continue;
             }
             let went = sessions.lookup_and_delete(&key).ok().flatten().and_then(cookie_of);
-            unread.extend(went.filter(|went| *went != cookie));
+            if let Some(went) = went.filter(|went| *went != cookie) {
+                let _ = over.update(&key, &went.to_ne_bytes(), MapFlags::ANY);
+                unread.push(went);
+            }
         }
         self.stale = stale;
         for key in over.keys().filter(|key| ended(key)) {

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
+mod gnutls;
 mod guarded;
 mod judged;
 mod kill;

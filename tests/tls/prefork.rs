@@ -8,6 +8,7 @@ use std::time::Duration;
 use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched};
 use serde_json::{Value, json};
 
+use crate::shapes::{listening, script};
 use crate::stage::{BINARY, certificate, make, make_until_ok, policy, python, refused, skip, unary, way_of};
 
 /// A server in the cgroup, and where it listens; nothing if Python lacks what it needs.
@@ -74,6 +75,34 @@ fn a_prefork_server_that_reads_byte_by_byte() {
 #[test]
 fn a_prefork_server_that_reads_large_pieces() {
     judged("tls-prefork", 65536);
+}
+
+/// A child goes on with an object that is fed, which the fork has copied: nobody follows what it reads there.
+#[test]
+fn what_a_fork_has_copied_is_not_read() {
+    let name = "tls-fork";
+    if skip(name) {
+        return;
+    }
+    for (shape, enforced) in
+        [("fed-fork", false), ("fed-fork", true), ("gnutls-fed-fork", false), ("gnutls-fed-fork", true)]
+    {
+        let Some(mut command) = script(name, "server", shape) else { return };
+        let (cgroup, folder) = (Cgroup::new(name), certificate());
+        command.arg(folder.path());
+        Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
+        let server = Watched::start(command);
+        let target = listening(&server);
+        let agent = enforced.then(|| Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", "[tls]\n"), &[]));
+        if agent.as_ref().is_some_and(|agent| agent.of_type("ready")[0]["tls"] == "none") {
+            return println!("SKIPPED {name}: no hooks here");
+        }
+        let mut session = Calls { stack: Stack::Tonic, place: Place::default(), target }.session_with(&["--tls"]);
+        make_until_ok(&mut session, &unary("one"));
+        let second = make(&mut session, &unary("two"));
+        assert_eq!(second["code"] == 0, !enforced, "{shape}: {second:#}");
+        assert_eq!(server.lines().len(), if enforced { 2 } else { 3 }, "{shape}: {:?}", server.lines());
+    }
 }
 
 /// What a server had of a connection that was reset before it read: `fine` and `a SECRET`, each of another connection.

@@ -6,12 +6,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched, patience};
+use protocg_peers::harness::{Place, Stack, Watched, patience};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::shapes::{listening, script};
-use crate::stage::{BINARY, HOOKS, Net, Stage, certificate, lacks, make, policy, python, refused, skip, unary, way_of};
+use crate::stage::{HOOKS, Net, Stage, lacks, make, python, refused, skip, unary, way_of};
 
 #[test]
 fn without_hooks_tls_is_refused() {
@@ -121,56 +120,12 @@ fn java_is_refused_by_name() {
     is_refused_by_name(test, client, "java", ["Java", "libjvm.so"]);
 }
 
-#[test]
-fn a_client_of_gnutls_is_refused_by_name() {
-    let test = "tls-gnutls";
-    let client = |stage: &Stage| {
-        let mut command = script(test, "client", "gnutls").filter(|_| has_gnutls(test))?;
-        command.arg(stage.server.address.to_string()).arg("fine");
-        Some(command)
-    };
-    is_refused_by_name(test, client, "python3", ["GnuTLS", "libgnutls.so.30"]);
-}
-
-#[test]
-fn a_server_of_gnutls_is_refused_by_name() {
-    let test = "tls-gnutls-server";
-    if skip(test) || !has_gnutls(test) {
-        return;
-    }
-    let Some(mut command) = script(test, "server", "gnutls") else { return };
-    let folder = certificate();
-    let cgroup = Cgroup::new(test);
-    command.arg(folder.path());
-    Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
-    let server = Watched::start(command);
-    let target = listening(&server);
-    let agent = Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", HOOKS), &[]);
-    let mut session = Calls { stack: Stack::Tonic, place: Place::default(), target }.session_with(&["--tls"]);
-    refused(&make(&mut session, &unary("hello")));
-    let event = agent.wait_for("the refusal", |e| e["type"] == "connection");
-    assert_eq!((&event["cause"], &event["reason"]), (&json!("tls"), &json!("tls")), "{event:#}");
-    let detail = event["detail"].as_str().unwrap();
-    assert!(detail.starts_with(&format!("process {} (`python3`)", server.pid())), "{detail}");
-    assert!(detail.contains("GnuTLS") && detail.contains("libgnutls.so.30"), "{detail}");
-    assert_eq!(server.lines().len(), 1, "{:?}", server.lines());
-}
-
 /// Whether python3 has a package.
 fn has(test: &str, package: &str) -> bool {
     let imported = python().and_then(|mut python| python.args(["-c", &format!("import {package}")]).output().ok());
     let has = imported.is_some_and(|out| out.status.success());
     if !has {
         println!("SKIPPED {test}: python3 has no {package} (see tests/peers/python/setup.sh and PROTOCG_VENV)");
-    }
-    has
-}
-
-fn has_gnutls(test: &str) -> bool {
-    let loaded = Command::new("python3").args(["-c", "import ctypes; ctypes.CDLL('libgnutls.so.30')"]).output();
-    let has = loaded.is_ok_and(|out| out.status.success());
-    if !has {
-        println!("SKIPPED {test}: no libgnutls.so.30");
     }
     has
 }

@@ -16,9 +16,11 @@ import socket
 import sys
 import threading
 
+import gnu
 import h2.config
 import h2.connection
 import h2.events
+from gnu import Ended
 
 POINTER = ctypes.c_void_p
 WANT_READ, WANT_WRITE = 2, 3
@@ -26,11 +28,6 @@ TLS1_2, FILE_PEM = 0x0303, 1
 SET_MODE, SET_MAX_VERSION = 33, 124
 PARTIAL_WRITE, MOVING_BUFFER, CLIENT_RENEGOTIATION, KEY_UPDATE_ASKED = 1, 2, 1 << 8, 1
 PIECE = 1 << 16
-AGAIN = -28  # GnuTLS: it was no data
-
-
-class Ended(Exception):
-    pass
 
 
 class Library:
@@ -178,71 +175,18 @@ class Tls:
             data = data[n:]
 
     def refresh(self):
-        """New keys, in the middle of it all."""
-        if "update" in self.shape:
+        """New keys or another process, in the middle of it all."""
+        if "fork" in self.shape:
+            if child := os.fork():
+                self.plain.close()
+                os.waitpid(child, 0)
+                os._exit(0)
+        elif "update" in self.shape:
             assert self.library.SSL_key_update(self.ssl, KEY_UPDATE_ASKED) == 1
             self.until_done(lambda: self.library.SSL_do_handshake(self.ssl))
         elif "renegotiate" in self.shape:
             assert self.library.SSL_renegotiate(self.ssl) == 1
             self.until_done(lambda: self.library.SSL_do_handshake(self.ssl))
-
-
-class Datum(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_char_p), ("size", ctypes.c_uint)]
-
-
-class GnuLibrary:
-    SERVER, CLIENT, PEM, CERTIFICATE = 1, 2, 1, 1
-
-    def __init__(self):
-        self.gnutls = ctypes.CDLL("libgnutls.so.30")
-        for function in ("gnutls_record_recv", "gnutls_record_send"):
-            getattr(self.gnutls, function).restype = ctypes.c_ssize_t
-
-    def context(self, _shape, folder):
-        credentials = POINTER()
-        self.gnutls.gnutls_certificate_allocate_credentials(ctypes.byref(credentials))
-        if folder:
-            files = (f"{folder}/{name}.pem".encode() for name in ("cert", "key"))
-            assert self.gnutls.gnutls_certificate_set_x509_key_file(credentials, *files, self.PEM) == 0
-        return credentials
-
-
-class Gnu:
-    """A connection over GnuTLS."""
-
-    def __init__(self, library, credentials, plain, _shape, serving):
-        self.plain, self.gnutls = plain, library.gnutls
-        self.session = POINTER()
-        self.gnutls.gnutls_init(ctypes.byref(self.session), library.SERVER if serving else library.CLIENT)
-        self.gnutls.gnutls_set_default_priority(self.session)
-        self.gnutls.gnutls_credentials_set(self.session, library.CERTIFICATE, credentials)
-        self.gnutls.gnutls_alpn_set_protocols(self.session, ctypes.byref(Datum(b"h2", 2)), 1, 0)
-        self.gnutls.gnutls_transport_set_int2(self.session, plain.fileno(), plain.fileno())
-        self.buffer = ctypes.create_string_buffer(PIECE)
-        if self.gnutls.gnutls_handshake(self.session) != 0:
-            raise Ended
-
-    def read(self):
-        n = AGAIN
-        while n == AGAIN:
-            n = self.gnutls.gnutls_record_recv(self.session, self.buffer, ctypes.c_size_t(PIECE))
-        if n <= 0:
-            raise Ended
-        return self.buffer.raw[:n]
-
-    def write(self, data):
-        while data:
-            n = self.gnutls.gnutls_record_send(self.session, data, ctypes.c_size_t(len(data)))
-            if n <= 0:
-                raise Ended
-            data = data[n:]
-
-    def pending(self):
-        return self.gnutls.gnutls_record_check_pending(self.session) > 0
-
-    def refresh(self):
-        pass
 
 
 def text_of(body):
@@ -254,7 +198,7 @@ def text_of(body):
 
 
 def kind(shape):
-    return Gnu if shape == "gnutls" else Tls
+    return gnu.Tls if "gnutls" in shape else Tls
 
 
 class Serving:
@@ -359,7 +303,7 @@ class Calling:
 
 
 def library_for(shape, path=None):
-    return GnuLibrary() if shape == "gnutls" else Library(path)
+    return gnu.Library() if "gnutls" in shape else Library(path)
 
 
 def expand(text):

@@ -1,4 +1,4 @@
-//! Calls into OpenSSL of every shape: tests/tls/shapes.py makes them, as a server and as a client.
+//! Calls into OpenSSL and GnuTLS of every shape: tests/tls/shapes.py makes them, as a server and as a client.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,8 +15,21 @@ pub fn script(test: &str, role: &str, shape: &str) -> Option<Command> {
         println!("SKIPPED {test}: python3 has no h2");
         return None;
     };
+    if shape.contains("gnutls") && !has_library("libgnutls.so.30", test) {
+        return None;
+    }
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/shapes.py")).args([role, shape]);
     Some(command)
+}
+
+/// Whether Python can load a library.
+pub fn has_library(name: &str, test: &str) -> bool {
+    let load = format!("import ctypes; ctypes.CDLL('{name}')");
+    let has = python().is_some_and(|mut it| it.args(["-c", &load]).output().is_ok_and(|out| out.status.success()));
+    if !has {
+        println!("SKIPPED {test}: there is no {name}");
+    }
+    has
 }
 
 /// Where a server of it listens.
@@ -83,7 +96,7 @@ fn serving(test: &str, shape: &str, most: usize) {
 
 /// A client that writes so, and is judged.
 fn calling(test: &str, shape: &str, most: usize) {
-    if skip(test) {
+    if skip(test) || script(test, "client", shape).is_none() {
         return;
     }
     let cgroup = Cgroup::new(test);
@@ -142,6 +155,13 @@ shapes! { serving:
     a_server_of_two_threads_a_connection "threads" 300_000;
     a_server_that_asks_for_new_keys "update" 300_000;
     a_server_that_asks_for_new_keys_and_is_fed "fed-update" 300_000;
+    a_server_of_gnutls "gnutls" 1 << 20;
+    a_server_of_gnutls_that_reads_with_numbers "gnutls-seq" 1 << 20;
+    a_server_of_gnutls_that_reads_byte_by_byte "gnutls-tiny" 4000;
+    a_server_of_gnutls_that_never_blocks "gnutls-waiting" 1 << 20;
+    a_server_of_gnutls_that_is_fed "gnutls-fed" 1 << 20;
+    a_server_of_gnutls_of_two_threads_a_connection "gnutls-threads" 300_000;
+    a_server_of_gnutls_that_asks_for_new_keys "gnutls-update" 300_000;
 }
 
 shapes! { calling:
@@ -154,6 +174,16 @@ shapes! { calling:
     a_client_of_several_connections_a_thread "many" 300_000;
     a_client_of_several_threads_a_connection "threads" 300_000;
     a_client_that_asks_for_new_keys "update" 300_000;
+    a_client_of_gnutls "gnutls" 1 << 20;
+    a_client_of_gnutls_that_pads_what_is_short "gnutls-send2" 1 << 20;
+    a_client_of_gnutls_that_writes_byte_by_byte "gnutls-tiny" 4000;
+    a_client_of_gnutls_that_never_blocks "gnutls-waiting" 1 << 20;
+    a_client_of_gnutls_that_flushes_what_was_left "gnutls-waiting-flush" 1 << 20;
+    a_client_of_gnutls_that_corks "gnutls-cork" 1 << 20;
+    a_client_of_gnutls_that_corks_and_never_blocks "gnutls-waiting-cork" 1 << 20;
+    a_client_of_gnutls_that_is_fed "gnutls-fed" 1 << 20;
+    a_client_of_gnutls_of_several_connections_a_thread "gnutls-many" 300_000;
+    a_client_of_gnutls_that_asks_for_new_keys "gnutls-update" 300_000;
 }
 
 /// The client begins the handshake anew, on a server that lets it.

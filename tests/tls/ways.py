@@ -18,6 +18,8 @@ import h2.events
 import mapped
 
 BIO_C_SET_SSL = 109
+POST, POST_SIZE, HTTP_VERSION, HTTP_2_TLS, VERIFY_PEER, VERIFY_HOST = 47, 60, 84, 4, 64, 81  # libcurl's
+URL, POST_DATA, HEADERS, ON_BODY, ON_HEADER = 10002, 10015, 10023, 20011, 20079
 POINTER = ctypes.c_void_p
 
 
@@ -32,7 +34,7 @@ def call(text):
 
 
 def library(name, *functions):
-    found = mapped.library(name)
+    found = ctypes.CDLL(name) if ".so" in name else mapped.library(name)
     for function in functions:
         getattr(found, function).restype = POINTER
     return found
@@ -266,7 +268,38 @@ def rustls(plain):
             print(f"{type(e).__name__}: {e}", flush=True)
 
 
+def curl(plain):
+    """Another connection, by libcurl over GnuTLS."""
+    libcurl = library("libcurl-gnutls.so.4", "curl_easy_init", "curl_slist_append")
+    handle, lines, headers = POINTER(libcurl.curl_easy_init()), [], None
+    for header in (b"content-type: application/grpc", b"te: trailers"):
+        headers = POINTER(libcurl.curl_slist_append(headers, header))
+    message = bytes([0x0A, len(sys.argv[4])]) + sys.argv[4].encode()
+    body = bytes([0, 0, 0, 0, len(message)]) + message
+
+    @ctypes.CFUNCTYPE(ctypes.c_size_t, POINTER, ctypes.c_size_t, ctypes.c_size_t, POINTER)
+    def take(data, size, count, _):
+        lines.append(ctypes.string_at(data, size * count))
+        return size * count
+
+    integers = {POST: 1, POST_SIZE: len(body), HTTP_VERSION: HTTP_2_TLS, VERIFY_PEER: 0, VERIFY_HOST: 0}
+    pointers = {
+        URL: "https://{}:{}/echo.Echo/Unary".format(*plain.getpeername()).encode(),
+        POST_DATA: body,
+        HEADERS: headers,
+        ON_HEADER: take,
+        ON_BODY: take,
+    }
+    for option, value in integers.items():
+        libcurl.curl_easy_setopt(handle, option, ctypes.c_long(value))
+    for option, value in pointers.items():
+        libcurl.curl_easy_setopt(handle, option, value)
+    print(f"libcurl says {libcurl.curl_easy_perform(handle)}", flush=True)
+    if b"grpc-status: 0\r\n" in lines:
+        print("answered", flush=True)
+
+
 CONNECTION, CALL = call(sys.argv[4].encode())
-WAYS = {way.__name__: way for way in (bio, late_bio, nested, implicit, split, unhooked, again, reset, rustls)}
+WAYS = {way.__name__: way for way in (bio, late_bio, nested, implicit, split, unhooked, again, reset, rustls, curl)}
 WAYS[sys.argv[1]](socket.create_connection((sys.argv[2], int(sys.argv[3]))))
 print("ended", flush=True)

@@ -24,7 +24,9 @@ VENV = pathlib.Path(os.environ.get("PROTOCG_VENV", TARGET / "peers-venv"))
 # Built beside the test programs.
 BINARIES = ["protocg", "pg-server", "pg-client", "pg-escape"]
 # Called by tests, with options that busybox does not have; and what starts others, for busybox starts its own.
-TOOLS = "bash sh env timeout unshare setpriv mount umount ip tc ethtool bpftool clang node runc crun".split()
+TOOLS = "bash sh env timeout unshare setpriv mount umount ip tc ethtool bpftool clang node nghttp runc crun strip".split()
+# Loaded by tests.
+LIBRARIES = ["libgnutls.so.30", "libcurl-gnutls.so.4"]
 # Below the target directory: what the setup scripts of tests/peers make.
 PEERS = ["peers-js/node_modules", "peers-go/pg-go", "peers-go/pg-go-newer", "peers-go/pg-listen"]
 # The same, of tests/differential, which are made when its tests first run.
@@ -135,6 +137,11 @@ def main():
         tree.copy(program, stripped=True)
     for name in BINARIES:
         tree.copy(TARGET / "debug" / name, stripped=True)
+
+    known = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True).stdout
+    for name in LIBRARIES:
+        if found := re.search(rf"\s{re.escape(name)} .*x86-64.* => (\S+)", known):
+            tree.copy(os.path.normpath(found[1]))
 
     for name in PEERS:
         path = TARGET / name

@@ -117,12 +117,14 @@ QUICK = {
     "scale": ([NONE], SLOW_THERE),
     "tls": (
         [
+            "gnutls::calls_of_a_client_of_curl",
             "guarded::code_is_not_made",
             "newer::calls_to_a_server_of_todays_go",
             "openssl::calls_of_a_client",
             "openssl::calls_to_a_server_are",
             "prefork::a_prefork_server_that_reads_large",
             "responses::answers_of_tonic",
+            "shapes::a_server_of_gnutls_that_never",
             "stacks::calls_to_a_server_of_grpcio",
             "stacks::calls_to_a_server_of_node",
         ],

@@ -1,9 +1,10 @@
-//! What of a file is to be hooked: OpenSSL by its functions' names, Go's crypto/tls by the table of functions.
+//! What of a file is to be hooked: OpenSSL and GnuTLS by their functions' names, BoringSSL without names by its errors, Go's crypto/tls by the
+//! table of functions.
 
 use std::fs::File;
 
 use super::elf::{Function, Symbols};
-use super::{boringssl, code, go};
+use super::{boringssl, go, names};
 use crate::abi;
 
 /// A place in a file, and the program for it.
@@ -40,45 +41,10 @@ pub struct Plan {
     pub random_at: u32,
 }
 
-/// Calls that begin and return.
-const CALLS: [(&str, u32); 11] = [
-    ("SSL_read", abi::PG_FN_READ),
-    ("SSL_read_ex", abi::PG_FN_READ_EX),
-    ("SSL_peek", abi::PG_FN_PEEK),
-    ("SSL_peek_ex", abi::PG_FN_PEEK_EX),
-    ("SSL_write", abi::PG_FN_WRITE),
-    ("SSL_write_ex", abi::PG_FN_WRITE_EX),
-    ("SSL_write_ex2", abi::PG_FN_WRITE_EX2),
-    ("SSL_do_handshake", abi::PG_FN_SHAKE),
-    ("SSL_accept", abi::PG_FN_SHAKE),
-    ("SSL_connect", abi::PG_FN_SHAKE),
-    ("SSL_shutdown", abi::PG_FN_SHAKE),
-];
-/// What else is done with objects.
-const OTHERS: [(&str, Program); 11] = [
-    ("SSL_read_early_data", Program::Other),
-    ("SSL_write_early_data", Program::Other),
-    ("SSL_sendfile", Program::Other),
-    ("SSL_stateless", Program::Other),
-    ("SSL_dup", Program::Other),
-    ("SSL_free", Program::Forget),
-    ("SSL_clear", Program::Forget),
-    ("BIO_f_ssl", Program::Bio),
-    ("BIO_new_ssl", Program::Bio),
-    ("BIO_new_ssl_connect", Program::Bio),
-    ("BIO_new_buffer_ssl_connect", Program::Bio),
-];
-/// A file with these is a TLS library.
-const NEEDED: [&str; 5] = ["SSL_read", "SSL_write", "SSL_do_handshake", "SSL_free", FAILURE];
-/// Does nothing but fail if its second argument is null, and says so in the queue of errors: a call that is denied becomes a
-/// call of it, and the caller finds SSL_ERROR_SSL, whatever the object's last call was.
-const FAILURE: &str = "SSL_use_certificate";
 /// The dynamic linker calls it when it has loaded something: it is there for debuggers.
 const LOADED: &str = "_dl_debug_state";
 /// Larger files are not looked into, in bytes: whoever is in the cgroup may have made them, and may say of any part that it is the table of names.
 const MOST_FILE: u64 = 1 << 30;
-/// Its code tells where objects have the client's random number.
-const RANDOM: &str = "SSL_get_client_random";
 /// By the order of `go::NEEDED`.
 const GO: [u32; 3] = [abi::PG_FN_GO_READ, abi::PG_FN_GO_WRITE, abi::PG_FN_GO_SHAKE];
 
@@ -88,17 +54,22 @@ pub fn of(file: &File) -> Result<Plan, String> {
         return Err(String::new());
     }
     let mut plan = Plan::default();
-    let mut names = vec![FAILURE, RANDOM, LOADED];
-    names.extend(CALLS.iter().map(|(name, _)| *name).chain(OTHERS.iter().map(|(name, _)| *name)));
-    let symbols = Symbols::read(file, &names).map_err(|e| format!("it cannot be read: {e}"))?;
+    let wanted: Vec<_> = names::all().chain([LOADED]).collect();
+    let symbols = Symbols::read(file, &wanted).map_err(|e| format!("it cannot be read: {e}"))?;
     if let Some(found) = symbols.get(LOADED) {
         let program = Program::Loaded;
         plan.hooks.push(Hook { program, function: 0, offset: found.offset, failure: 0, caught: false });
     }
-    if NEEDED.iter().all(|name| symbols.get(name).is_some()) {
+    // Of two in one file, the objects of one could be told by nothing but a thread that reads the socket.
+    let named: Vec<_> = names::find(&symbols).collect();
+    for library in &named {
         plan.tls = true;
-        plan.add_openssl(file, &symbols);
-    } else if let Some(found) = boringssl::find(file) {
+        plan.hooks.extend(library.hooks(&symbols));
+        plan.random_at = if named.len() == 1 { library.random_at(file, &symbols) } else { 0 };
+    }
+    if named.is_empty()
+        && let Some(found) = boringssl::find(file)
+    {
         plan.tls = true;
         plan.add_boringssl(&found);
     }
@@ -125,26 +96,6 @@ impl Plan {
         }
         groups.sort_by_key(|group| group.first().is_some_and(|first| first.program != Program::Return));
         groups
-    }
-
-    fn add_openssl(&mut self, file: &File, symbols: &Symbols) {
-        let failure = symbols.get(FAILURE).map(|function| function.address).unwrap_or_default();
-        let place = |name, program, function, caught| {
-            let found = symbols.get(name)?;
-            // OpenSSL and LibreSSL refuse negative lengths, with -1, which node insists on. BoringSSL would read on; it has no SSL_write_ex.
-            let enters = function == abi::PG_FN_WRITE && program == Program::Enter;
-            let itself = enters && symbols.get("SSL_write_ex").is_some();
-            let failure = if itself { 0 } else { failure.wrapping_sub(found.address) };
-            Some(Hook { program, function, offset: found.offset, failure, caught })
-        };
-        for (name, function) in CALLS {
-            // Returns first: no call is seen to begin whose end is not.
-            self.hooks.extend(place(name, Program::Return, function, true));
-            self.hooks.extend(place(name, Program::Enter, function, false));
-        }
-        self.hooks.extend(OTHERS.iter().filter_map(|(name, program)| place(name, *program, 0, false)));
-        let random = symbols.get(RANDOM).and_then(|function| function.code(file)).and_then(|code| code::field(&code));
-        self.random_at = random.unwrap_or_default();
     }
 
     fn add_boringssl(&mut self, found: &boringssl::Found) {
