@@ -97,10 +97,11 @@ fn what_a_fork_has_copied_is_not_read() {
         if agent.as_ref().is_some_and(|agent| agent.of_type("ready")[0]["tls"] == "none") {
             return println!("SKIPPED {name}: no hooks here");
         }
-        let mut session = Calls { stack: Stack::Tonic, place: Place::default(), target }.session_with(&["--tls"]);
-        make_until_ok(&mut session, &unary("one"));
-        let second = make(&mut session, &unary("two"));
-        assert_eq!(second["code"] == 0, !enforced, "{shape}: {second:#}");
+        // It does not connect again, as tonic's would.
+        let Some(mut client) = script(name, "client", "plain") else { return };
+        client.arg(target.to_string()).args(["one", "two"]);
+        let said = Watched::start(client).wait_for("both calls", |lines| (lines.len() == 2).then(|| lines.to_vec()));
+        assert_eq!(said, ["answered", if enforced { "ended" } else { "answered" }], "{shape}");
         assert_eq!(server.lines().len(), if enforced { 2 } else { 3 }, "{shape}: {:?}", server.lines());
     }
 }
