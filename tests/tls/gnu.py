@@ -19,6 +19,14 @@ class Ended(Exception):
     pass
 
 
+def go_on_in_a_child(plain):
+    """Only a child of this process comes back from here."""
+    if child := os.fork():
+        plain.close()
+        os.waitpid(child, 0)
+        os._exit(0)
+
+
 class Datum(ctypes.Structure):
     _fields_ = [("data", ctypes.c_char_p), ("size", ctypes.c_uint)]
 
@@ -138,10 +146,7 @@ class Tls:
     def refresh(self):
         """New keys or another process, in the middle of it all."""
         if "fork" in self.shape:
-            if child := os.fork():
-                self.plain.close()
-                os.waitpid(child, 0)
-                os._exit(0)
+            go_on_in_a_child(self.plain)
         elif "update" in self.shape and self.updates < MOST_UPDATES:
             self.updates += 1
             self.until_done(lambda: self.gnutls.gnutls_session_key_update(self.session, KEY_UPDATE_ASKED))

@@ -7,7 +7,7 @@ use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::shapes::{has_library, listening, script};
+use crate::shapes::{has_library, script, started};
 use crate::stage::{BINARY, HOOKS, Stage, certificate, make, policy, python, refused, skip, unary, way_of};
 
 const CURL: &str = "libcurl-gnutls.so.4";
@@ -62,10 +62,7 @@ fn server_that_is_not_judged(test: &str, shape: &str, change: impl FnOnce(&mut C
     change(&mut command);
     let folder = certificate();
     let cgroup = Cgroup::new(test);
-    command.arg(folder.path());
-    Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
-    let server = Watched::start(command);
-    let target = listening(&server);
+    let (server, target) = started(command, folder.path(), &cgroup);
     let agent = Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", HOOKS), &[]);
     if agent.of_type("ready")[0]["tls"] == "none" {
         println!("SKIPPED {test}: {:?}", agent.of_type("warning"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Stack, Watched};
 use serde_json::{Value, json};
 
-use crate::shapes::{listening, script};
+use crate::shapes::{script, started};
 use crate::stage::{BINARY, certificate, make, make_until_ok, policy, python, refused, skip, unary, way_of};
 
 /// A server in the cgroup, and where it listens; nothing if Python lacks what it needs.
@@ -87,12 +87,9 @@ fn what_a_fork_has_copied_is_not_read() {
     for (shape, enforced) in
         [("fed-fork", false), ("fed-fork", true), ("gnutls-fed-fork", false), ("gnutls-fed-fork", true)]
     {
-        let Some(mut command) = script(name, "server", shape) else { return };
+        let Some(command) = script(name, "server", shape) else { return };
         let (cgroup, folder) = (Cgroup::new(name), certificate());
-        command.arg(folder.path());
-        Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
-        let server = Watched::start(command);
-        let target = listening(&server);
+        let (server, target) = started(command, folder.path(), &cgroup);
         let agent = enforced.then(|| Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", "[tls]\n"), &[]));
         if agent.as_ref().is_some_and(|agent| agent.of_type("ready")[0]["tls"] == "none") {
             return println!("SKIPPED {name}: no hooks here");

@@ -20,7 +20,7 @@ import gnu
 import h2.config
 import h2.connection
 import h2.events
-from gnu import Ended
+from gnu import Ended, go_on_in_a_child
 
 POINTER = ctypes.c_void_p
 WANT_READ, WANT_WRITE = 2, 3
@@ -177,10 +177,7 @@ class Tls:
     def refresh(self):
         """New keys or another process, in the middle of it all."""
         if "fork" in self.shape:
-            if child := os.fork():
-                self.plain.close()
-                os.waitpid(child, 0)
-                os._exit(0)
+            go_on_in_a_child(self.plain)
         elif "update" in self.shape:
             assert self.library.SSL_key_update(self.ssl, KEY_UPDATE_ASKED) == 1
             self.until_done(lambda: self.library.SSL_do_handshake(self.ssl))

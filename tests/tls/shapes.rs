@@ -32,8 +32,17 @@ pub fn has_library(name: &str, test: &str) -> bool {
     has
 }
 
+/// A server of it in a cgroup, with the key in a folder, and where it listens.
+pub fn started(mut command: Command, folder: &Path, cgroup: &Cgroup) -> (Watched, SocketAddr) {
+    command.arg(folder);
+    Place { cgroup: Some(cgroup), net: None }.enter(&mut command);
+    let server = Watched::start(command);
+    let target = listening(&server);
+    (server, target)
+}
+
 /// Where a server of it listens.
-pub fn listening(server: &Watched) -> SocketAddr {
+fn listening(server: &Watched) -> SocketAddr {
     server.wait_for("listening", |lines| lines.iter().find_map(|line| line.strip_prefix("listening ")?.parse().ok()))
 }
 
@@ -61,13 +70,10 @@ fn serving(test: &str, shape: &str, most: usize) {
     if skip(test) {
         return;
     }
-    let Some(mut command) = script(test, "server", shape) else { return };
+    let Some(command) = script(test, "server", shape) else { return };
     let folder = certificate();
     let cgroup = Cgroup::new(test);
-    command.arg(folder.path());
-    Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
-    let server = Watched::start(command);
-    let target = listening(&server);
+    let (server, target) = started(command, folder.path(), &cgroup);
     let agent = Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", "[tls]\n"), &[]);
     if agent.of_type("ready")[0]["tls"] == "none" {
         return println!("SKIPPED {test}: {:?}", agent.of_type("warning"));
@@ -213,13 +219,10 @@ fn a_server_that_renegotiates() {
         if skip(test) {
             return;
         }
-        let Some(mut command) = script(test, "server", shape) else { return };
+        let Some(command) = script(test, "server", shape) else { return };
         let folder = certificate();
         let cgroup = Cgroup::new(test);
-        command.arg(folder.path());
-        Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
-        let server = Watched::start(command);
-        let target = listening(&server);
+        let (server, target) = started(command, folder.path(), &cgroup);
         let agent = Protocg::run(BINARY, &[&cgroup], &policy(target.port(), "", "[tls]\n"), &[]);
         if agent.of_type("ready")[0]["tls"] == "none" {
             return println!("SKIPPED {test}: {:?}", agent.of_type("warning"));

@@ -1,4 +1,4 @@
-"""A client that uses OpenSSL in an uncommon way.
+"""A client that uses TLS in an uncommon way, or another library than OpenSSL.
 
 usage: ways.py WAY ADDRESS PORT TEXT [HOW]; makes a call with that text. Says `answered` if it is, or `ended` when the connection is.
 """

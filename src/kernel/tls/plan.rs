@@ -37,7 +37,7 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// Whether TLS is among them.
     pub tls: bool,
-    /// Where OpenSSL's and BoringSSL's objects have the client's random number, as in `pg_tls_library`; 0: unknown.
+    /// Where the library's objects have the client's random number, as in `pg_tls_library`; 0: unknown.
     pub random_at: u32,
 }
 
