@@ -54,6 +54,7 @@ pub struct Core {
     /// Senders of mended segments.
     pub senders: RefCell<Senders>,
     attended: RefCell<HashMap<u64, UnboundedSender<Signal>>>,
+    owed: RefCell<HashSet<u64>>,
 }
 
 impl Core {
@@ -83,6 +84,7 @@ impl Core {
             tls_stuck: RefCell::default(),
             senders: RefCell::default(),
             attended: RefCell::default(),
+            owed: RefCell::default(),
         }
     }
 
@@ -212,5 +214,28 @@ impl Core {
     /// The task is done.
     pub fn forget(&self, cookie: u64) {
         self.attended.borrow_mut().remove(&cookie);
+        self.settle(cookie);
+    }
+
+    /// Notes that a denial on the connection was heard of, before that is forgotten by the kernel: an agent that comes after
+    /// this one, if it is killed, cuts what it left unanswered.
+    pub fn owe(&self, cookie: u64) {
+        if self.owed.borrow_mut().insert(cookie)
+            && let Err(e) = self.shared.owe(cookie)
+        {
+            tracing::warn!("cannot note what is to be answered: {e}; if this agent is killed its caller may wait");
+        }
+    }
+
+    /// All that was heard of on the connection is answered.
+    pub fn settle(&self, cookie: u64) {
+        if self.owed.borrow_mut().remove(&cookie) {
+            self.shared.settle(cookie);
+        }
+    }
+
+    /// Whether something is to be answered on the connection.
+    pub fn owes(&self, cookie: u64) -> bool {
+        self.owed.borrow().contains(&cookie)
     }
 }

@@ -220,6 +220,9 @@ impl Talk<'_> {
                     _ => return Outcome::Broken,
                 }
             }
+            if due.is_empty() && self.is_silent() {
+                self.core.settle(self.cookie);
+            }
             let signal = match self.inbox.pop_front() {
                 Some(signal) => signal,
                 None => match timeout(self.stay(owed.is_some()), self.signals.recv()).await {

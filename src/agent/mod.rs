@@ -86,6 +86,15 @@ impl Heard {
         load::read(bytes).map(Self::Event)
     }
 
+    /// The connection, if it goes on and something is to be said on it. One that does not go on is known by its state.
+    fn owed(&self) -> Option<u64> {
+        match self {
+            Self::Event(event) => (event.verdict == abi::PG_V_DENY && event.mends == 1).then_some(event.cookie),
+            Self::Hole(hole) => (hole.about.type_ != abi::PG_EV_SILENCED).then_some(hole.about.cookie),
+            _ => None,
+        }
+    }
+
     fn handle(&self, core: &Rc<Core>) {
         match self {
             Self::Event(event) => handle(core, event),
@@ -111,12 +120,17 @@ pub struct Ring {
 
 impl Ring {
     /// Opens it. Needs a runtime.
-    pub fn open(core: &Core) -> anyhow::Result<Self> {
+    pub fn open(core: &Rc<Core>) -> anyhow::Result<Self> {
         let events = Rc::new(RefCell::new(Vec::new()));
-        let sink = Rc::clone(&events);
+        let (sink, hearer) = (Rc::clone(&events), Rc::clone(core));
         let mut builder = RingBufferBuilder::new();
         builder.add(&core.shared.events, move |bytes: &[u8]| {
-            sink.borrow_mut().extend(Heard::read(bytes));
+            let heard = Heard::read(bytes);
+            // once this returns the kernel has it no more
+            if let Some(cookie) = heard.as_ref().and_then(Heard::owed) {
+                hearer.owe(cookie);
+            }
+            sink.borrow_mut().extend(heard);
             0
         })?;
         let buffer = builder.build()?;
@@ -163,6 +177,7 @@ pub async fn work<T>(
     let mut sweeper = Sweeper::new();
     let mut foreign = known_foreign;
     let mut foreign_due = Instant::now() + FOREIGN;
+    sweep::cut_owed(core);
     loop {
         tokio::select! {
             done = &mut stop => return End::Stopped(done),

@@ -101,10 +101,24 @@ impl Default for Sweeper {
     }
 }
 
-/// Cuts every dead connection now: once enforcement ends, what was denied would be let through.
+/// Cuts the connections on which an agent that was killed has left something unanswered: what it had heard nobody says again.
+pub fn cut_owed(core: &Rc<Core>) {
+    for cookie in core.shared.owed() {
+        match core.shared.conn(cookie) {
+            Some(conn) => {
+                core.owe(cookie);
+                core.attend(&event_of(&conn), Signal::Cut);
+            }
+            None => core.shared.settle(cookie),
+        }
+    }
+}
+
+/// Cuts every dead connection now: once enforcement ends, what was denied would be let through. So are those on which something
+/// is still to be answered.
 pub fn cut_all(core: &Core) {
     for cookie in core.shared.cookies() {
-        if let Some(conn) = core.shared.conn(cookie).filter(|conn| is_over(conn)) {
+        if let Some(conn) = core.shared.conn(cookie).filter(|conn| is_over(conn) || core.owes(cookie)) {
             core.destroy(&event_of(&conn), core.find_socket(cookie).as_ref());
         }
     }

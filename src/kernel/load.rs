@@ -31,6 +31,8 @@ pub struct Shared {
     pub events: MapHandle,
     /// The agent's registered replies.
     pub replies: MapHandle,
+    /// Cookies of the connections on which the agent has something to answer.
+    pub owed: MapHandle,
     /// Slots for copies of segments, of either size.
     pub held_small: MapHandle,
     /// The larger ones.
@@ -43,13 +45,14 @@ pub struct Shared {
 
 impl Shared {
     /// Each map with the name that it is pinned under.
-    pub fn named(&self) -> [(&'static str, &MapHandle); 9] {
+    pub fn named(&self) -> [(&'static str, &MapHandle); 10] {
         [
             ("conns", &self.conns),
             ("streams", &self.streams),
             ("texts", &self.texts),
             ("events", &self.events),
             ("replies", &self.replies),
+            ("owed", &self.owed),
             ("held_small", &self.held_small),
             ("held_large", &self.held_large),
             ("counters", &self.counters),
@@ -264,6 +267,7 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Map
         texts: handle(&skel.maps.texts)?,
         events: handle(&skel.maps.events)?,
         replies: handle(&skel.maps.replies)?,
+        owed: handle(&skel.maps.owed)?,
         held_small: handle(&skel.maps.held_small)?,
         held_large: handle(&skel.maps.held_large)?,
         counters: handle(&skel.maps.counters)?,
@@ -436,7 +440,7 @@ impl Shared {
 
     /// Cookies of all connections.
     pub fn cookies(&self) -> Vec<u64> {
-        self.conns.keys().filter_map(|key| Some(u64::from_ne_bytes(key.try_into().ok()?))).collect()
+        cookies(&self.conns)
     }
 
     /// Keys of all live RPCs, with the connection's id.
@@ -498,6 +502,21 @@ impl Shared {
         let _ = self.replies.delete(&cookie.to_ne_bytes());
     }
 
+    /// Notes that a denial on this connection is to be answered; whoever has the maps next sees it.
+    pub fn owe(&self, cookie: u64) -> io::Result<()> {
+        self.owed.update(&cookie.to_ne_bytes(), &1_u32.to_ne_bytes(), MapFlags::ANY).map_err(|e| io_error(&e))
+    }
+
+    /// Forgets that.
+    pub fn settle(&self, cookie: u64) {
+        let _ = self.owed.delete(&cookie.to_ne_bytes());
+    }
+
+    /// Cookies of all connections that are noted.
+    pub fn owed(&self) -> Vec<u64> {
+        cookies(&self.owed)
+    }
+
     /// A counter, summed over the CPUs.
     pub fn count(&self, counter: u32) -> u64 {
         let values = self.counters.lookup_percpu(&counter.to_ne_bytes(), MapFlags::ANY).ok().flatten();
@@ -509,6 +528,11 @@ impl Shared {
     pub fn read_only(&self) -> Option<Vec<u8>> {
         self.rodata.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok()?
     }
+}
+
+/// The keys of a map by socket cookie.
+fn cookies(map: &MapHandle) -> Vec<u64> {
+    map.keys().filter_map(|key| Some(u64::from_ne_bytes(key.try_into().ok()?))).collect()
 }
 
 /// The bytes of a policy's numbers, to be compared with those of pinned programs.

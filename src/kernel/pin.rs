@@ -140,6 +140,7 @@ fn open(dir: &Path, id: u64) -> Option<Pins> {
         texts: map("texts")?,
         events: map("events")?,
         replies: map("replies")?,
+        owed: map("owed")?,
         held_small: map("held_small")?,
         held_large: map("held_large")?,
         counters: map("counters")?,

@@ -1,12 +1,18 @@
 //! Enforcement that outlives its agent, and what is left when all is over.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
-use libbpf_rs::{MapCore, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::sys::signal::Signal;
-use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Server, Stack};
+use protocg_peers::h2raw::{self, Encoder, Style};
+use protocg_peers::harness::process::Watched;
+use protocg_peers::harness::{Calls, Cgroup, Place, Protocg, Server, Stack, patience};
+use protocg_peers::wire::Message;
 use serde_json::{Value, json};
 
 use crate::stage::{
@@ -45,8 +51,7 @@ impl Pinned {
     }
 
     fn pins(&self) -> PathBuf {
-        let id = std::fs::metadata(self.cgroup.path()).unwrap().ino();
-        PathBuf::from(format!("/sys/fs/bpf/protocg/{id}"))
+        pins_of(&self.cgroup)
     }
 
     fn entries(&self, map: &str) -> usize {
@@ -58,6 +63,11 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let _ = Command::new(BINARY).arg("detach").arg("--cgroup").arg(self.cgroup.path()).output();
     }
+}
+
+fn pins_of(cgroup: &Cgroup) -> PathBuf {
+    let id = std::fs::metadata(cgroup.path()).unwrap().ino();
+    PathBuf::from(format!("/sys/fs/bpf/protocg/{id}"))
 }
 
 fn kill(mut agent: Protocg) {
@@ -152,7 +162,84 @@ fn nothing_stays_of_connections_that_are_closed() {
     // Denied connections may still be waiting for their last acknowledgement.
     eventually("one connection each is left", || pinned.entries("map_conns") == 3);
     drop(sessions);
-    for map in ["map_conns", "map_streams", "map_replies"] {
+    for map in ["map_conns", "map_streams", "map_replies", "map_owed"] {
         eventually(&format!("{map} is empty"), || pinned.entries(map) == 0);
     }
+}
+
+/// A server that begins a response and stays in the middle of its DATA frame; it reads on, and says how much.
+const UNFINISHED: &str = r#"
+import socket
+listener = socket.create_server(("127.0.0.1", 0))
+print("listening 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+connection = listener.accept()[0]
+got = len(connection.recv(1 << 16))
+print("read %d" % got, flush=True)
+connection.sendall(bytes.fromhex("000000040000000000" "00000101040000000188" "000064000000000001" "0000000000"))
+while piece := connection.recv(1 << 16):
+    got += len(piece)
+    print("read %d" % got, flush=True)
+"#;
+
+/// The agent ends when the hole of a denied call is filled and the caller not answered: the server has not finished a frame.
+/// Neither it nor the next agent leaves the caller to wait.
+fn owing(name: &str, end: impl FnOnce(Protocg)) {
+    if skip(name, &[]) {
+        return;
+    }
+    let cgroup = Cgroup::new(name);
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(UNFINISHED);
+    Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
+    let server = Watched::start(command);
+    let to: SocketAddr = server.wait_for("it listens", |lines| lines.first()?.strip_prefix("listening ")?.parse().ok());
+    let read = |least: usize| {
+        server.wait_for("what it has read", |lines| {
+            lines.iter().filter_map(|line| line.strip_prefix("read ")?.parse::<usize>().ok()).find(|it| *it >= least)
+        })
+    };
+    let policy = policy(to.port(), SECRET);
+    let run = || Protocg::run(BINARY, &[&cgroup], &policy, &["--pin"]);
+    let agent = run();
+
+    let mut encoder = Encoder::default();
+    let mut call = |stream, text: &str| {
+        let message = Message::new().bytes(1, text).bytes;
+        h2raw::unary(&mut encoder, Style::PLAIN, stream, "/echo.Echo/Unary", &message)
+    };
+    let mut client = TcpStream::connect(to).unwrap();
+    let opening = [h2raw::open(&[]), call(1, "public")].concat();
+    client.write_all(&opening).unwrap();
+    read(opening.len());
+    let mut begun = [0; 33];
+    client.read_exact(&mut begun).unwrap();
+    client.write_all(&call(3, "a SECRET")).unwrap();
+    agent.wait_for("the denial", |event| event["verdict"] == "deny");
+    read(opening.len() + 1);
+    let conns = MapHandle::from_pinned_path(pins_of(&cgroup).join("map_conns")).unwrap();
+    let holes = std::mem::offset_of!(protocg::abi::pg_conn, holes);
+    eventually("the hole is filled", || {
+        let conn = conns.lookup(&conns.keys().next().unwrap(), MapFlags::ANY).unwrap().unwrap();
+        conn[holes..holes + 4] == [0; 4]
+    });
+    end(agent);
+
+    let agent = run();
+    assert_eq!(agent.of_type("ready")[0]["origin"], json!("adopted"));
+    client.set_read_timeout(Some(patience(Duration::from_secs(2)))).unwrap();
+    let heard = client.read(&mut begun).map_err(|e| e.kind());
+    assert_eq!(heard, Err(std::io::ErrorKind::ConnectionReset), "the caller does not wait");
+    assert_eq!(agent.stop().code(), Some(0));
+    let detached = Command::new(BINARY).arg("detach").arg("--cgroup").arg(cgroup.path()).status().unwrap();
+    assert!(detached.success());
+}
+
+#[test]
+fn a_caller_that_a_killed_agent_owes_an_answer_does_not_wait() {
+    owing("owing-killed", kill);
+}
+
+#[test]
+fn a_caller_that_a_stopped_agent_owes_an_answer_does_not_wait() {
+    owing("owing-stopped", |agent| assert_eq!(agent.stop().code(), Some(0)));
 }
