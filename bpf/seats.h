@@ -5,40 +5,49 @@
 
 #include "env.h"
 
-/* The seat of a request, or of a response's half. */
-static inline u32 pg_seat(u32 id)
+/* The seat of a request, or of a response's half: which berth is whose. Read and written at once: the other direction
+ * may do so meanwhile. */
+static inline volatile u16 *pg_seat(const struct pg_conn *c, u32 id)
 {
-	return pg_index((id >> 1 & (PG_SEATS / 2 - 1)) | (id & PG_RESPONSE_HALF ? PG_SEATS / 2 : 0), PG_SEATS);
+	u32 at = pg_index((id >> 1 & (PG_SEATS / 2 - 1)) | (id & PG_RESPONSE_HALF ? PG_SEATS / 2 : 0), PG_SEATS);
+
+	return (volatile u16 *)&c->seat[at];
 }
 
-/* Read at once: the other direction may write it meanwhile. */
-static inline u64 pg_seat_read(const struct pg_conn *c, u32 id)
+/* The stream that has a seat; others may have the same. */
+static inline struct pg_stream *pg_seated(const struct pg_conn *c, u32 id)
 {
-	return *(const volatile u64 *)&c->seat[pg_seat(id)];
+	u32 berth = *pg_seat(c, id);
+	struct pg_stream *s;
+
+	if (!berth || !id)
+		return 0;
+	s = pg_berth_get(berth - 1);
+	return s && s->id == id ? s : 0;
 }
 
-static inline int pg_seated(u64 seat, u32 id)
+/* The stream that is in the table. */
+static inline struct pg_stream *pg_stream_standing(const struct pg_conn *c, u32 id)
 {
-	return id && seat >> 32 == id;
+	return c->standing ? pg_stream_get(c->id, id) : 0;
 }
 
 /* A live stream of the connection. */
 static inline struct pg_stream *pg_stream_of(const struct pg_conn *c, u32 id)
 {
-	u64 seat = pg_seat_read(c, id);
+	struct pg_stream *s = pg_seated(c, id);
 
-	if (pg_seated(seat, id))
-		return pg_berth_get((u32)seat);
-	return c->standing ? pg_stream_get(c->id, id) : 0;
+	return s ? s : pg_stream_standing(c, id);
 }
 
 /* Takes the id's seat, if it is free and there is a berth for it. */
 static inline struct pg_stream *pg_seat_take(struct pg_conn *c, u32 id)
 {
-	u32 berth, at = pg_seat(id);
+	volatile u16 *seat = pg_seat(c, id);
 	struct pg_stream *s;
+	u32 berth;
 
-	if (c->seat[at])
+	if (*seat)
 		return 0;
 	if (c->idles) {
 		c->idles--;
@@ -50,18 +59,20 @@ static inline struct pg_stream *pg_seat_take(struct pg_conn *c, u32 id)
 	if (!s)
 		return 0;
 	__builtin_memset(s, 0, __builtin_offsetof(struct pg_stream, bits));
+	s->id = id;
 	/* the other direction finds it from here on */
 	asm volatile("" ::: "memory");
-	c->seat[at] = (u64)id << 32 | berth;
+	*seat = berth + 1;
 	return s;
 }
 
-/* The stream is over. Its berth stays, if the connection has not many that nobody is in. */
+/* The stream that has the seat is over. Its berth stays, if the connection has not many that nobody is in. */
 static inline void pg_seat_leave(struct pg_conn *c, u32 id)
 {
-	u32 at = pg_seat(id), berth = (u32)c->seat[at];
+	volatile u16 *seat = pg_seat(c, id);
+	u32 berth = *seat - 1;
 
-	c->seat[at] = 0;
+	*seat = 0;
 	if (c->idles < PG_IDLE_BERTHS) {
 		c->idle[pg_index(c->idles, PG_IDLE_BERTHS)] = berth;
 		c->idles++;

@@ -60,36 +60,43 @@ static inline void pg_stream_remove(struct pg_conn *c, struct pg_stream *s, u32 
 
 PG_STEP int pg_stream_close(struct pg_conn *c, u32 id)
 {
-	struct pg_stream *s;
+	struct pg_stream *seated, *s;
 
 	if (!c)
 		return 0;
-	s = pg_stream_of(c, id);
+	seated = pg_seated(c, id);
+	s = seated ? seated : pg_stream_standing(c, id);
 	if (!s)
 		return 0;
 	pg_stream_answered(c, s);
 	if (c->live)
 		c->live--;
-	if (pg_seated(pg_seat_read(c, id), id))
+	if (seated)
 		pg_seat_leave(c, id);
 	else
 		pg_stream_remove(c, s, id);
 	return 0;
 }
 
-/* Whoever has this turn's seat goes, and the first of the list. Returns whether there may be more. */
+#define PG_SEATS_A_TURN 8
+
+/* Whoever has the seats of this turn goes, and the first of the list. Returns whether there may be more. */
 PG_STEP int pg_streams_drop_some(struct pg_conn *c, u32 turn)
 {
-	u64 seat;
+	u32 i, at = pg_index(turn * PG_SEATS_A_TURN, PG_SEATS), seat;
+	struct pg_stream *s;
 
 	if (!c)
 		return 0;
-	seat = c->seat[pg_index(turn, PG_SEATS)];
-	if (seat)
-		pg_stream_close(c, seat >> 32);
+	for (i = 0; i < PG_SEATS_A_TURN; i++) {
+		seat = c->seat[pg_index(at + i, PG_SEATS)];
+		s = seat ? pg_berth_get(seat - 1) : 0;
+		if (s)
+			pg_stream_close(c, s->id);
+	}
 	if (c->streams)
 		pg_stream_close(c, c->streams);
-	return turn < PG_SEATS - 1 || c->streams;
+	return turn < PG_SEATS / PG_SEATS_A_TURN - 1 || c->streams;
 }
 
 static long pg_streams_drop_cb(u32 index, void *data)
@@ -102,7 +109,7 @@ static long pg_streams_drop_cb(u32 index, void *data)
 /* All streams of a connection go with it. */
 static inline void pg_streams_drop(struct pg_conn *c)
 {
-	bpf_loop(PG_MAX_STREAMS + PG_SEATS, pg_streams_drop_cb, &c, 0);
+	bpf_loop(PG_MAX_STREAMS + PG_SEATS / PG_SEATS_A_TURN, pg_streams_drop_cb, &c, 0);
 	pg_seats_clear(c);
 }
 

@@ -14,7 +14,7 @@
 	  "live RPCs over all connections, about 1.4 KiB each; one takes two where rules read responses",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
 	L(BERTHS, 4096,                                                                                                \
-	  "of these RPCs, those whose state is there before they come, 32 a connection at most: 5.6 MiB",              \
+	  "of these RPCs, those whose state is there before they come, 128 a connection at most: 5.6 MiB",              \
 	  "a further RPC's state is made and freed with it, which takes the kernel a few microseconds")                \
 	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
 	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \

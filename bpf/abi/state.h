@@ -54,6 +54,7 @@ enum pg_pb_state {
 };
 
 struct pg_stream {
+	u32 id;	      /* of whose berth it is */
 	u32 previous; /* live streams of the connection that have no seat form a list */
 	u32 next;
 	u32 method;
@@ -78,14 +79,13 @@ struct pg_stream {
 	u32 head_at;	/* where in it the frame begins */
 	u32 newer;	/* of responses: neighbours in the queue of those whose stream the client has reset */
 	u32 older;
-	u64 value;
-	u32 packed;   /* message offset where the packed elements that are read end; 0: there are none */
-	u32 clause;   /* 1: the tests of an element's clause so far hold */
-	u64 hash;     /* of the key of the map's entry that is read */
-	u64 secret;   /* what the hashes of this stream begin with; 0: not drawn yet */
-	u64 sip[4];   /* of a string key */
 	u32 once_top; /* how many words of `once` are in use */
-	u32 once_reserved;
+	u64 value;
+	u32 packed; /* message offset where the packed elements that are read end; 0: there are none */
+	u32 clause; /* 1: the tests of an element's clause so far hold */
+	u64 hash;   /* of the key of the map's entry that is read */
+	u64 secret; /* what the hashes of this stream begin with; 0: not drawn yet */
+	u64 sip[4]; /* of a string key */
 	u32 automaton[PG_MAX_FIELD_AUTOMATA];
 	struct pg_bits bits; /* from here on nothing is read that has not been written for the stream */
 	u64 key[PG_MAX_MAP_KEYS];
@@ -95,10 +95,10 @@ struct pg_stream {
 
 /*
  * Where a stream's state is: most have a berth, which is there before they come. A connection has a seat for each of
- * 32 requests, by their ids, and for as many responses; a seat has the stream's id above, its berth's number below.
+ * 128 requests, by their ids, and for as many responses; a seat has its berth's number, and the berth says whose it is.
  * What finds its seat taken, or no berth, is in the table of streams. Written under the request lock.
  */
-#define PG_SEATS 64 /* a power of two */
+#define PG_SEATS 256 /* a power of two */
 #define PG_IDLE_BERTHS 8
 
 struct pg_stream_key {
@@ -345,7 +345,7 @@ struct pg_conn {
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
 	struct pg_bits peer;				/* header-scope bits that depend on the peer only */
-	u64 seat[PG_SEATS];				/* 0: nobody has it */
+	u16 seat[PG_SEATS];				/* a berth's number + 1; 0: nobody has it */
 	u32 idle[PG_IDLE_BERTHS];			/* berths that are the connection's, for its next streams */
 	u32 idles;					/* how many */
 	u32 standing;					/* streams in the table */

@@ -163,12 +163,12 @@ impl Replay {
     /// A live stream of the connection.
     pub fn stream(&self, id: u32) -> Option<Box<abi::pg_stream>> {
         let conn = self.shared.conn(REPLAY_COOKIE)?;
-        let Some(seat) = conn.seat.into_iter().find(|seat| seat >> 32 == u64::from(id) && id != 0) else {
-            return self.shared.stream(conn.id, id);
+        let in_berth = |seat: u16| {
+            let berth = u32::from(seat).checked_sub(1)?;
+            let value = self.berths.lookup(&berth.to_ne_bytes(), MapFlags::ANY).ok()??;
+            read::<abi::pg_stream>(&value).filter(|stream| stream.id == id && id != 0).map(Box::new)
         };
-        let berth = u32::try_from(seat & u64::from(u32::MAX)).ok()?;
-        let value = self.berths.lookup(&berth.to_ne_bytes(), MapFlags::ANY).ok()??;
-        Some(Box::new(read(&value)?))
+        conn.seat.into_iter().find_map(in_berth).or_else(|| self.shared.stream(conn.id, id))
     }
 
     /// The verifier's count of instructions.

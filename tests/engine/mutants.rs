@@ -138,6 +138,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("blocks are kept behind trailers", PIPELINE, "\tc->kept.length = 0;\n", "", "a block that comes again behind trailers"),
     mutant("blocks that change the table are kept", KEPT, " || c->hpack.changes", "", "a block that comes again and changes the table"),
     mutant("berths are taken as they are", SEATS, "__builtin_memset(s, 0, __builtin_offsetof(struct pg_stream, bits));", "", "a message in one frame"),
+    mutant("whoever has the seat is meant", SEATS, "return s && s->id == id ? s : 0;", "return s;", "streams that share a seat"),
+    mutant("seats are taken from whoever has them", SEATS, "\tif (*seat)\n\t\treturn 0;\n", "", "streams that share a seat"),
     // eight bytes at once
     mutant("nothing leads out", MATCH, "return (stay & 0xff) == PG_STAY_BUT &&", "return (stay & 0xff) == PG_STAY_BUT || 1 ||", "an A behind 0 others"),
     mutant("no byte is found", MATCH, "return ((word - PG_EACH_BYTE) & ~word & PG_HIGH_BITS) != 0;", "return 0;", "an A behind 9 others"),

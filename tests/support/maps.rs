@@ -45,9 +45,9 @@ pub fn entries(cgroup: &Path) -> std::collections::BTreeMap<String, usize> {
 /// Live RPCs: those in the table, and those that have a seat of their connection's.
 pub fn streams(conns: &MapHandle, table: &MapHandle) -> usize {
     let seats = std::mem::offset_of!(abi::pg_conn, seat);
-    let seats = seats..seats + size_of::<u64>() * abi::PG_SEATS as usize;
+    let seats = seats..seats + size_of::<u16>() * abi::PG_SEATS as usize;
     let conns = conns.keys().filter_map(|key| conns.lookup(&key, MapFlags::ANY).unwrap());
-    let seated = conns.map(|conn| conn[seats.clone()].chunks(size_of::<u64>()).filter(|seat| **seat != [0; 8]).count());
+    let seated = conns.map(|conn| conn[seats.clone()].chunks(size_of::<u16>()).filter(|seat| **seat != [0; 2]).count());
     seated.sum::<usize>() + count(table)
 }
 
