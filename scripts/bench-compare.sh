@@ -24,14 +24,22 @@ clean() {
 	git worktree prune
 }
 trap clean EXIT
-clean
-git worktree add --quiet --detach "$tree" "$revision"
+take() {
+	clean
+	git worktree add --quiet --detach "$tree" "$revision"
+}
+take
 
 export CARGO_TARGET_DIR=$target # the crates that both need are built once
 say "building ${revision:0:12} and this tree"
 (cd "$tree" && cargo build --locked --quiet --package protocg-bench)
 cp "$target/debug/pg-bench" "$target/bench-base/pg-bench"
-# Both trees share one place for what build.rs makes, and cargo goes by times: what it made for the other tree is newer than this one's files.
-touch build.rs
+# Both trees share one place for what cargo makes, and as long as the other tree's files are there it takes what it made of them for this one's.
+clean
 cargo build --locked --quiet --package protocg-bench
+if cmp -s "$target/debug/pg-bench" "$target/bench-base/pg-bench" && ! git diff --quiet "$revision" -- bpf src; then
+	echo "bench-compare: the two builds are the same, though their sources differ" >&2
+	exit 1
+fi
+take # it reads files of its tree
 as_root "$target/debug/pg-bench" compare --base "$target/bench-base/pg-bench" ${most:+--most "$most"}

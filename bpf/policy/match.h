@@ -84,6 +84,34 @@ static inline int pg_stays(u32 stay, u64 word)
 	       !pg_has_byte(word, stay >> 24);
 }
 
+#define PG_BLOCK 64 /* bytes */
+
+/* The same of a block of bytes, and they are all ASCII. A letter that is not makes it say no too often. */
+static inline int pg_block_stays(u32 stay, const u8 *bytes)
+{
+	const u64 most = ~PG_HIGH_BITS;
+	u64 a = (stay >> 8 & 0xff) * PG_EACH_BYTE, b = (stay >> 16 & 0xff) * PG_EACH_BYTE;
+	u64 c = (stay >> 24) * PG_EACH_BYTE, word, high = 0, others = PG_HIGH_BITS;
+	u32 i;
+
+	for (i = 0; i < PG_BLOCK; i += 8)
+		high |= pg_eight(bytes + i);
+	if (high & PG_HIGH_BITS)
+		return 0;
+	if ((stay & 0xff) != PG_STAY_BUT)
+		return (stay & 0xff) == PG_STAY_ALWAYS;
+	/* of an ASCII character less a letter, by bits, this sum has the high bit, unless it was the letter */
+	for (i = 0; i < PG_BLOCK; i += 8)
+		others &= (pg_eight(bytes + i) ^ a) + most;
+	if (a == b && b == c)
+		return others == PG_HIGH_BITS;
+	for (i = 0; i < PG_BLOCK; i += 8) {
+		word = pg_eight(bytes + i);
+		others &= ((word ^ b) + most) & ((word ^ c) + most);
+	}
+	return others == PG_HIGH_BITS;
+}
+
 static inline u32 pg_automaton_stay(const struct pg_automaton *a, u32 state)
 {
 	const struct pg_out *out = pg_get_out(a->out + (state >> (a->stride_log2 & 31)));

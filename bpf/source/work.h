@@ -48,7 +48,7 @@ static inline __attribute__((always_inline)) u32 pg_length(u32 n, u32 most)
 }
 
 #define PG_WINDOW 512	   /* a power of two; larger ones cost more for small calls than they save for large ones */
-#define PG_WINDOW_SPARE 16 /* behind it, so that some bytes from a masked index on need no masks of their own */
+#define PG_WINDOW_SPARE 64 /* behind it, so that some bytes from a masked index on need no masks of their own */
 
 enum pg_path_form {
 	PG_PATH_PLAIN, /* its first two characters */

@@ -144,6 +144,11 @@ const MUTANTS: &[Mutant] = &[
     mutant("nothing leads out", MATCH, "return (stay & 0xff) == PG_STAY_BUT &&", "return (stay & 0xff) == PG_STAY_BUT || 1 ||", "an A behind 0 others"),
     mutant("no byte is found", MATCH, "return ((word - PG_EACH_BYTE) & ~word & PG_HIGH_BITS) != 0;", "return 0;", "an A behind 9 others"),
     mutant("what is not ASCII is passed", PROTOBUF, "(text && pg_eight(pg_ahead(w, i)) & PG_HIGH_BITS)", "0", "a byte that is no character behind 9 others"),
+    mutant("blocks may have what is not ASCII", MATCH, "\tif (high & PG_HIGH_BITS)\n\t\treturn 0;\n", "", "what is no character and no matter in a block, at 9"),
+    mutant("blocks may have the first letter", MATCH, "others &= (pg_eight(bytes + i) ^ a) + most;", ";", "an A in a block, at 9"),
+    mutant("blocks may have the other letters", MATCH, "others &= ((word ^ b) + most) & ((word ^ c) + most);", ";", "one of three letters in a block, at 10"),
+    mutant("blocks have no characters", PROTOBUF, "\t\tif (i + PG_BLOCK > n || !pg_block_stays(stay, pg_ahead(w, i)))\n\t\t\tbreak;\n\t}\n\ts->points += i;", "\t\tif (i + PG_BLOCK > n || !pg_block_stays(stay, pg_ahead(w, i)))\n\t\t\tbreak;\n\t}", "a size in characters in a block, at 9"),
+    mutant("a character may go on with a block", PROTOBUF, "!s->field || s->utf8 || n < PG_BLOCK", "!s->field || n < PG_BLOCK", "a character that goes on behind a block"),
     // ambiguous messages
     mutant("the switch is never on", AMBIGUOUS, "return config.cause[PG_CAUSE_AMBIGUOUS] != PG_SWITCH_ALLOW;", "return 0;", "ambiguous: request.text == \"x\": a string as a varint"),
     mutant("the switch is always on", AMBIGUOUS, "return config.cause[PG_CAUSE_AMBIGUOUS] != PG_SWITCH_ALLOW;", "return 1;", "ambiguous: with the switch on allow, it is read as protobuf is defined"),
