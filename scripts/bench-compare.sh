@@ -24,22 +24,18 @@ clean() {
 	git worktree prune
 }
 trap clean EXIT
-take() {
-	clean
-	git worktree add --quiet --detach "$tree" "$revision"
-}
-take
+clean
+git worktree add --quiet --detach "$tree" "$revision"
+# Cargo tells packages of the two trees apart by their versions only: with one for both it takes what it has made of either.
+sed -i 's/^version = .*/version = "0.0.0-base"/' "$tree/Cargo.toml" "$tree"/tests/*/Cargo.toml
 
 export CARGO_TARGET_DIR=$target # the crates that both need are built once
 say "building ${revision:0:12} and this tree"
-(cd "$tree" && cargo build --locked --quiet --package protocg-bench)
+(cd "$tree" && cargo build --offline --quiet --package protocg-bench)
 cp "$target/debug/pg-bench" "$target/bench-base/pg-bench"
-# Both trees share one place for what cargo makes, and as long as the other tree's files are there it takes what it made of them for this one's.
-clean
 cargo build --locked --quiet --package protocg-bench
 if cmp -s "$target/debug/pg-bench" "$target/bench-base/pg-bench" && ! git diff --quiet "$revision" -- bpf src; then
 	echo "bench-compare: the two builds are the same, though their sources differ" >&2
 	exit 1
 fi
-take # it reads files of its tree
 as_root "$target/debug/pg-bench" compare --base "$target/bench-base/pg-bench" ${most:+--most "$most"}
