@@ -18,9 +18,7 @@ PG_STEP int pg_load(struct __sk_buff *skb, struct pg_work *w)
 
 	if (!w)
 		return 0;
-	n = w->end - w->pos;
-	if (n > PG_WINDOW)
-		n = PG_WINDOW;
+	n = pg_window_next(w);
 	if (!n)
 		return 0;
 	n = pg_length(n, PG_WINDOW);

@@ -85,10 +85,8 @@ static void pg_host_chunk(struct pg_work *w, u32 length)
 
 static void pg_host_load(struct pg_work *w, const u8 *bytes)
 {
-	u32 n = w->end - w->pos;
+	u32 n = pg_window_next(w);
 
-	if (n > PG_WINDOW)
-		n = PG_WINDOW;
 	memcpy(w->window, bytes + w->pos, n);
 	w->window_at = w->pos;
 	w->window_size = n;

@@ -75,7 +75,7 @@ PG_STEP int pg_pb_passed(struct pg_stream *s, const struct pg_work *w, u32 n)
 	const struct pg_field *f;
 	u32 i, stay = PG_STAY_ALWAYS;
 
-	if (!s || !w || !s->field || s->utf8 || n < PG_BLOCK)
+	if (!s || !w || !s->field || s->utf8)
 		return 0;
 	f = pg_get_field(s->field - 1);
 	if (!f || f->kind != PG_K_STRING || f->flags & PG_FIELD_KEY || f->automata > 1)
@@ -205,7 +205,7 @@ static inline u32 pg_pb_bytes(struct pg_stream *s, const struct pg_work *w, u32 
 
 	if (!f)
 		return PG_R_INTERNAL;
-	*used = pg_pb_passed(s, w, n);
+	*used = n < PG_BLOCK ? 0 : pg_pb_passed(s, w, n);
 	if (*used)
 		return PG_R_NONE;
 	text = f->kind == PG_K_STRING;

@@ -47,8 +47,9 @@ static inline __attribute__((always_inline)) u32 pg_length(u32 n, u32 most)
 	return n + 1;
 }
 
-#define PG_WINDOW 512	   /* a power of two; larger ones cost more for small calls than they save for large ones */
-#define PG_WINDOW_SPARE 64 /* behind it, so that some bytes from a masked index on need no masks of their own */
+#define PG_WINDOW 4096	    /* a power of two */
+#define PG_WINDOW_LEAST 512 /* of the first load: more costs small calls more than it saves large ones */
+#define PG_WINDOW_SPARE 64  /* behind it, so that some bytes from a masked index on need no masks of their own */
 
 enum pg_path_form {
 	PG_PATH_PLAIN, /* its first two characters */
@@ -160,6 +161,18 @@ static inline void pg_eight_copy(u8 *to, const u8 *from)
 #else
 	__builtin_memcpy(to, from, 8);
 #endif
+}
+
+/* How much of the chunk is to be loaded next: twice as much as was before, if all of that was looked at. */
+static inline u32 pg_window_next(const struct pg_work *w)
+{
+	u32 n = w->end - w->pos, most = PG_WINDOW_LEAST;
+
+	if (w->window_size >= most && w->pos == w->window_at + w->window_size)
+		most = w->window_size * 2;
+	if (most > PG_WINDOW)
+		most = PG_WINDOW;
+	return n < most ? n : most;
 }
 
 /* Up to `most` bytes of the chunk are passed over without being loaded. */

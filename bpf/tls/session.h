@@ -76,9 +76,7 @@ PG_STEP int pg_plain_load(struct pg_work *w, u64 user)
 
 	if (!w)
 		return 0;
-	n = w->end - w->pos;
-	if (n > PG_WINDOW)
-		n = PG_WINDOW;
+	n = pg_window_next(w);
 	if (!n)
 		return 0;
 	n = pg_length(n, PG_WINDOW);

@@ -168,7 +168,7 @@ static struct fuzz_map conns = {.kind = FUZZ_CELL, .size = sizeof(struct pg_conn
 static struct fuzz_map held = {.kind = FUZZ_CELL, .size = sizeof(struct pg_held)};
 static struct fuzz_map blank_conn = {.kind = FUZZ_CELL, .size = sizeof(struct pg_conn), .always = 1};
 static struct fuzz_map blank_held = {.kind = FUZZ_CELL, .size = sizeof(struct pg_held), .always = 1};
-static struct fuzz_map work_scratch = {.kind = FUZZ_CELL, .size = 4096, .always = 1};
+static struct fuzz_map work_scratch = {.kind = FUZZ_CELL, .size = 8192, .always = 1};
 static struct fuzz_map stash = {.kind = FUZZ_CELL, .size = sizeof(struct pg_stash), .always = 1};
 static struct fuzz_map next_conn = {.kind = FUZZ_CELL, .size = 8, .always = 1};
 static struct fuzz_map drops, strangers, replies;

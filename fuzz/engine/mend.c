@@ -56,7 +56,7 @@ static void pgf_once(void)
 {
 	if (conns.cell)
 		return;
-	_Static_assert(sizeof(struct pg_work) <= 4096, "work_scratch is too small");
+	_Static_assert(sizeof(struct pg_work) <= 8192, "work_scratch is too small");
 	pgf_cell(&conns);
 	pgf_cell(&held);
 	pgf_cell(&blank_conn);

@@ -148,7 +148,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("blocks may have the first letter", MATCH, "others &= (pg_eight(bytes + i) ^ a) + most;", ";", "an A in a block, at 9"),
     mutant("blocks may have the other letters", MATCH, "others &= ((word ^ b) + most) & ((word ^ c) + most);", ";", "one of three letters in a block, at 10"),
     mutant("blocks have no characters", PROTOBUF, "\t\tif (i + PG_BLOCK > n || !pg_block_stays(stay, pg_ahead(w, i)))\n\t\t\tbreak;\n\t}\n\ts->points += i;", "\t\tif (i + PG_BLOCK > n || !pg_block_stays(stay, pg_ahead(w, i)))\n\t\t\tbreak;\n\t}", "a size in characters in a block, at 9"),
-    mutant("a character may go on with a block", PROTOBUF, "!s->field || s->utf8 || n < PG_BLOCK", "!s->field || n < PG_BLOCK", "a character that goes on behind a block"),
+    mutant("a character may go on with a block", PROTOBUF, "if (!s || !w || !s->field || s->utf8)\n\t\treturn 0;\n\tf = pg_get_field(s->field - 1);\n\tif (!f || f->kind", "if (!s || !w || !s->field)\n\t\treturn 0;\n\tf = pg_get_field(s->field - 1);\n\tif (!f || f->kind", "a character that goes on behind a block"),
     // ambiguous messages
     mutant("the switch is never on", AMBIGUOUS, "return config.cause[PG_CAUSE_AMBIGUOUS] != PG_SWITCH_ALLOW;", "return 0;", "ambiguous: request.text == \"x\": a string as a varint"),
     mutant("the switch is always on", AMBIGUOUS, "return config.cause[PG_CAUSE_AMBIGUOUS] != PG_SWITCH_ALLOW;", "return 1;", "ambiguous: with the switch on allow, it is read as protobuf is defined"),
