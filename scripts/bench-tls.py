@@ -5,7 +5,8 @@ usage: bench-tls.py BUILD [ROUNDS]; BUILD has protocg, pg-server and pg-client, 
 
 Each stack's client, which is outside of every cgroup, calls its server over TLS in three ways, in turn and each round in another
 order: without hooks; with the server in a cgroup under a policy with one rule on a field; and with the server outside of it, while
-another process of the same program is inside. Client and server have the same library's file.
+another process of the same program is inside. Client and server have the same library's file. GnuTLS's are tests/tls/shapes.py, whose
+client makes one call at a time.
 """
 
 import datetime
@@ -46,11 +47,13 @@ def stacks(build):
     environment = os.environ | {"PROTOCG_DESCRIPTORS": descriptors, "NODE_PATH": str(peers / "peers-js/node_modules")}
     js, go, python = ROOT / "tests/peers/js", peers / "peers-go/pg-go", ROOT / "tests/peers/python"
     interpreter = pathlib.Path(os.environ.get("PROTOCG_VENV", peers / "peers-venv")) / "bin/python3"
+    listen, target, shapes = ["--listen", "127.0.0.1:0", "--tls"], ["--target", "ADDRESS", "--tls"], ROOT / "tests/tls/shapes.py"
     return environment, {
-        "tonic, OpenSSL": ([build / "pg-server"], [build / "pg-client"], []),
-        "grpc-js": (["node", js / "server.js"], ["node", js / "client.js"], ["FOLDER"]),
-        "grpcio": ([interpreter, python / "server.py"], [interpreter, python / "client.py"], ["FOLDER"]),
-        "grpc-go": ([go, "server"], [go, "client"], ["FOLDER"]),
+        "tonic, OpenSSL": ([build / "pg-server", *listen], [build / "pg-client", *target]),
+        "grpc-js": (["node", js / "server.js", *listen, "FOLDER"], ["node", js / "client.js", *target]),
+        "grpcio": ([interpreter, python / "server.py", *listen, "FOLDER"], [interpreter, python / "client.py", *target]),
+        "grpc-go": ([go, "server", *listen, "FOLDER"], [go, "client", *target]),
+        "Python, GnuTLS": ([interpreter, shapes, "server", "gnutls", "FOLDER"], [interpreter, shapes, "calls", "gnutls", "ADDRESS"]),
     }
 
 
@@ -79,8 +82,8 @@ class Run:
         self.processes.append(process)
         return process
 
-    def server(self, command, certificate, inside):
-        process = self.start([*command, "--listen", "127.0.0.1:0", "--tls", *certificate], inside)
+    def server(self, command, inside):
+        process = self.start(command, inside)
         for line in process.stdout:
             if line.startswith("listening "):
                 # what it logs goes on being read
@@ -117,12 +120,12 @@ def calls(client, message, count, grouped):
 
 
 def measure(stack, arm, environment, inside, folder, build):
-    server, client, certificate = stack
-    certificate = [folder if part == "FOLDER" else part for part in certificate]
+    server, client = stack
+    server = [folder if part == "FOLDER" else part for part in server]
     with Run(environment, inside) as run:
         if arm == "outside":
-            run.server(server, certificate, True)
-        address = run.server(server, certificate, arm == "judged")
+            run.server(server, True)
+        address = run.server(server, arm == "judged")
         if arm != "without hooks":
             policy = pathlib.Path(folder, "policy.toml")
             policy.write_text(POLICY.format(port=address.rpartition(":")[2]))
@@ -132,7 +135,7 @@ def measure(stack, arm, environment, inside, folder, build):
                 ready = json.loads(agent.stdout.readline())
             if ready["tls"] == "none":
                 sys.exit(f"error: TLS is not judged here: {ready}")
-        one = run.start([*client, "--target", address, "--tls"], stdin=subprocess.PIPE)
+        one = run.start([address if part == "ADDRESS" else part for part in client], stdin=subprocess.PIPE)
         calls(one, SMALL, 50, False)
         times, _ = calls(one, SMALL, SERIAL, False)
         _, whole = calls(one, LARGE, PARALLEL, True)

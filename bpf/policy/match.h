@@ -84,39 +84,61 @@ static inline int pg_stays(u32 stay, u64 word)
 	       !pg_has_byte(word, stay >> 24);
 }
 
-#define PG_BLOCK 64 /* bytes */
-
-/* The same of a block of bytes, and they are all ASCII. A letter that is not makes it say no too often. */
-static inline int pg_block_stays(u32 stay, const u8 *bytes)
-{
-	const u64 most = ~PG_HIGH_BITS;
-	u64 a = (stay >> 8 & 0xff) * PG_EACH_BYTE, b = (stay >> 16 & 0xff) * PG_EACH_BYTE;
-	u64 c = (stay >> 24) * PG_EACH_BYTE, word, high = 0, others = PG_HIGH_BITS;
-	u32 i;
-
-	for (i = 0; i < PG_BLOCK; i += 8)
-		high |= pg_eight(bytes + i);
-	if (high & PG_HIGH_BITS)
-		return 0;
-	if ((stay & 0xff) != PG_STAY_BUT)
-		return (stay & 0xff) == PG_STAY_ALWAYS;
-	/* of an ASCII character less a letter, by bits, this sum has the high bit, unless it was the letter */
-	for (i = 0; i < PG_BLOCK; i += 8)
-		others &= (pg_eight(bytes + i) ^ a) + most;
-	if (a == b && b == c)
-		return others == PG_HIGH_BITS;
-	for (i = 0; i < PG_BLOCK; i += 8) {
-		word = pg_eight(bytes + i);
-		others &= ((word ^ b) + most) & ((word ^ c) + most);
-	}
-	return others == PG_HIGH_BITS;
-}
-
 static inline u32 pg_automaton_stay(const struct pg_automaton *a, u32 state)
 {
 	const struct pg_out *out = pg_get_out(a->out + (state >> (a->stride_log2 & 31)));
 
 	return out ? out->stay : 0;
+}
+
+#define PG_BLOCK 64	    /* bytes */
+#define PG_BLOCKS_A_CALL 16 /* at most */
+
+/* Of an ASCII character less a letter, by bits, the sum with this has the high bit, unless it was the letter; and eight
+ * such sums do not carry into each other. */
+#define PG_NO_LETTER (~PG_HIGH_BITS)
+
+/* Is a block of bytes all ASCII, and none of it one of so many letters? For one that is not ASCII it says no too often.
+ */
+static __always_inline int pg_block_without(const u8 *bytes, u32 letters, u64 a, u64 b, u64 c)
+{
+	u64 word, high = 0, others = PG_HIGH_BITS;
+	u32 i;
+
+	for (i = 0; i < PG_BLOCK; i += 8) {
+		word = pg_eight(bytes + i);
+		high |= word;
+		if (letters > 0)
+			others &= (word ^ a) + PG_NO_LETTER;
+		if (letters > 1)
+			others &= ((word ^ b) + PG_NO_LETTER) & ((word ^ c) + PG_NO_LETTER);
+	}
+	return !(high & PG_HIGH_BITS) && others == PG_HIGH_BITS;
+}
+
+/* How many of the next `n` bytes of the window, in blocks, are ASCII that does not lead out of a state. */
+PG_STEP int pg_blocks(const struct pg_work *w, u32 n, u32 stay)
+{
+	u64 a = (stay >> 8 & 0xff) * PG_EACH_BYTE, b = (stay >> 16 & 0xff) * PG_EACH_BYTE;
+	u64 c = (stay >> 24) * PG_EACH_BYTE;
+	u32 i;
+
+	if (!w || !stay)
+		return 0;
+	if ((stay & 0xff) == PG_STAY_ALWAYS) {
+		for (i = 0; i < PG_BLOCK * PG_BLOCKS_A_CALL; i += PG_BLOCK)
+			if (i + PG_BLOCK > n || !pg_block_without(pg_ahead(w, i), 0, a, b, c))
+				break;
+	} else if (a == b && b == c) {
+		for (i = 0; i < PG_BLOCK * PG_BLOCKS_A_CALL; i += PG_BLOCK)
+			if (i + PG_BLOCK > n || !pg_block_without(pg_ahead(w, i), 1, a, b, c))
+				break;
+	} else {
+		for (i = 0; i < PG_BLOCK * PG_BLOCKS_A_CALL; i += PG_BLOCK)
+			if (i + PG_BLOCK > n || !pg_block_without(pg_ahead(w, i), 3, a, b, c))
+				break;
+	}
+	return i;
 }
 
 static inline u32 pg_automaton_enter(const struct pg_automaton *a, u32 state)

@@ -65,33 +65,22 @@ static inline void pg_pb_string_start(struct pg_stream *s, const struct pg_field
 		s->automaton[k] = k < f->automata ? pg_automaton_start(f->automaton + k) : 0;
 }
 
-/*
- * How much of the next `n` bytes of a text is passed over in one go: blocks of ASCII that leave the state of the
- * field's automaton as it is, if it has one. Texts are mostly that.
- */
-PG_STEP int pg_pb_passed(struct pg_stream *s, const struct pg_work *w, u32 n)
+/* Which ASCII of the value may be passed over in one go, in blocks, as pg_out.stay says it; 0: none. Texts are mostly
+ * that. */
+PG_STEP int pg_pb_stay(const struct pg_stream *s)
 {
-	const struct pg_automaton *a = 0;
+	const struct pg_automaton *a;
 	const struct pg_field *f;
-	u32 i, stay = PG_STAY_ALWAYS;
 
-	if (!s || !w || !s->field || s->utf8)
+	if (!s || !s->field || s->utf8)
 		return 0;
 	f = pg_get_field(s->field - 1);
 	if (!f || f->kind != PG_K_STRING || f->flags & PG_FIELD_KEY || f->automata > 1)
 		return 0;
-	if (f->automata) {
-		a = pg_get_automaton(f->automaton);
-		stay = a ? pg_automaton_stay(a, s->automaton[0]) : 0;
-		if (!stay)
-			return 0;
-	}
-	for (i = 0; i < PG_WINDOW; i += PG_BLOCK) {
-		if (i + PG_BLOCK > n || !pg_block_stays(stay, pg_ahead(w, i)))
-			break;
-	}
-	s->points += i;
-	return i;
+	if (!f->automata)
+		return PG_STAY_ALWAYS;
+	a = pg_get_automaton(f->automaton);
+	return a ? pg_automaton_stay(a, s->automaton[0]) : 0;
 }
 
 #define PG_PB_RUN 128 /* bytes of a value that are looked at in one go, at most */
@@ -205,9 +194,12 @@ static inline u32 pg_pb_bytes(struct pg_stream *s, const struct pg_work *w, u32 
 
 	if (!f)
 		return PG_R_INTERNAL;
-	*used = n < PG_BLOCK ? 0 : pg_pb_passed(s, w, n);
-	if (*used)
-		return PG_R_NONE;
+	if (n >= PG_BLOCK) {
+		*used = pg_blocks(w, n, pg_pb_stay(s));
+		s->points += *used;
+		if (*used)
+			return PG_R_NONE;
+	}
 	text = f->kind == PG_K_STRING;
 	valid = pg_pb_plain(s, w, n, text);
 	if (valid) {

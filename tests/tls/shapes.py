@@ -2,10 +2,12 @@
 
 usage: shapes.py server SHAPE FOLDER [LIBSSL]
        shapes.py client SHAPE ADDRESS:PORT TEXT... [--library LIBSSL]
+       shapes.py calls SHAPE ADDRESS:PORT
 
 The server has key.pem and cert.pem from the folder, says `listening ADDRESS:PORT`, and a line of JSON a request: how long its
 message is and how it ends. It answers each with an empty message and status 0. The client makes a call with each text (N*TEXT:
-with so many bytes before it) and says `answered` or, of the first that is not, `ended`.
+with so many bytes before it) and says `answered` or, of the first that is not, `ended`. With `calls`, it reads lists of calls on stdin and prints a line of JSON a call, as
+the clients of tests/peers do, but makes them one after the other.
 """
 
 import ctypes
@@ -15,6 +17,7 @@ import select
 import socket
 import sys
 import threading
+import time
 
 import gnu
 import h2.config
@@ -308,6 +311,17 @@ def expand(text):
     return (b"x" * int(count) + rest.encode()) if star else text.encode()
 
 
+def make_calls(calling):
+    for line in sys.stdin:
+        for call in json.loads(line):
+            text = call["messages"][0]["text"]
+            text = text.encode() if isinstance(text, str) else b"x" * text["@text"]
+            began = time.monotonic()
+            calling.call(text)
+            print(json.dumps({"type": "result", "code": 0, "latency_ms": 1000 * (time.monotonic() - began)}), flush=True)
+        print(json.dumps({"type": "done"}), flush=True)
+
+
 def main():
     role, shape, where, *more = sys.argv[1:]
     if role == "server":
@@ -318,6 +332,8 @@ def main():
     context = library.context(shape, None)
     address, _, port = where.rpartition(":")
     calling = [Calling(library, context, shape, (address, int(port))) for _ in range(3 if "many" in shape else 1)]
+    if role == "calls":
+        return make_calls(calling[0])
 
     def call(text, turn):
         calling[turn % len(calling)].call(text)
@@ -343,4 +359,5 @@ def main():
         print("ended", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
