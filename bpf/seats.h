@@ -5,6 +5,8 @@
 
 #include "env.h"
 
+_Static_assert(PG_MAX_BERTHS < 1 << 16, "a seat can say every berth");
+
 /* The seat of a request, or of a response's half: which berth is whose. Read and written at once: the other direction
  * may do so meanwhile. */
 static inline volatile u16 *pg_seat(const struct pg_conn *c, u32 id)

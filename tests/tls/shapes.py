@@ -258,6 +258,7 @@ def serve(library, shape, folder):
                 step(one)
                 continue
             plain, _ = listener.accept()
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 open_now[plain] = Serving(kind(shape)(library, context, plain, shape, True))
             except (Ended, OSError):
@@ -270,7 +271,9 @@ def serve(library, shape, folder):
 
 class Calling:
     def __init__(self, library, context, shape, target):
-        self.tls = kind(shape)(library, context, socket.create_connection(target), shape, False)
+        plain = socket.create_connection(target)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.tls = kind(shape)(library, context, plain, shape, False)
         self.connection = h2.connection.H2Connection()
         self.connection.initiate_connection()
         self.tls.write(self.connection.data_to_send())
