@@ -31,7 +31,8 @@ PG_STEP int pg_load(struct __sk_buff *skb, struct pg_work *w)
 		break;
 	case PG_SRC_HELD_SMALL:
 		small = bpf_map_lookup_elem(&held_small, &slot);
-		if (!small || at > PG_HELD_SMALL_BYTES - n || bpf_probe_read_kernel(w->window, n, small->bytes + at))
+		if (!small || n > PG_HELD_SMALL_BYTES || at > PG_HELD_SMALL_BYTES - n ||
+		    bpf_probe_read_kernel(w->window, n, small->bytes + at))
 			return 0;
 		break;
 	case PG_SRC_HELD_LARGE:

@@ -16,16 +16,20 @@ static inline volatile u16 *pg_seat(const struct pg_conn *c, u32 id)
 	return (volatile u16 *)&c->seat[at];
 }
 
-/* The stream that has a seat; others may have the same. */
+/* The stream that has a seat; others may have the same. The seat is read again, for its berth may have gone to another
+ * connection's stream with this id since. */
 static inline struct pg_stream *pg_seated(const struct pg_conn *c, u32 id)
 {
-	u32 berth = *pg_seat(c, id);
+	volatile u16 *seat = pg_seat(c, id);
 	struct pg_stream *s;
+	u32 berth = *seat;
 
 	if (!berth || !id)
 		return 0;
 	s = pg_berth_get(berth - 1);
-	return s && s->id == id ? s : 0;
+	if (!s || *(volatile u32 *)&s->id != id)
+		return 0;
+	return *seat == berth ? s : 0;
 }
 
 /* The stream that is in the table. */

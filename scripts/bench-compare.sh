@@ -31,7 +31,7 @@ sed -i 's/^version = .*/version = "0.0.0-base"/' "$tree/Cargo.toml" "$tree"/test
 
 export CARGO_TARGET_DIR=$target # the crates that both need are built once
 say "building ${revision:0:12} and this tree"
-(cd "$tree" && cargo build --offline --quiet --package protocg-bench)
+(cd "$tree" && cargo build --quiet --package protocg-bench)
 cp "$target/debug/pg-bench" "$target/bench-base/pg-bench"
 cargo build --locked --quiet --package protocg-bench
 if cmp -s "$target/debug/pg-bench" "$target/bench-base/pg-bench" && ! git diff --quiet "$revision" -- bpf src; then

@@ -365,6 +365,30 @@ fn pinned_enforcement_outlives_the_agent_and_is_adopted_exchanged_and_detached()
     assert!(!Path::new("/run/protocg").join(format!("{}.json", place.cgroup().id)).exists());
 }
 
+/// Its notes name other sources, and it pinned no map of what is to be answered.
+#[test]
+fn what_an_older_build_has_pinned_is_exchanged() {
+    need_root!();
+    let place = Place::new();
+    let (cgroup, policy) = (place.path.to_str().unwrap(), place.policy("one", 1));
+    let (agent, _) = Agent::start(&["--pin", "--cgroup", cgroup, policy.to_str().unwrap()]);
+    agent.signal(Signal::SIGKILL);
+    drop(agent.wait());
+    fs::remove_file(pins(&place).join("map_owed")).unwrap();
+    let note = Path::new("/run/protocg").join(format!("{}.json", place.cgroup().id));
+    let mut said: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+    said["sources"] = "older".into();
+    fs::write(&note, said.to_string()).unwrap();
+    let (agent, ready) = Agent::start(&["--cgroup", cgroup, policy.to_str().unwrap()]);
+    assert_eq!(
+        (&ready.last().unwrap()["origin"], &ready.last().unwrap()["pinned"]),
+        (&"exchanged".into(), &true.into())
+    );
+    assert!(pins(&place).join("map_owed").exists());
+    assert_eq!(agent.stop().code(), Some(0));
+    assert_eq!(ends(&mut protocg(&["detach", "--cgroup", cgroup])).0, 0);
+}
+
 #[test]
 fn pins_that_were_left_unfinished_are_replaced() {
     need_root!();

@@ -14,7 +14,8 @@
 	  "live RPCs over all connections, about 1.4 KiB each; one takes two where rules read responses",              \
 	  "a further RPC resets its connection with the cause too_large")                                              \
 	L(BERTHS, 4096,                                                                                                \
-	  "of these RPCs, those whose state is there before they come, 128 a connection at most: 5.6 MiB",              \
+	  "of these RPCs, those whose state is there before they come, 128 requests of a connection and as many "      \
+	  "responses: 5.6 MiB",                                                                                        \
 	  "a further RPC's state is made and freed with it, which takes the kernel a few microseconds")                \
 	L(PATH_BYTES, 1024, "the longest :path that is told apart", "a longer one is denied as too_large")             \
 	L(HEADER_BLOCK_BYTES, 65536, "encoded bytes of one header block, CONTINUATION frames included",                \
@@ -95,7 +96,7 @@
 	L(GUARD_DEPTH, 32, "levels of the cgroup tree that the guard looks at",                                        \
 	  "a cgroup further down is refused at the start; what it holds may be deeper")                                \
 	L(TLS_PLACES, 64, "cgroups whose TLS one agent reads", "more are refused at the start")                        \
-	L(TLS_SESSIONS, 16384, "TLS connections that hooks follow, about 6 KiB each",                                  \
+	L(TLS_SESSIONS, 16384, "TLS connections that hooks follow, about 10 KiB each",                                 \
 	  "a further connection is cut with the cause tls")                                                            \
 	L(TLS_OVER, 65536, "TLS objects whose connection is gone, and which may have some of its bytes still",         \
 	  "what is known of a further one stays, and takes the place of a connection")                                 \

@@ -91,6 +91,7 @@ static inline u32 pg_automaton_stay(const struct pg_automaton *a, u32 state)
 	return out ? out->stay : 0;
 }
 
+#define PG_LETTERS_HIGH 0x80808000u
 #define PG_BLOCK 64	    /* bytes */
 #define PG_BLOCKS_A_CALL 16 /* at most */
 
@@ -125,6 +126,9 @@ PG_STEP int pg_blocks(const struct pg_work *w, u32 n, u32 stay)
 
 	if (!w || !stay)
 		return 0;
+	/* what leads out is not ASCII */
+	if ((stay & PG_LETTERS_HIGH) == PG_LETTERS_HIGH)
+		stay = PG_STAY_ALWAYS;
 	if ((stay & 0xff) == PG_STAY_ALWAYS) {
 		for (i = 0; i < PG_BLOCK * PG_BLOCKS_A_CALL; i += PG_BLOCK)
 			if (i + PG_BLOCK > n || !pg_block_without(pg_ahead(w, i), 0, a, b, c))

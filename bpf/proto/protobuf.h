@@ -194,7 +194,7 @@ static inline u32 pg_pb_bytes(struct pg_stream *s, const struct pg_work *w, u32 
 
 	if (!f)
 		return PG_R_INTERNAL;
-	if (n >= PG_BLOCK) {
+	if (n >= PG_BLOCK && !(pg_eight(pg_ahead(w, 0)) & PG_HIGH_BITS)) {
 		*used = pg_blocks(w, n, pg_pb_stay(s));
 		s->points += *used;
 		if (*used)

@@ -47,7 +47,11 @@ static inline __attribute__((always_inline)) u32 pg_length(u32 n, u32 most)
 	return n + 1;
 }
 
-#define PG_WINDOW 4096	    /* a power of two */
+#ifdef PG_PLANE_TLS
+#define PG_WINDOW 512 /* a session has two */
+#else
+#define PG_WINDOW 4096 /* a power of two */
+#endif
 #define PG_WINDOW_LEAST 512 /* of the first load: more costs small calls more than it saves large ones */
 #define PG_WINDOW_SPARE 64  /* behind it, so that some bytes from a masked index on need no masks of their own */
 

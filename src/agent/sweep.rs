@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::drain::Signal;
+use super::sockets;
 use crate::abi;
 
 /// A sweep costs time with the number of connections: it may take this share of the agent's.
@@ -109,7 +110,11 @@ pub fn cut_owed(core: &Rc<Core>) {
                 core.owe(cookie);
                 core.attend(&event_of(&conn), Signal::Cut);
             }
-            None => core.shared.settle(cookie),
+            None => {
+                // other programs knew it
+                let _ = core.find_socket(cookie).map(|socket| sockets::abort(&socket));
+                core.shared.settle(cookie);
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBufferBuilder, libbpf_sys};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, RingBufferBuilder, libbpf_sys};
 use plain::Plain;
 
 use super::made::{Made, map_name};
@@ -528,6 +528,18 @@ impl Shared {
     pub fn read_only(&self) -> Option<Vec<u8>> {
         self.rodata.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok()?
     }
+}
+
+/// A map for [`Shared::owed`] that no programs have.
+pub fn owed_anew() -> io::Result<MapHandle> {
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        map_flags: libbpf_sys::BPF_F_NO_PREALLOC,
+        ..Default::default()
+    };
+    let (key, value) = (size_of::<u64>() as u32, size_of::<u32>() as u32);
+    MapHandle::create(MapType::Hash, Some("owed"), key, value, abi::PG_MAX_CONNECTIONS, &options)
+        .map_err(|e| io_error(&e))
 }
 
 /// The keys of a map by socket cookie.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::KernelError;
 use super::attach::RUN_DIR;
 use super::guard::{Guarded, Maps, Refused};
-use super::load::Shared;
+use super::load::{self, Shared};
 use super::sys::{self, Hook};
 use crate::cgroup::Cgroup;
 
@@ -140,7 +140,8 @@ fn open(dir: &Path, id: u64) -> Option<Pins> {
         texts: map("texts")?,
         events: map("events")?,
         replies: map("replies")?,
-        owed: map("owed")?,
+        // an older build pinned none; what it did pin is not unfinished
+        owed: map("owed").or_else(|| load::owed_anew().ok())?,
         held_small: map("held_small")?,
         held_large: map("held_large")?,
         counters: map("counters")?,

@@ -183,7 +183,7 @@ while piece := connection.recv(1 << 16):
 
 /// The agent ends when the hole of a denied call is filled and the caller not answered: the server has not finished a frame.
 /// Neither it nor the next agent leaves the caller to wait.
-fn owing(name: &str, end: impl FnOnce(Protocg)) {
+fn owing(name: &str, end: impl FnOnce(Protocg), next: impl Fn(u16) -> String, origin: &str) {
     if skip(name, &[]) {
         return;
     }
@@ -198,9 +198,8 @@ fn owing(name: &str, end: impl FnOnce(Protocg)) {
             lines.iter().filter_map(|line| line.strip_prefix("read ")?.parse::<usize>().ok()).find(|it| *it >= least)
         })
     };
-    let policy = policy(to.port(), SECRET);
-    let run = || Protocg::run(BINARY, &[&cgroup], &policy, &["--pin"]);
-    let agent = run();
+    let run = |policy: &str| Protocg::run(BINARY, &[&cgroup], policy, &["--pin"]);
+    let agent = run(&policy(to.port(), SECRET));
 
     let mut encoder = Encoder::default();
     let mut call = |stream, text: &str| {
@@ -224,8 +223,8 @@ fn owing(name: &str, end: impl FnOnce(Protocg)) {
     });
     end(agent);
 
-    let agent = run();
-    assert_eq!(agent.of_type("ready")[0]["origin"], json!("adopted"));
+    let agent = run(&next(to.port()));
+    assert_eq!(agent.of_type("ready")[0]["origin"], json!(origin));
     client.set_read_timeout(Some(patience(Duration::from_secs(2)))).unwrap();
     let heard = client.read(&mut begun).map_err(|e| e.kind());
     assert_eq!(heard, Err(std::io::ErrorKind::ConnectionReset), "the caller does not wait");
@@ -234,12 +233,23 @@ fn owing(name: &str, end: impl FnOnce(Protocg)) {
     assert!(detached.success());
 }
 
+fn same(port: u16) -> String {
+    policy(port, SECRET)
+}
+
 #[test]
 fn a_caller_that_a_killed_agent_owes_an_answer_does_not_wait() {
-    owing("owing-killed", kill);
+    owing("owing-killed", kill, same, "adopted");
 }
 
 #[test]
 fn a_caller_that_a_stopped_agent_owes_an_answer_does_not_wait() {
-    owing("owing-stopped", |agent| assert_eq!(agent.stop().code(), Some(0)));
+    owing("owing-stopped", |agent| assert_eq!(agent.stop().code(), Some(0)), same, "adopted");
+}
+
+/// The next programs know nothing of the connection, and let it go on.
+#[test]
+fn a_caller_that_an_agent_of_another_policy_owes_an_answer_does_not_wait() {
+    let other = |port| policy(port, &format!("{SECRET}\n[uninspectable]\nmidstream = \"allow\"\n"));
+    owing("owing-exchanged", kill, other, "exchanged");
 }
