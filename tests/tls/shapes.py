@@ -6,8 +6,8 @@ usage: shapes.py server SHAPE FOLDER [LIBSSL]
 
 The server has key.pem and cert.pem from the folder, says `listening ADDRESS:PORT`, and a line of JSON a request: how long its
 message is and how it ends. It answers each with an empty message and status 0. The client makes a call with each text (N*TEXT:
-with so many bytes before it) and says `answered` or, of the first that is not, `ended`. With `calls`, it reads lists of calls on stdin and prints a line of JSON a call, as
-the clients of tests/peers do, but makes them one after the other.
+with so many bytes before it) and says `answered` or, of the first that is not, `ended`. With `calls` it reads lists of calls on stdin and prints a line of JSON a call, as the
+clients of tests/peers do, but makes them one after the other.
 """
 
 import ctypes
