@@ -242,16 +242,6 @@ struct {
 	__type(value, struct pg_reply);
 } replies SEC(".maps");
 
-/* By socket cookie: connections on which the agent has heard of a denial and not answered it yet. It alone reads and
- * writes this, for the one that comes after it if it is killed. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, PG_MAX_CONNECTIONS);
-	__type(key, u64);
-	__type(value, u32);
-} owed SEC(".maps");
-
 /* by enum pg_counter */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

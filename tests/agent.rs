@@ -319,6 +319,11 @@ fn a_command_does_not_outlive_its_enforcer() {
     eventually("the command is gone", gone);
 }
 
+fn kill(agent: Agent) {
+    agent.signal(Signal::SIGKILL);
+    drop(agent.wait());
+}
+
 #[test]
 fn pinned_enforcement_outlives_the_agent_and_is_adopted_exchanged_and_detached() {
     need_root!();
@@ -327,10 +332,6 @@ fn pinned_enforcement_outlives_the_agent_and_is_adopted_exchanged_and_detached()
     let ids = || -> Vec<u32> {
         let cgroup = place.cgroup();
         Hook::ALL.into_iter().flat_map(|hook| sys::attached(cgroup.as_fd(), hook).unwrap()).collect()
-    };
-    let kill = |agent: Agent| {
-        agent.signal(Signal::SIGKILL);
-        drop(agent.wait());
     };
 
     let (agent, ready) = Agent::start(&["--pin", "--cgroup", cgroup, policy.to_str().unwrap()]);
@@ -371,9 +372,7 @@ fn what_an_older_build_has_pinned_is_exchanged() {
     need_root!();
     let place = Place::new();
     let (cgroup, policy) = (place.path.to_str().unwrap(), place.policy("one", 1));
-    let (agent, _) = Agent::start(&["--pin", "--cgroup", cgroup, policy.to_str().unwrap()]);
-    agent.signal(Signal::SIGKILL);
-    drop(agent.wait());
+    kill(Agent::start(&["--pin", "--cgroup", cgroup, policy.to_str().unwrap()]).0);
     fs::remove_file(pins(&place).join("map_owed")).unwrap();
     let note = Path::new("/run/protocg").join(format!("{}.json", place.cgroup().id));
     let mut said: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
@@ -394,9 +393,7 @@ fn pins_that_were_left_unfinished_are_replaced() {
     need_root!();
     let place = Place::new();
     let (cgroup, policy) = (place.path.to_str().unwrap(), place.policy("one", 1));
-    let (agent, _) = Agent::start(&["--pin", "--cgroup", cgroup, policy.to_str().unwrap()]);
-    agent.signal(Signal::SIGKILL);
-    drop(agent.wait());
+    kill(Agent::start(&["--pin", "--cgroup", cgroup, policy.to_str().unwrap()]).0);
     fs::remove_file(pins(&place).join("link_pg_egress")).unwrap();
     let (agent, ready) = Agent::start(&["--cgroup", cgroup, policy.to_str().unwrap()]);
     assert_eq!(ready.last().unwrap()["origin"], "fresh");

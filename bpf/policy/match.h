@@ -117,32 +117,33 @@ static __always_inline int pg_block_without(const u8 *bytes, u32 letters, u64 a,
 	return !(high & PG_HIGH_BITS) && others == PG_HIGH_BITS;
 }
 
+/* How many of the next `n` bytes of the window are such blocks. */
+static __always_inline u32 pg_blocks_without(const struct pg_work *w, u32 n, u32 letters, u64 a, u64 b, u64 c)
+{
+	u32 i;
+
+	for (i = 0; i < PG_BLOCK * PG_BLOCKS_A_CALL; i += PG_BLOCK)
+		if (i + PG_BLOCK > n || !pg_block_without(pg_ahead(w, i), letters, a, b, c))
+			break;
+	return i;
+}
+
 /* How many of the next `n` bytes of the window, in blocks, are ASCII that does not lead out of a state. */
 PG_STEP int pg_blocks(const struct pg_work *w, u32 n, u32 stay)
 {
 	u64 a = (stay >> 8 & 0xff) * PG_EACH_BYTE, b = (stay >> 16 & 0xff) * PG_EACH_BYTE;
 	u64 c = (stay >> 24) * PG_EACH_BYTE;
-	u32 i;
 
 	if (!w || !stay)
 		return 0;
 	/* what leads out is not ASCII */
 	if ((stay & PG_LETTERS_HIGH) == PG_LETTERS_HIGH)
 		stay = PG_STAY_ALWAYS;
-	if ((stay & 0xff) == PG_STAY_ALWAYS) {
-		for (i = 0; i < PG_BLOCK * PG_BLOCKS_A_CALL; i += PG_BLOCK)
-			if (i + PG_BLOCK > n || !pg_block_without(pg_ahead(w, i), 0, a, b, c))
-				break;
-	} else if (a == b && b == c) {
-		for (i = 0; i < PG_BLOCK * PG_BLOCKS_A_CALL; i += PG_BLOCK)
-			if (i + PG_BLOCK > n || !pg_block_without(pg_ahead(w, i), 1, a, b, c))
-				break;
-	} else {
-		for (i = 0; i < PG_BLOCK * PG_BLOCKS_A_CALL; i += PG_BLOCK)
-			if (i + PG_BLOCK > n || !pg_block_without(pg_ahead(w, i), 3, a, b, c))
-				break;
-	}
-	return i;
+	if ((stay & 0xff) == PG_STAY_ALWAYS)
+		return pg_blocks_without(w, n, 0, a, b, c);
+	if (a == b && b == c)
+		return pg_blocks_without(w, n, 1, a, b, c);
+	return pg_blocks_without(w, n, 3, a, b, c);
 }
 
 static inline u32 pg_automaton_enter(const struct pg_automaton *a, u32 state)

@@ -220,10 +220,8 @@ impl Core {
     /// Notes that a denial on the connection was heard of, before that is forgotten by the kernel: an agent that comes after
     /// this one, if it is killed, cuts what it left unanswered.
     pub fn owe(&self, cookie: u64) {
-        if self.owed.borrow_mut().insert(cookie)
-            && let Err(e) = self.shared.owe(cookie)
-        {
-            tracing::warn!("cannot note what is to be answered: {e}; if this agent is killed its caller may wait");
+        if self.owed.borrow_mut().insert(cookie) {
+            self.shared.owe(cookie);
         }
     }
 

@@ -259,11 +259,7 @@ fn attach(cgroup: &Cgroup, loaded: &Loaded) -> Result<Vec<(Hook, OwnedFd)>, Kern
 fn exchange(cgroup: &Cgroup, pins: &Pins, loaded: &Loaded) -> Result<Vec<(Hook, OwnedFd)>, KernelError> {
     let mut links = Vec::new();
     pin::forget(cgroup.id);
-    for cookie in pins.shared.owed() {
-        if let Err(e) = loaded.shared.owe(cookie) {
-            tracing::warn!("cannot note what is to be answered: {e}");
-        }
-    }
+    pins.shared.owed().into_iter().for_each(|cookie| loaded.shared.owe(cookie));
     for (hook, link) in &pins.links {
         let what = || format!("exchange `{}` on cgroup `{}`", hook.program(), cgroup.path.display());
         let program = loaded.program(*hook).ok_or_else(|| KernelError::failed(what(), io::Error::other("missing")))?;

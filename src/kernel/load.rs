@@ -267,7 +267,7 @@ fn load_programs(tables: &Tables, replay: bool) -> Result<(Programs, Shared, Map
         texts: handle(&skel.maps.texts)?,
         events: handle(&skel.maps.events)?,
         replies: handle(&skel.maps.replies)?,
-        owed: handle(&skel.maps.owed)?,
+        owed: owed().map_err(|e| KernelError::failed("make the map `owed`", e))?,
         held_small: handle(&skel.maps.held_small)?,
         held_large: handle(&skel.maps.held_large)?,
         counters: handle(&skel.maps.counters)?,
@@ -503,8 +503,10 @@ impl Shared {
     }
 
     /// Notes that a denial on this connection is to be answered; whoever has the maps next sees it.
-    pub fn owe(&self, cookie: u64) -> io::Result<()> {
-        self.owed.update(&cookie.to_ne_bytes(), &1_u32.to_ne_bytes(), MapFlags::ANY).map_err(|e| io_error(&e))
+    pub fn owe(&self, cookie: u64) {
+        if let Err(e) = self.owed.update(&cookie.to_ne_bytes(), &1_u32.to_ne_bytes(), MapFlags::ANY) {
+            tracing::warn!("cannot note what is to be answered: {e}; if this agent is killed its caller may wait");
+        }
     }
 
     /// Forgets that.
@@ -530,8 +532,9 @@ impl Shared {
     }
 }
 
-/// A map for [`Shared::owed`] that no programs have.
-pub fn owed_anew() -> io::Result<MapHandle> {
+/// A map of the agent's alone: by socket cookie, connections on which it has heard of a denial and not answered it yet. It is for the
+/// agent that comes next, if this one is killed.
+pub fn owed() -> io::Result<MapHandle> {
     let options = libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
         map_flags: libbpf_sys::BPF_F_NO_PREALLOC,

@@ -141,7 +141,7 @@ fn open(dir: &Path, id: u64) -> Option<Pins> {
         events: map("events")?,
         replies: map("replies")?,
         // an older build pinned none; what it did pin is not unfinished
-        owed: map("owed").or_else(|| load::owed_anew().ok())?,
+        owed: map("owed").or_else(|| load::owed().ok())?,
         held_small: map("held_small")?,
         held_large: map("held_large")?,
         counters: map("counters")?,
