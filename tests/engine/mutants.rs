@@ -147,6 +147,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("blocks may have what is not ASCII", MATCH, "return !(high & PG_HIGH_BITS) && others == PG_HIGH_BITS;", "return others == PG_HIGH_BITS;", "what is no character and no matter in a block, at 511"),
     mutant("blocks may have the first letter", MATCH, "others &= (word ^ a) + PG_NO_LETTER;", ";", "an A in a block, at 9"),
     mutant("blocks may have the other letters", MATCH, "others &= ((word ^ b) + PG_NO_LETTER) & ((word ^ c) + PG_NO_LETTER);", ";", "one of three letters in a block, at 10"),
+    mutant("keys are passed over", PROTOBUF, " || f->flags & PG_FIELD_KEY || f->automata > 1", " || f->automata > 1", "size(request.labels) == 2: two long keys that begin differently"),
+    mutant("one automaton speaks for all", PROTOBUF, " || f->flags & PG_FIELD_KEY || f->automata > 1", " || f->flags & PG_FIELD_KEY", "C in a block that two automata read"),
     mutant("no letter is ASCII if one is not", MATCH, "(stay & PG_LETTERS_HIGH) == PG_LETTERS_HIGH", "stay & PG_LETTERS_HIGH", "an A in a block, where a letter that is not ASCII is looked for, too"),
     mutant("blocks have no characters", PROTOBUF, "\t\ts->points += *used;\n", "", "a size in characters in a block, at 9"),
     mutant("a character may go on with a block", PROTOBUF, "if (!s || !s->field || s->utf8)\n", "if (!s || !s->field)\n", "a character that goes on behind a block"),
