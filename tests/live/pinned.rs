@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -20,24 +20,58 @@ use crate::stage::{
     with,
 };
 
-/// A server under pinned enforcement; dropped, that is detached.
-struct Pinned {
-    server: Server,
+/// A cgroup for pinned enforcement; dropped, that is detached.
+struct Ground {
     cgroup: Cgroup,
+}
+
+impl Ground {
+    fn new(name: &str) -> Self {
+        Self { cgroup: Cgroup::new(name) }
+    }
+
+    fn run(&self, policy: &str) -> Protocg {
+        Protocg::run(BINARY, &[&self.cgroup], policy, &["--pin"])
+    }
+
+    fn detach(&self) -> Output {
+        Command::new(BINARY).arg("detach").arg("--cgroup").arg(self.cgroup.path()).output().unwrap()
+    }
+
+    fn pins(&self) -> PathBuf {
+        let id = std::fs::metadata(self.cgroup.path()).unwrap().ino();
+        PathBuf::from(format!("/sys/fs/bpf/protocg/{id}"))
+    }
+
+    fn map(&self, name: &str) -> MapHandle {
+        MapHandle::from_pinned_path(self.pins().join(name)).unwrap()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let _ = self.detach();
+    }
+}
+
+/// A server under pinned enforcement.
+struct Pinned {
+    ground: Ground,
+    server: Server,
     policy: String,
 }
 
 impl Pinned {
     fn new(name: &str) -> Self {
-        let cgroup = Cgroup::new(name);
-        let place = Place { cgroup: Some(&cgroup), net: None };
+        let ground = Ground::new(name);
+        let place = Place { cgroup: Some(&ground.cgroup), net: None };
         let server = Server::start(Stack::Tonic, place, "127.0.0.1:0".parse().unwrap());
         let policy = policy(server.address.port(), SECRET);
-        Self { server, cgroup, policy }
+        Self { ground, server, policy }
     }
 
     fn run(&self) -> Protocg {
-        Protocg::run(BINARY, &[&self.cgroup], &self.policy, &["--pin"])
+        self.ground.run(&self.policy)
     }
 
     fn calls(&self, stack: Stack) -> Calls<'_> {
@@ -45,29 +79,18 @@ impl Pinned {
     }
 
     fn detach(&self) -> String {
-        let output = Command::new(BINARY).arg("detach").arg("--cgroup").arg(self.cgroup.path()).output().unwrap();
+        let output = self.ground.detach();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
     fn pins(&self) -> PathBuf {
-        pins_of(&self.cgroup)
+        self.ground.pins()
     }
 
     fn entries(&self, map: &str) -> usize {
-        MapHandle::from_pinned_path(self.pins().join(map)).unwrap().keys().count()
+        self.ground.map(map).keys().count()
     }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let _ = Command::new(BINARY).arg("detach").arg("--cgroup").arg(self.cgroup.path()).output();
-    }
-}
-
-fn pins_of(cgroup: &Cgroup) -> PathBuf {
-    let id = std::fs::metadata(cgroup.path()).unwrap().ino();
-    PathBuf::from(format!("/sys/fs/bpf/protocg/{id}"))
 }
 
 fn kill(mut agent: Protocg) {
@@ -187,10 +210,10 @@ fn owing(name: &str, end: impl FnOnce(Protocg), next: impl Fn(u16) -> String, or
     if skip(name, &[]) {
         return;
     }
-    let cgroup = Cgroup::new(name);
+    let ground = Ground::new(name);
     let mut command = Command::new("python3");
     command.arg("-c").arg(UNFINISHED);
-    Place { cgroup: Some(&cgroup), net: None }.enter(&mut command);
+    Place { cgroup: Some(&ground.cgroup), net: None }.enter(&mut command);
     let server = Watched::start(command);
     let to: SocketAddr = server.wait_for("it listens", |lines| lines.first()?.strip_prefix("listening ")?.parse().ok());
     let read = |least: usize| {
@@ -198,8 +221,7 @@ fn owing(name: &str, end: impl FnOnce(Protocg), next: impl Fn(u16) -> String, or
             lines.iter().filter_map(|line| line.strip_prefix("read ")?.parse::<usize>().ok()).find(|it| *it >= least)
         })
     };
-    let run = |policy: &str| Protocg::run(BINARY, &[&cgroup], policy, &["--pin"]);
-    let agent = run(&policy(to.port(), SECRET));
+    let agent = ground.run(&policy(to.port(), SECRET));
 
     let mut encoder = Encoder::default();
     let mut call = |stream, text: &str| {
@@ -215,7 +237,7 @@ fn owing(name: &str, end: impl FnOnce(Protocg), next: impl Fn(u16) -> String, or
     client.write_all(&call(3, "a SECRET")).unwrap();
     agent.wait_for("the denial", |event| event["verdict"] == "deny");
     read(opening.len() + 1);
-    let conns = MapHandle::from_pinned_path(pins_of(&cgroup).join("map_conns")).unwrap();
+    let conns = ground.map("map_conns");
     let holes = std::mem::offset_of!(protocg::abi::pg_conn, holes);
     eventually("the hole is filled", || {
         let conn = conns.lookup(&conns.keys().next().unwrap(), MapFlags::ANY).unwrap().unwrap();
@@ -223,14 +245,13 @@ fn owing(name: &str, end: impl FnOnce(Protocg), next: impl Fn(u16) -> String, or
     });
     end(agent);
 
-    let agent = run(&next(to.port()));
+    let agent = ground.run(&next(to.port()));
     assert_eq!(agent.of_type("ready")[0]["origin"], json!(origin));
     client.set_read_timeout(Some(patience(Duration::from_secs(2)))).unwrap();
     let heard = client.read(&mut begun).map_err(|e| e.kind());
     assert_eq!(heard, Err(std::io::ErrorKind::ConnectionReset), "the caller does not wait");
     assert_eq!(agent.stop().code(), Some(0));
-    let detached = Command::new(BINARY).arg("detach").arg("--cgroup").arg(cgroup.path()).status().unwrap();
-    assert!(detached.success());
+    assert!(ground.detach().status.success());
 }
 
 fn same(port: u16) -> String {
