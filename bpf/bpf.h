@@ -27,6 +27,13 @@ struct tcp_sock {
 	_Bool is_mptcp;
 };
 
+/* The flavor of its own: guards look into other members. */
+struct sock_common___cookie {
+	struct {
+		__s64 counter;
+	} skc_cookie;
+};
+
 struct tcp_request_sock {
 	__u32 rcv_nxt;
 };

@@ -167,14 +167,13 @@ static long pg_spin_cb(u32 index, void *data)
 	return spin->taken;
 }
 
-PG_STEP int pg_lock(u32 *lock)
+/* Waits for a lock. */
+PG_STEP int pg_spin(u32 *lock)
 {
 	struct pg_spin spin = {.lock = lock};
 
 	if (!lock)
 		return 0;
-	if (__sync_val_compare_and_swap(lock, 0, 1) == 0)
-		return 1;
 	bpf_loop(PG_SPINS, pg_spin_cb, &spin, 0);
 	return spin.taken;
 }
@@ -183,6 +182,11 @@ PG_STEP int pg_lock(u32 *lock)
 static __always_inline int pg_trylock(u32 *lock)
 {
 	return __sync_val_compare_and_swap(lock, 0, 1) == 0;
+}
+
+static __always_inline int pg_lock(u32 *lock)
+{
+	return pg_trylock(lock) || pg_spin(lock);
 }
 
 static __always_inline void pg_unlock(u32 *lock)

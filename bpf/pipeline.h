@@ -462,13 +462,8 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 	if (s && s->request & PG_REQ_END)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	/* DATA may be under way when the server resets the stream: it is nobody's, and passed over. */
-	if (h->type == PG_F_DATA) {
-		if (!s && pg_stripped(c, h))
-			return PG_STRIP;
-		if (h->state == PG_H2_DATA && (!s || s->request & PG_REQ_UNREAD))
-			h->state = PG_H2_SKIP;
-		return PG_GO;
-	}
+	if (h->type == PG_F_DATA)
+		return !s && pg_stripped(c, h) ? PG_STRIP : PG_GO;
 	if (!s)
 		return pg_fail_connection(c, w, PG_R_STREAM_ID);
 	if (!(h->flags & PG_FLAG_END_STREAM))
@@ -480,19 +475,44 @@ PG_STEP int pg_request_frame(struct pg_conn *c, struct pg_work *w)
 	return PG_GO;
 }
 
+/* A frame head that most are like: of DATA for a stream that is there, and that the client has not ended. It has a
+ * seat, so its id is right. */
+static inline int pg_is_plain_data(const struct pg_conn *c)
+{
+	const struct pg_stream *s;
+
+	if (c->request.type != PG_F_DATA)
+		return 0;
+	s = pg_seated(c, c->request.stream);
+	return s && !(s->request & PG_REQ_END);
+}
+
+static inline int pg_in_skipped(const struct pg_stream *s)
+{
+	return s->grpc == PG_G_MESSAGE && s->pb == PG_PB_SKIP;
+}
+
 static inline int pg_data_frame(struct pg_conn *c, struct pg_work *w)
 {
 	struct pg_stream *s = pg_stream_of(c, c->request.stream);
-	int outcome;
+	struct pg_h2 *h = &c->request;
+	int outcome = PG_GO;
+	u32 at = w->pos;
 
 	c->passing = 0;
 	if (!s || s->request & PG_REQ_UNREAD) {
-		pg_h2_skip(&c->request, w);
+		pg_h2_skip(h, w);
 		return PG_GO;
 	}
-	outcome = pg_data(c, w, s, &c->request);
-	if (s->grpc == PG_G_MESSAGE && s->pb == PG_PB_SKIP)
-		c->passing = s->left < c->request.left ? s->left : c->request.left;
+	if (pg_in_skipped(s) && s->left > h->left) {
+		/* nothing ends in this frame */
+		pg_pb_skip(s, w, h->left);
+		h->left -= w->pos - at;
+	} else {
+		outcome = pg_data(c, w, s, h);
+	}
+	if (pg_in_skipped(s))
+		c->passing = s->left < h->left ? s->left : h->left;
 	return outcome;
 }
 
@@ -580,7 +600,7 @@ PG_STEP int pg_request_step(struct pg_conn *c, struct pg_work *w)
 	h = &c->request;
 	if (h->state == PG_H2_HEAD) {
 		reason = pg_h2_head(h, w, 1, &whole);
-		if (!reason && whole)
+		if (!reason && whole && !pg_is_plain_data(c))
 			outcome = pg_request_frame(c, w);
 	}
 	/* behind a frame's head goes on at once what needs no byte to be there */

@@ -15,19 +15,30 @@
 #include "hooks/answers.h"
 #include "hooks/replay.h"
 
-/* The TCP socket on a policy port that a packet belongs to. */
-static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb)
+/* A socket that has no TCP numbers and yet speaks TCP: a raw one. */
+static __always_inline int pg_is_raw(struct bpf_sock *sk)
+{
+	sk = bpf_sk_fullsock(sk);
+	return sk && sk->protocol == IPPROTO_TCP;
+}
+
+/* The socket on a policy port that a packet belongs to, if that is one of TCP's; and its numbers, if it has any. */
+static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb, struct tcp_sock **tp)
 {
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk)
+	if (!sk || !pg_policy_port(config.direction == PG_INGRESS ? sk->src_port : bpf_ntohs(sk->dst_port)))
 		return 0;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != IPPROTO_TCP)
-		return 0;
-	if (!pg_policy_port(config.direction == PG_INGRESS ? sk->src_port : bpf_ntohs(sk->dst_port)))
-		return 0;
-	return sk;
+	*tp = bpf_skc_to_tcp_sock(sk);
+	return *tp || pg_is_raw(sk) ? sk : 0;
+}
+
+/* Who a packet's socket is. A connection's socket has been asked before, and has its cookie at hand. */
+static __always_inline u64 pg_cookie(struct __sk_buff *skb, struct tcp_sock *tp)
+{
+	u64 cookie = tp ? ((struct sock_common___cookie *)tp)->skc_cookie.counter : 0;
+
+	return cookie ? cookie : bpf_get_socket_cookie(skb);
 }
 
 /* Whether TCP reads nothing of it but the acknowledgement. */
@@ -37,9 +48,9 @@ static __always_inline int pg_is_empty(const struct pg_segment *g)
 }
 
 /* The acknowledgement of an empty segment: a client that sends nothing more has heard the agent's last words. */
-static __always_inline void pg_acknowledged(struct __sk_buff *skb, const struct pg_segment *g)
+static __always_inline void pg_acknowledged(struct __sk_buff *skb, struct tcp_sock *tp, const struct pg_segment *g)
 {
-	u64 cookie = bpf_get_socket_cookie(skb);
+	u64 cookie = pg_cookie(skb, tp);
 	struct pg_conn *c = bpf_map_lookup_elem(&conns, &cookie);
 
 	if (!c || c->answers != PG_A_MUTED || !(g->flags & PG_TCP_ACK) || !pg_lock(&c->lock))
@@ -50,8 +61,8 @@ static __always_inline void pg_acknowledged(struct __sk_buff *skb, const struct 
 }
 
 /* A packet for a socket on a policy port, which is not empty if there is a connection. */
-static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_work *w,
-				       const struct pg_segment *g)
+static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *sk, struct tcp_sock *tp,
+				       struct pg_work *w, const struct pg_segment *g)
 {
 	struct pg_conn *c;
 	u64 cookie;
@@ -63,7 +74,7 @@ static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *s
 		return PG_PASS; /* TCP reads no data from a reset (RFC 9293, section 3.10.7.4) */
 	if (g->flags & PG_TCP_SYN)
 		return pg_drop(PG_R_SYN_DATA);
-	cookie = bpf_get_socket_cookie(skb);
+	cookie = pg_cookie(skb, tp);
 	c = bpf_map_lookup_elem(&conns, &cookie);
 	/* not made yet, or taken apart while the packet came: TCP takes no data now */
 	if (!c && (sk->state == PG_TCP_SYN_RECV || sk->state == PG_TCP_CLOSE))
@@ -72,7 +83,7 @@ static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *s
 		return pg_stranger(skb, sk, cookie, g->length);
 	if (!pg_lock(&c->lock))
 		return pg_drop(PG_R_LOCK);
-	verdict = c->cookie == cookie ? pg_server_segment(skb, sk, c, w, g) : PG_DROP;
+	verdict = c->cookie == cookie ? pg_server_segment(skb, tp, c, w, g) : PG_DROP;
 	pg_unlock(&c->lock);
 	return verdict;
 }
@@ -86,27 +97,29 @@ static __always_inline int pg_comes_freely(void)
 SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 {
 	struct pg_segment g = {};
+	struct tcp_sock *tp = 0;
 	struct bpf_sock *sk;
 	struct pg_work *w;
 	int verdict;
 
-	sk = pg_policy_socket(skb);
+	sk = pg_policy_socket(skb, &tp);
 	if (!sk)
 		return PG_PASS;
 	if (!pg_segment_read(skb, &g))
 		return pg_comes_freely() ? PG_PASS : pg_drop(PG_R_HEADERS_UNREADABLE);
 	if (pg_is_empty(&g) && sk->state != PG_TCP_LISTEN) {
 		if (config.responses && config.direction == PG_INGRESS)
-			pg_acknowledged(skb, &g);
+			pg_acknowledged(skb, tp, &g);
 		return PG_PASS;
 	}
 	w = pg_work_take();
 	if (!w)
 		return pg_comes_freely() ? PG_PASS : pg_drop(PG_R_LOCK);
 	if (config.direction == PG_EGRESS)
-		verdict = pg_index(pg_answer(skb, sk, w, &g), 2); /* the verifier wants to see 0 or 1 */
+		verdict = pg_index(pg_answer(skb, sk, tp, pg_cookie(skb, tp), w, &g),
+				   2); /* the verifier wants to see 0 or 1 */
 	else
-		verdict = pg_incoming(skb, sk, w, &g);
+		verdict = pg_incoming(skb, sk, tp, w, &g);
 	pg_work_give(w);
 	return verdict;
 }
@@ -118,10 +131,10 @@ static __always_inline int pg_follows_only(void)
 }
 
 /* A packet with data of a socket on a policy port. */
-static __always_inline int pg_outgoing(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_work *w,
-				       const struct pg_segment *g)
+static __always_inline int pg_outgoing(struct __sk_buff *skb, struct bpf_sock *sk, struct tcp_sock *tp,
+				       struct pg_work *w, const struct pg_segment *g)
 {
-	u64 cookie = bpf_get_socket_cookie(skb);
+	u64 cookie = pg_cookie(skb, tp);
 	struct pg_conn *c;
 	int verdict;
 
@@ -140,11 +153,12 @@ static __always_inline int pg_outgoing(struct __sk_buff *skb, struct bpf_sock *s
 SEC("cgroup_skb/egress") int pg_egress(struct __sk_buff *skb)
 {
 	struct pg_segment g = {};
+	struct tcp_sock *tp = 0;
 	struct bpf_sock *sk;
 	struct pg_work *w;
 	int verdict;
 
-	sk = pg_policy_socket(skb);
+	sk = pg_policy_socket(skb, &tp);
 	if (!sk)
 		return PG_PASS;
 	if (!pg_segment_read(skb, &g))
@@ -156,7 +170,7 @@ SEC("cgroup_skb/egress") int pg_egress(struct __sk_buff *skb)
 	w = pg_work_take();
 	if (!w)
 		return pg_drop(PG_R_LOCK);
-	verdict = pg_outgoing(skb, sk, w, &g);
+	verdict = pg_outgoing(skb, sk, tp, w, &g);
 	pg_work_give(w);
 	return verdict;
 }

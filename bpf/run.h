@@ -9,26 +9,19 @@
  * every path of a turn. */
 #define PG_TURNS 400000
 
-/* Loads the next bytes of the chunk into the window. */
-PG_STEP int pg_load(struct __sk_buff *skb, struct pg_work *w)
+/* `n` bytes of a held chunk. */
+PG_STEP int pg_load_held(struct pg_work *w, u32 n)
 {
 	struct pg_small *small;
 	struct pg_large *large;
-	u32 n, at, slot;
+	u32 at, slot;
 
-	if (!w)
-		return 0;
-	n = pg_window_next(w);
-	if (!n)
+	if (!w || !n)
 		return 0;
 	n = pg_length(n, PG_WINDOW);
 	at = w->base + w->pos;
 	slot = w->slot;
 	switch (w->source) {
-	case PG_SRC_PACKET:
-		if (bpf_skb_load_bytes(skb, at, w->window, n))
-			return 0;
-		break;
 	case PG_SRC_HELD_SMALL:
 		small = bpf_map_lookup_elem(&held_small, &slot);
 		if (!small || n > PG_HELD_SMALL_BYTES || at > PG_HELD_SMALL_BYTES - n ||
@@ -41,6 +34,23 @@ PG_STEP int pg_load(struct __sk_buff *skb, struct pg_work *w)
 			return 0;
 		break;
 	default:
+		return 0;
+	}
+	return 1;
+}
+
+/* Loads the next bytes of the chunk into the window. */
+static __always_inline int pg_load(struct __sk_buff *skb, struct pg_work *w)
+{
+	u32 n = pg_window_next(w);
+
+	if (!n)
+		return 0;
+	n = pg_length(n, PG_WINDOW);
+	if (w->source == PG_SRC_PACKET) {
+		if (bpf_skb_load_bytes(skb, w->base + w->pos, w->window, n))
+			return 0;
+	} else if (!pg_load_held(w, n)) {
 		return 0;
 	}
 	w->window_at = w->pos;
@@ -159,6 +169,17 @@ static __always_inline int pg_next_chunk(struct pg_run *r)
 	return 1;
 }
 
+/* Is the run over with this turn, as nearly every one is? The packet is judged, and nothing else is to be done. */
+static __always_inline int pg_run_over(struct pg_run *r)
+{
+	const struct pg_work *w = r->w;
+
+	if (w->pos < w->end || r->held || w->source != PG_SRC_PACKET || w->hole_source != PG_SRC_PACKET)
+		return 0;
+	r->done = 1;
+	return 1;
+}
+
 static long pg_run_cb(u32 index, void *data)
 {
 	struct pg_run *r = data;
@@ -184,7 +205,7 @@ static long pg_run_cb(u32 index, void *data)
 	}
 	outcome = pg_request_step(r->c, w);
 	if (outcome == PG_GO)
-		return 0;
+		return pg_run_over(r);
 	if (outcome == PG_STRIP) {
 		pg_mend_strip(r->skb, r->c, w);
 		return 0;

@@ -96,23 +96,28 @@ static __always_inline int pg_segment_of(struct __sk_buff *skb, const u8 *tcp, u
 	return 1;
 }
 
-/* Returns 0 if the packet has no readable TCP header. The length is the packet's, never the IP header's: BIG TCP
- * leaves that one 0. */
-PG_STEP int pg_segment_read(struct __sk_buff *skb, struct pg_segment *g)
+/* The same for a header that has to be looked for. */
+PG_STEP int pg_segment_find(struct __sk_buff *skb, struct pg_segment *g)
 {
-	const u8 *at;
 	u32 offset;
 	u8 tcp[20];
 
 	if (!g)
 		return 0;
-	at = pg_tcp_at_once(skb, &offset);
-	if (at)
-		return pg_segment_of(skb, at, offset, g);
 	offset = pg_tcp_offset(skb);
 	if (!offset || bpf_skb_load_bytes(skb, offset, tcp, sizeof(tcp)))
 		return 0;
 	return pg_segment_of(skb, tcp, offset, g);
+}
+
+/* Returns 0 if the packet has no readable TCP header. The length is the packet's, never the IP header's: BIG TCP
+ * leaves that one 0. */
+static __always_inline int pg_segment_read(struct __sk_buff *skb, struct pg_segment *g)
+{
+	u32 offset;
+	const u8 *at = pg_tcp_at_once(skb, &offset);
+
+	return at ? pg_segment_of(skb, at, offset, g) : pg_segment_find(skb, g);
 }
 
 /*

@@ -80,13 +80,12 @@ static __always_inline int pg_answer_cut(struct pg_conn *c, struct pg_work *w, u
 }
 
 /* A segment of the server, with payload, FIN or URG. Under the response lock. */
-static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_conn *c,
+static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct tcp_sock *tp, struct pg_conn *c,
 					     struct pg_work *w, const struct pg_segment *g)
 {
 	int verdict, outcome = PG_GO;
 	u32 reason = PG_R_NONE;
 	struct pg_numbers n;
-	struct tcp_sock *tp;
 
 	if (c->answers == PG_A_MUTED) {
 		pg_count_add(PG_N_DEAD, 1);
@@ -94,7 +93,6 @@ static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct bpf_s
 	}
 	if (c->answers == PG_A_UNREAD || c->phase == PG_P_BLIND || pg_is_handshake(c))
 		return PG_PASS;
-	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return pg_drop(PG_R_INTERNAL);
 	n.judged = c->sent;
@@ -141,16 +139,14 @@ static __always_inline int pg_answer_stranger(struct __sk_buff *skb, struct bpf_
 }
 
 /* A packet of the server for a client's socket, with payload, FIN or URG. */
-static __always_inline int pg_answer(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_work *w,
-				     const struct pg_segment *g)
+static __always_inline int pg_answer(struct __sk_buff *skb, struct bpf_sock *sk, struct tcp_sock *tp, u64 cookie,
+				     struct pg_work *w, const struct pg_segment *g)
 {
 	struct pg_conn *c;
-	u64 cookie;
 	int verdict;
 
 	if (g->flags & PG_TCP_RST && !(g->flags & PG_TCP_URG))
 		return PG_PASS; /* TCP reads no data from a reset (RFC 9293, section 3.10.7.4) */
-	cookie = bpf_get_socket_cookie(skb);
 	c = bpf_map_lookup_elem(&conns, &cookie);
 	if (!c)
 		return pg_answer_stranger(skb, sk, cookie, g);
@@ -158,7 +154,7 @@ static __always_inline int pg_answer(struct __sk_buff *skb, struct bpf_sock *sk,
 		return config.responses ? pg_drop(PG_R_SYN_DATA) : PG_PASS;
 	if (!pg_lock(&c->response_lock))
 		return config.responses ? pg_drop(PG_R_LOCK) : PG_PASS;
-	verdict = c->cookie == cookie ? pg_answer_segment(skb, sk, c, w, g) : !config.responses;
+	verdict = c->cookie == cookie ? pg_answer_segment(skb, tp, c, w, g) : !config.responses;
 	pg_unlock(&c->response_lock);
 	return verdict;
 }

@@ -113,15 +113,13 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 }
 
 /* A server's segment from its client, with payload or FIN, under the lock. */
-static __always_inline int pg_server_segment(struct __sk_buff *skb, struct bpf_sock *sk, struct pg_conn *c,
+static __always_inline int pg_server_segment(struct __sk_buff *skb, struct tcp_sock *tp, struct pg_conn *c,
 					     struct pg_work *w, const struct pg_segment *g)
 {
 	u32 reason = PG_R_NONE;
 	struct pg_numbers n;
-	struct tcp_sock *tp;
 	int verdict;
 
-	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)

@@ -29,14 +29,15 @@ static long pg_follow_cb(u32 index, void *data)
 	(void)index;
 	if (!w || !r->c)
 		return 1;
-	if (w->pos >= w->end) {
-		r->done = 1;
-		return 1;
+	if (w->pos < w->end) {
+		if (!pg_response_skips(r->c) && !pg_ready(w) && !pg_load(r->skb, w))
+			return 1;
+		r->outcome = pg_response_step(r->c, w);
+		if (r->outcome != PG_GO)
+			return 1;
 	}
-	if (!pg_response_skips(r->c) && !pg_ready(w) && !pg_load(r->skb, w))
-		return 1;
-	r->outcome = pg_response_step(r->c, w);
-	return r->outcome != PG_GO;
+	r->done = w->pos >= w->end;
+	return r->done;
 }
 
 /* Follows the chunk up to `end`. Returns 0 if the server is out of step. */

@@ -140,21 +140,11 @@ static inline void pg_h2_body(struct pg_h2 *h)
 	}
 }
 
-/* A frame head, or as much of it as there is. `*whole` is set to 1 with its last byte; then the frame is checked. */
-static inline u32 pg_h2_head(struct pg_h2 *h, struct pg_work *w, int from_client, u32 *whole)
+/* Some bytes of a frame head. Returns whether it is whole. */
+static inline int pg_h2_head_some(struct pg_h2 *h, struct pg_work *w)
 {
-	const u8 *here = pg_ahead(w, 0);
-	u32 reason;
 	int i;
 
-	if (!h->have)
-		w->frame_at = w->pos;
-	if (!h->have && pg_ready(w) >= PG_HEAD_BYTES) {
-		for (i = 0; i < PG_HEAD_BYTES; i++)
-			h->head[i] = here[i];
-		h->have = PG_HEAD_BYTES;
-		w->pos += PG_HEAD_BYTES;
-	}
 	for (i = 0; i < PG_HEAD_BYTES; i++) {
 		if (h->have >= PG_HEAD_BYTES || !pg_ready(w))
 			break;
@@ -162,15 +152,33 @@ static inline u32 pg_h2_head(struct pg_h2 *h, struct pg_work *w, int from_client
 		h->have++;
 		w->pos++;
 	}
-	if (h->have < PG_HEAD_BYTES)
+	return h->have >= PG_HEAD_BYTES;
+}
+
+/* A frame head, or as much of it as there is. `*whole` is set to 1 with its last byte; then the frame is checked. A
+ * call would cost more than what it does. */
+static inline __attribute__((always_inline)) u32 pg_h2_head(struct pg_h2 *h, struct pg_work *w, int from_client,
+							    u32 *whole)
+{
+	const u8 *here = pg_ahead(w, 0);
+	u32 reason, stream;
+
+	if (!h->have)
+		w->frame_at = w->pos;
+	if (!h->have && pg_ready(w) >= PG_HEAD_BYTES) {
+		pg_eight_copy(h->head, here);
+		h->head[8] = here[8];
+		w->pos += PG_HEAD_BYTES;
+	} else if (!pg_h2_head_some(h, w)) {
 		return PG_R_NONE;
+	}
 	h->left = pg_h2_length(h);
 	h->type = h->head[3];
 	h->flags = h->head[4];
-	if (h->type == PG_F_CONTINUATION &&
-	    h->stream != ((u32)(h->head[5] & 0x7f) << 24 | (u32)h->head[6] << 16 | (u32)h->head[7] << 8 | h->head[8]))
+	stream = (u32)(h->head[5] & 0x7f) << 24 | (u32)h->head[6] << 16 | (u32)h->head[7] << 8 | h->head[8];
+	if (h->type == PG_F_CONTINUATION && h->stream != stream)
 		return PG_R_FRAME_ORDER;
-	h->stream = (u32)(h->head[5] & 0x7f) << 24 | (u32)h->head[6] << 16 | (u32)h->head[7] << 8 | h->head[8];
+	h->stream = stream;
 	h->pad = 0;
 	reason = pg_h2_check(h, from_client);
 	if (reason)

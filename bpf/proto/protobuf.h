@@ -562,6 +562,17 @@ static inline void pg_pb_start(struct pg_stream *s)
 	s->once_top = 0;
 }
 
+/* What nobody reads: up to `n` bytes of it are passed over. */
+static inline void pg_pb_skip(struct pg_stream *s, struct pg_work *w, u32 n)
+{
+	u32 used = pg_pass(w, s->left < n ? s->left : n);
+
+	s->left -= used;
+	s->offset += used;
+	if (!s->left)
+		s->pb = PG_PB_TAG;
+}
+
 /*
  * A step through the message: `n` bytes of it are in the chunk, of which those that are looked at are in the window.
  */
@@ -573,11 +584,7 @@ PG_STEP int pg_pb_step(struct pg_stream *s, struct pg_work *w, u32 plan, u32 n)
 	if (!s || !w)
 		return PG_R_INTERNAL;
 	if (s->pb == PG_PB_SKIP) {
-		used = pg_pass(w, s->left < n ? s->left : n);
-		s->left -= used;
-		s->offset += used;
-		if (!s->left)
-			s->pb = PG_PB_TAG;
+		pg_pb_skip(s, w, n);
 	} else if (s->pb == PG_PB_BYTES || s->pb == PG_PB_PACKED) {
 		used = pg_ready(w);
 		if (used > n)

@@ -53,7 +53,9 @@ static inline __attribute__((always_inline)) u32 pg_length(u32 n, u32 most)
 #define PG_WINDOW 4096 /* a power of two */
 #endif
 #define PG_WINDOW_LEAST 512 /* of the first load: more costs small calls more than it saves large ones */
-#define PG_WINDOW_SPARE 64  /* behind it, so that some bytes from a masked index on need no masks of their own */
+#define PG_WINDOW_HEADS 64  /* of the first load of much: there are frame heads in it, and what nobody looks at */
+#define PG_WINDOW_GROWS 8
+#define PG_WINDOW_SPARE 64 /* behind it, so that some bytes from a masked index on need no masks of their own */
 
 enum pg_path_form {
 	PG_PATH_PLAIN, /* its first two characters */
@@ -167,13 +169,13 @@ static inline void pg_eight_copy(u8 *to, const u8 *from)
 #endif
 }
 
-/* How much of the chunk is to be loaded next: twice as much as was before, if all of that was looked at. */
+/* How much of the chunk is to be loaded next: more than before, if all of that was looked at. */
 static inline u32 pg_window_next(const struct pg_work *w)
 {
-	u32 n = w->end - w->pos, most = PG_WINDOW_LEAST;
+	u32 n = w->end - w->pos, most = n < PG_WINDOW ? PG_WINDOW_LEAST : PG_WINDOW_HEADS;
 
 	if (w->window_size >= most && w->pos == w->window_at + w->window_size)
-		most = w->window_size * 2;
+		most = w->window_size * PG_WINDOW_GROWS;
 	if (most > PG_WINDOW)
 		most = PG_WINDOW;
 	return n < most ? n : most;

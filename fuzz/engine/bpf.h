@@ -65,7 +65,6 @@ struct bpf_sock {
 	u32 src_port;
 	u16 dst_port;
 	u32 state;
-	struct tcp_sock tcp;
 };
 
 struct bpf_sock_ops {
@@ -111,7 +110,6 @@ static void *bpf_rdonly_cast(void *object, u32 type)
 #define bpf_get_socket_cookie(ops) 1
 #define bpf_get_smp_processor_id() 0
 #define bpf_sock_ops_cb_flags_set(ops, flags) (void)(flags)
-#define bpf_skc_to_tcp_sock(sk) (&(sk)->tcp)
 /* No data comes with a listener here: there is no handshake to look up. */
 #define BPF_F_CURRENT_NETNS (-1)
 #define bpf_skc_lookup_tcp(skb, tuple, size, netns, flags) ((void)(netns), (struct bpf_sock *)0)

@@ -98,15 +98,13 @@ int pgf_segment(const u8 *packet, u32 length, u32 received)
 	/* the headers of every second packet are not in one piece */
 	const u8 *end = length & 1 ? packet : packet + length;
 	struct __sk_buff skb = {.len = length, .data = packet, .data_end = end, .bytes = packet};
-	struct bpf_sock sk = {.tcp.rcv_nxt = received};
+	struct tcp_sock tp = {.rcv_nxt = received, .rcv_wup = received, .rcv_wnd = 1 << 20};
 	struct pg_segment g = {};
 
 	pg_here = &fuzz_host;
-	sk.tcp.rcv_wup = received;
-	sk.tcp.rcv_wnd = 1 << 20;
 	if (!pg_segment_read(&skb, &g))
 		abort();
-	return pg_server_segment(&skb, &sk, conns.cell, work_scratch.cell, &g);
+	return pg_server_segment(&skb, &tp, conns.cell, work_scratch.cell, &g);
 }
 
 u32 pgf_events(const struct pg_event **to);

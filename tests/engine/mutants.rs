@@ -54,7 +54,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("padding is read as payload", HTTP2, "h->left -= h->pad;", "", "a message that has its A in the padding only"),
     mutant("padding may be too long", HTTP2, "if (h->pad > h->left)", "if (h->pad > h->left + 1)", "DATA whose padding is one byte too long"),
     mutant("frames may stand inside a block", HTTP2, "if (h->block != (h->type == PG_F_CONTINUATION))", "if (0)", "PING inside a block"),
-    mutant("CONTINUATION of any stream goes on", HTTP2, "if (h->type == PG_F_CONTINUATION &&\n\t    h->stream !=", "if (0 && h->stream !=", "CONTINUATION of another stream"),
+    mutant("CONTINUATION of any stream goes on", HTTP2, "if (h->type == PG_F_CONTINUATION && h->stream !=", "if (0 && h->stream !=", "CONTINUATION of another stream"),
     mutant("SETTINGS of any length", HTTP2, "return length % PG_SETTING_BYTES ? PG_R_FRAME_SIZE : PG_R_NONE;", "return PG_R_NONE;", "SETTINGS of seven bytes"),
     mutant("priority is read as block", HTTP2, "h->state = PG_H2_PRIORITY;", "", "HEADERS with priority"),
     // hpack
@@ -116,6 +116,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("counters overflow", ELEMENTS, "if (count != op->mask)", "if (1)", "size(request.items) == 3: more than the counter holds"),
     // pipeline and verdict
     mutant("END_STREAM on DATA is ignored", PIPELINE, "if (h->type == PG_F_DATA && h->flags & PG_FLAG_END_STREAM)", "if (0)", "END_STREAM on empty DATA, no message"),
+    mutant("DATA behind END_STREAM is plain", PIPELINE, "return s && !(s->request & PG_REQ_END);", "return s != 0;", "DATA behind END_STREAM on DATA"),
+    mutant("what is passed over ends no message", PIPELINE, "if (pg_in_skipped(s) && s->left > h->left) {", "if (pg_in_skipped(s)) {", "an unread field that ends with its frame"),
     mutant("END_STREAM on HEADERS is ignored", PIPELINE, "return h->block_flags & PG_FLAG_END_STREAM ?", "return 0 ?", "END_STREAM on the header block"),
     mutant("a call without a message is let off", PIPELINE, "if (!(s->request & PG_REQ_ALLOWED) && !s->message &&", "if (0 &&", "END_STREAM on padding, no message"),
     mutant("a call may end inside a message", PIPELINE, "if (!pg_grpc_between_messages(s) &&", "if (0 &&", "END_STREAM before the last byte of a message"),
