@@ -290,68 +290,78 @@ struct pg_mended {
 	u32 as; /* enum pg_mended_as */
 };
 
+/*
+ * Two processors are at work on it: where the client sends, and where the server does. What one of them writes for each
+ * segment is not beside what the other reads, for a cache line would go back and forth.
+ */
 struct pg_conn {
+	/* of both, and seldom written */
 	u64 id;
 	u64 cookie;
 	u64 cgroup;
-	u64 stuck_since; /* ns; when rcv_nxt last moved while overlapping segments were dropped */
-	u32 lock;	 /* request direction */
-	u32 response_lock;
 	u16 role; /* enum pg_role */
 	u16 family;
 	u16 local_port;
 	u16 remote_port;
 	u8 local[16];
 	u8 remote[16];
-	u32 phase;	 /* enum pg_phase */
-	u32 chunk;	 /* counts what the engine has read in one piece: segments, and copies of them */
-	u32 run;	 /* counts the runs of the engine; a dead connection keeps the last */
-	u32 judged;	 /* J: sequence number up to which the request direction is judged */
-	u32 fin;	 /* of the direction that comes in, as the next four; 1: a FIN has passed */
-	u32 fin_at;	 /* its sequence number */
-	u32 stuck;	 /* dropped overlaps since rcv_nxt last moved */
-	u32 stuck_at;	 /* rcv_nxt then */
-	u32 held;	 /* segments waiting for a hole to fill */
+	u32 phase;   /* enum pg_phase */
+	u32 answers; /* enum pg_answers */
+	u32 holes;   /* how many of hole[] are open */
+	u32 mends;   /* streams that ended by mending, ever */
+	/* for each segment of the request direction */
+	u32 lock;
+	u32 chunk;     /* counts what the engine has read in one piece: segments, and copies of them */
+	u32 run;       /* counts the runs of the engine; a dead connection keeps the last */
+	u32 judged;    /* J: sequence number up to which the request direction is judged */
+	u32 passing;   /* bytes of the current DATA frame to come that nobody looks at */
+	u32 highest;   /* highest stream opened */
+	u32 complete;  /* highest stream whose header block is complete */
+	u32 delivered; /* `complete` before the segment that is being judged */
+	u32 held;      /* segments waiting for a hole to fill; this and the next four: of the direction that comes in */
+	u32 fin;       /* 1: a FIN has passed */
+	u32 fin_at;    /* its sequence number */
+	u32 stuck;     /* dropped overlaps since rcv_nxt last moved */
+	u32 stuck_at;  /* rcv_nxt then */
+	struct pg_h2 request;
+	/* seldom */
+	u64 stuck_since; /* ns; when rcv_nxt last moved while overlapping segments were dropped */
+	u64 tls_object;	 /* the TLS library's object for it, and its process */
+	u32 tls_process;
+	u32 tls;	 /* enum pg_tls_phase */
 	u32 first;	 /* sequence number of the first byte of the response direction */
-	u32 sent;	 /* sequence number up to which the response direction was followed, or judged */
-	u32 followed;	 /* 1: `sent` is valid and the response direction is in step */
-	u32 highest;	 /* highest stream opened */
-	u32 complete;	 /* highest stream whose header block is complete */
-	u32 delivered;	 /* `complete` before the segment that is being judged */
-	u32 streams;	 /* head of the list of live streams without a seat; 0: none */
-	u32 live;	 /* how many */
-	u32 pending;	 /* delivered requests without an answer yet */
 	u32 texts;	 /* ids given to path texts */
 	u32 table_limit; /* largest SETTINGS_HEADER_TABLE_SIZE that the server has sent, at least 4096 */
 	u32 drained;	 /* 1: said so */
 	u32 shadow;	 /* 1: dead, and still read, so that every RPC under way gets its own answer */
-	u32 holes;	 /* how many of hole[] are open */
-	u32 mends;	 /* streams that ended by mending, ever */
-	u64 tls_object;	 /* the TLS library's object for it, and its process */
-	u32 tls_process;
-	u32 tls;       /* enum pg_tls_phase */
-	u32 ts_recent; /* while holes are open: TCP's TS.Recent, before which it refuses a segment (RFC 7323, section 5)
-			*/
-	u32 answers;   /* enum pg_answers */
+	u32 ts_recent;	 /* while holes are open: TCP's TS.Recent, before which it refuses a segment (RFC 7323, section
+			    5) */
 	u32 heard; /* PG_A_MUTED: what the client has acknowledged, sequence number, once it has; TCP itself does not
 		      take what is past its own SND.NXT */
+	u32 hello; /* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */
 	u32 gone;  /* responses whose stream the client has reset: how many, the oldest and the newest */
 	u32 gone_first;
 	u32 gone_last;
 	u32 late; /* streams that the server has ended and the request side has not heard of: its lock was not free */
 	u32 late_end[PG_MAX_LATE_ENDS]; /* with PG_LATE_RESET: it has reset the stream */
-	u32 hello;			/* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */
 	struct pg_hole said;		/* what stands before a denied response in its segment, if it is in a slot */
+	/* for each segment of the response direction */
+	u32 response_lock;
+	u32 sent;     /* sequence number up to which the response direction was followed, or judged */
+	u32 followed; /* 1: `sent` is valid and the response direction is in step */
+	struct pg_h2 response;
+	/* for mending */
 	struct pg_hole hole[PG_MAX_HOLES];
 	struct pg_mended mended[PG_MAX_MENDED_STREAMS]; /* the last of them, each in its stream's place */
-	struct pg_bits peer;				/* header-scope bits that depend on the peer only */
-	u16 seat[PG_SEATS];				/* a berth's number + 1; 0: nobody has it */
-	u32 idle[PG_IDLE_BERTHS];			/* berths that are the connection's, for its next streams */
-	u32 idles;					/* how many */
-	u32 standing;					/* streams in the table */
-	u32 passing; /* bytes of the current DATA frame to come that nobody looks at */
-	struct pg_h2 request;
-	struct pg_h2 response;
+	/* for each call */
+	struct pg_bits peer; /* header-scope bits that depend on the peer only */
+	u32 streams;	     /* head of the list of live streams without a seat; 0: none */
+	u32 standing;	     /* how many of these */
+	u32 live;	     /* how many streams */
+	u32 pending;	     /* delivered requests without an answer yet */
+	u32 idles;	     /* how many berths are the connection's, for its next streams */
+	u32 idle[PG_IDLE_BERTHS];
+	u16 seat[PG_SEATS]; /* a berth's number + 1; 0: nobody has it */
 	struct pg_block block;
 	struct pg_kept kept;
 	struct pg_hpack hpack;
