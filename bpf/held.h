@@ -235,6 +235,18 @@ PG_STEP int pg_held_free_all(struct pg_held *h)
 	return 0;
 }
 
+/* What waits of a connection in the direction that comes in; 0: nothing. */
+static __always_inline struct pg_held *pg_held_of(struct pg_conn *c)
+{
+	u64 cookie = c->cookie;
+	struct pg_held *h = c->held ? bpf_map_lookup_elem(&held, &cookie) : 0;
+
+	if (h && h->count)
+		return h;
+	c->held = 0;
+	return 0;
+}
+
 /* The connection is gone: its slots are free again. */
 static __always_inline void pg_held_drop(u64 cookie)
 {

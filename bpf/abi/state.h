@@ -318,11 +318,11 @@ struct pg_conn {
 	u32 highest;   /* highest stream opened */
 	u32 complete;  /* highest stream whose header block is complete */
 	u32 delivered; /* `complete` before the segment that is being judged */
-	u32 held;      /* segments waiting for a hole to fill; this and the next four: of the direction that comes in */
-	u32 fin;       /* 1: a FIN has passed */
-	u32 fin_at;    /* its sequence number */
-	u32 stuck;     /* dropped overlaps since rcv_nxt last moved */
-	u32 stuck_at;  /* rcv_nxt then */
+	u32 held; /* 1: segments may wait for a hole to fill; this and the next four: of the direction that comes in */
+	u32 fin;  /* 1: a FIN has passed */
+	u32 fin_at;   /* its sequence number */
+	u32 stuck;    /* dropped overlaps since rcv_nxt last moved */
+	u32 stuck_at; /* rcv_nxt then */
 	struct pg_h2 request;
 	/* seldom */
 	u64 stuck_since; /* ns; when rcv_nxt last moved while overlapping segments were dropped */

@@ -49,11 +49,9 @@ static __always_inline int pg_answer_payload(struct __sk_buff *skb, struct pg_co
 					     const struct pg_segment *g)
 {
 	struct pg_run r = {.skb = skb, .c = c, .w = w};
-	u64 cookie = c->cookie;
 
 	c->stuck = 0;
-	if (c->held)
-		r.held = bpf_map_lookup_elem(&held, &cookie);
+	r.held = pg_held_of(c);
 	r.judged = g->seq + g->length;
 	pg_chunk(w, PG_SRC_PACKET, 0, g->offset, g->length);
 	w->pos = c->sent - g->seq;

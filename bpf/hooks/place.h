@@ -63,7 +63,7 @@ static __always_inline int pg_payload_place(struct __sk_buff *skb, struct pg_con
 			pg_count_add(PG_N_HELD_FULL, 1);
 			return PG_DROP;
 		}
-		c->held++;
+		c->held = 1;
 		return c->mends ? PG_DROP : PG_PASS;
 	}
 	/* What TCP has already is cut off by TCP; so it is here, if nothing judged is still missing there. */

@@ -93,7 +93,6 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 					      const struct pg_segment *g)
 {
 	struct pg_run r = {.skb = skb, .c = c, .w = w};
-	u64 cookie = c->cookie;
 
 	if (c->holes >= PG_MAX_HOLES / 2) {
 		pg_count_add(PG_N_HELD_FULL, 1);
@@ -102,8 +101,7 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 	c->stuck = 0;
 	c->delivered = c->complete;
 	c->run++;
-	if (c->held)
-		r.held = bpf_map_lookup_elem(&held, &cookie);
+	r.held = pg_held_of(c);
 	r.judged = g->seq + g->length;
 	r.mendable = !(g->flags & PG_TCP_FIN);
 	pg_count_add(PG_N_SEGMENTS, 1);
