@@ -27,7 +27,7 @@ struct tcp_sock {
 	_Bool is_mptcp;
 };
 
-/* The flavor of its own: guards look into other members. */
+/* struct sock_common: libbpf cuts off what follows the underscores. The guards look into other members of it. */
 struct sock_common___cookie {
 	struct {
 		__s64 counter;
@@ -51,6 +51,12 @@ struct skb_shared_info {
 };
 
 #pragma clang attribute pop
+
+/* The cookie of a socket, whichever of its types it comes as; 0: nobody has asked for it yet. */
+static __always_inline __u64 pg_cookie_of(const void *sk)
+{
+	return ((const struct sock_common___cookie *)sk)->skc_cookie.counter;
+}
 
 #define SKBFL_SHARED_FRAG 2 /* include/linux/skbuff.h: BIT(1) */
 

@@ -243,7 +243,8 @@ static __always_inline struct pg_held *pg_held_of(struct pg_conn *c)
 
 	if (h && h->count)
 		return h;
-	c->held = 0;
+	if (c->held)
+		c->held = 0; /* what is not written does not have to be fetched from the other processor */
 	return 0;
 }
 

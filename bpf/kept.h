@@ -8,6 +8,8 @@
 
 #include "proto/http2.h"
 
+_Static_assert(PG_WINDOW_HEADS >= PG_HEAD_BYTES + PG_KEPT_BYTES, "the least window has a block that may be kept");
+
 /* Does the frame that begins hold a whole block, in the window, that may be kept? */
 static inline int pg_kept_fits(const struct pg_h2 *h, const struct pg_work *w)
 {

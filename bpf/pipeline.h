@@ -502,6 +502,7 @@ static inline int pg_data_frame(struct pg_conn *c, struct pg_work *w)
 	c->passing = 0;
 	if (!s || s->request & PG_REQ_UNREAD) {
 		pg_h2_skip(h, w);
+		c->passing = h->left;
 		return PG_GO;
 	}
 	if (pg_in_skipped(s) && s->left > h->left) {

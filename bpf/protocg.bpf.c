@@ -15,14 +15,7 @@
 #include "hooks/answers.h"
 #include "hooks/replay.h"
 
-/* A socket that has no TCP numbers and yet speaks TCP: a raw one. */
-static __always_inline int pg_is_raw(struct bpf_sock *sk)
-{
-	sk = bpf_sk_fullsock(sk);
-	return sk && sk->protocol == IPPROTO_TCP;
-}
-
-/* The socket on a policy port that a packet belongs to, if that is one of TCP's; and its numbers, if it has any. */
+/* The TCP socket on a policy port that a packet belongs to, and TCP's own numbers for it. */
 static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb, struct tcp_sock **tp)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -30,13 +23,13 @@ static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb, 
 	if (!sk || !pg_policy_port(config.direction == PG_INGRESS ? sk->src_port : bpf_ntohs(sk->dst_port)))
 		return 0;
 	*tp = bpf_skc_to_tcp_sock(sk);
-	return *tp || pg_is_raw(sk) ? sk : 0;
+	return *tp ? sk : 0;
 }
 
 /* Who a packet's socket is. A connection's socket has been asked before, and has its cookie at hand. */
 static __always_inline u64 pg_cookie(struct __sk_buff *skb, struct tcp_sock *tp)
 {
-	u64 cookie = tp ? ((struct sock_common___cookie *)tp)->skc_cookie.counter : 0;
+	u64 cookie = pg_cookie_of(tp);
 
 	return cookie ? cookie : bpf_get_socket_cookie(skb);
 }

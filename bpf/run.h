@@ -169,15 +169,11 @@ static __always_inline int pg_next_chunk(struct pg_run *r)
 	return 1;
 }
 
-/* Is the run over with this turn, as nearly every one is? The packet is judged, and nothing else is to be done. */
-static __always_inline int pg_run_over(struct pg_run *r)
+/* Is the run over with this turn, as nearly every one is? All of the packet is judged, no copy is to take its place,
+ * and nothing waits behind it. */
+static __always_inline int pg_run_over(const struct pg_run *r)
 {
-	const struct pg_work *w = r->w;
-
-	if (w->pos < w->end || r->held || w->source != PG_SRC_PACKET || w->hole_source != PG_SRC_PACKET)
-		return 0;
-	r->done = 1;
-	return 1;
+	return r->w->pos >= r->w->end && r->w->hole_source == PG_SRC_PACKET && !r->held;
 }
 
 static long pg_run_cb(u32 index, void *data)
@@ -204,8 +200,12 @@ static long pg_run_cb(u32 index, void *data)
 		return 1;
 	}
 	outcome = pg_request_step(r->c, w);
-	if (outcome == PG_GO)
-		return pg_run_over(r);
+	if (outcome == PG_GO) {
+		if (!pg_run_over(r))
+			return 0;
+		r->done = 1;
+		return 1;
+	}
 	if (outcome == PG_STRIP) {
 		pg_mend_strip(r->skb, r->c, w);
 		return 0;

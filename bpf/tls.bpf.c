@@ -217,19 +217,7 @@ SEC("uprobe") int pt_loaded(struct pt_regs *ctx)
 
 /* ---- which socket ---- */
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct pg_atomic64 {
-	s64 counter;
-};
-
-struct sock_common {
-	struct pg_atomic64 skc_cookie;
-};
-
-struct sock {
-	struct sock_common __sk_common;
-};
-#pragma clang attribute pop
+struct sock;
 
 /* The connection is read by something else than the calls that judge it. */
 static __always_inline void pg_read_elsewhere(struct pg_conn *c)
@@ -269,7 +257,7 @@ static __always_inline void pg_read_another(u64 cookie)
 /* A thread has taken bytes out of a TCP socket's queue. */
 SEC("tp_btf/tcp_rcv_space_adjust") int BPF_PROG(pt_received, struct sock *sk)
 {
-	u64 id = bpf_get_current_pid_tgid(), cookie = sk->__sk_common.skc_cookie.counter, other;
+	u64 id = bpf_get_current_pid_tgid(), cookie = pg_cookie_of(sk), other;
 	struct pg_tls_key key = {.process = id >> 32};
 	struct pg_tls_call *call;
 	struct pg_session *s;

@@ -299,16 +299,16 @@ struct pg_conn {
 	u64 id;
 	u64 cookie;
 	u64 cgroup;
-	u16 role; /* enum pg_role */
+	u32 phase;   /* enum pg_phase */
+	u32 answers; /* enum pg_answers */
+	u32 holes;   /* how many of hole[] are open */
+	u32 mends;   /* streams that ended by mending, ever */
+	u16 role;    /* enum pg_role */
 	u16 family;
 	u16 local_port;
 	u16 remote_port;
 	u8 local[16];
 	u8 remote[16];
-	u32 phase;   /* enum pg_phase */
-	u32 answers; /* enum pg_answers */
-	u32 holes;   /* how many of hole[] are open */
-	u32 mends;   /* streams that ended by mending, ever */
 	/* for each segment of the request direction */
 	u32 lock;
 	u32 chunk;     /* counts what the engine has read in one piece: segments, and copies of them */
@@ -318,15 +318,9 @@ struct pg_conn {
 	u32 highest;   /* highest stream opened */
 	u32 complete;  /* highest stream whose header block is complete */
 	u32 delivered; /* `complete` before the segment that is being judged */
-	u32 held; /* 1: segments may wait for a hole to fill; this and the next four: of the direction that comes in */
-	u32 fin;  /* 1: a FIN has passed */
-	u32 fin_at;   /* its sequence number */
-	u32 stuck;    /* dropped overlaps since rcv_nxt last moved */
-	u32 stuck_at; /* rcv_nxt then */
 	struct pg_h2 request;
 	/* seldom */
-	u64 stuck_since; /* ns; when rcv_nxt last moved while overlapping segments were dropped */
-	u64 tls_object;	 /* the TLS library's object for it, and its process */
+	u64 tls_object; /* the TLS library's object for it, and its process */
 	u32 tls_process;
 	u32 tls;	 /* enum pg_tls_phase */
 	u32 first;	 /* sequence number of the first byte of the response direction */
@@ -339,7 +333,15 @@ struct pg_conn {
 	u32 heard; /* PG_A_MUTED: what the client has acknowledged, sequence number, once it has; TCP itself does not
 		      take what is past its own SND.NXT */
 	u32 hello; /* how much of a TLS client's beginning path[] has, up to PG_HELLO_BYTES */
-	u32 gone;  /* responses whose stream the client has reset: how many, the oldest and the newest */
+	/* for each segment that comes in: on ingress of the request direction, on egress of the response direction */
+	u32 held;	 /* 1: some may wait for a hole to fill */
+	u32 fin;	 /* 1: a FIN has passed */
+	u32 fin_at;	 /* its sequence number */
+	u32 stuck;	 /* dropped overlaps since rcv_nxt last moved */
+	u32 stuck_at;	 /* rcv_nxt then */
+	u64 stuck_since; /* ns; when rcv_nxt last moved while overlapping segments were dropped */
+	/* seldom */
+	u32 gone; /* responses whose stream the client has reset: how many, the oldest and the newest */
 	u32 gone_first;
 	u32 gone_last;
 	u32 late; /* streams that the server has ended and the request side has not heard of: its lock was not free */

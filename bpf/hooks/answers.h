@@ -91,8 +91,6 @@ static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct tcp_s
 	}
 	if (c->answers == PG_A_UNREAD || c->phase == PG_P_BLIND || pg_is_handshake(c))
 		return PG_PASS;
-	if (!tp)
-		return pg_drop(PG_R_INTERNAL);
 	n.judged = c->sent;
 	n.received = tp->rcv_nxt;
 	n.window_end = tp->rcv_wup + tp->rcv_wnd;

@@ -118,8 +118,6 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct tcp_s
 	struct pg_numbers n;
 	int verdict;
 
-	if (!tp)
-		return pg_drop(PG_R_INTERNAL);
 	if (c->phase == PG_P_BLIND)
 		return PG_PASS;
 	n.received = tp->rcv_nxt;

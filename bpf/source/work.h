@@ -2,7 +2,7 @@
 /*
  * Where bytes come from. The engine reads a chunk (a segment's payload, a held copy, a plain buffer) through a window
  * that is filled on demand, so that what nobody looks at is never loaded. Filling it is the only thing that differs
- * between the planes: see pg_load() in env.h and host/env.h.
+ * between the planes: see run.h, tls/session.h and host/engine.c.
  */
 #ifndef PG_SOURCE_WORK_H
 #define PG_SOURCE_WORK_H
@@ -52,8 +52,9 @@ static inline __attribute__((always_inline)) u32 pg_length(u32 n, u32 most)
 #else
 #define PG_WINDOW 4096 /* a power of two */
 #endif
-#define PG_WINDOW_LEAST 512 /* of the first load: more costs small calls more than it saves large ones */
-#define PG_WINDOW_HEADS 64  /* of the first load of much: there are frame heads in it, and what nobody looks at */
+#define PG_WINDOW_FIRST 512 /* of the first load: more costs small calls more than it saves large ones */
+#define PG_WINDOW_HEADS 192 /* of the first load of much, and of one behind much that nobody has looked at */
+#define PG_WINDOW_MUCH 4096
 #define PG_WINDOW_GROWS 8
 #define PG_WINDOW_SPARE 64 /* behind it, so that some bytes from a masked index on need no masks of their own */
 
@@ -169,12 +170,15 @@ static inline void pg_eight_copy(u8 *to, const u8 *from)
 #endif
 }
 
-/* How much of the chunk is to be loaded next: more than before, if all of that was looked at. */
+/* How much of the chunk is to be loaded next: more than before, if all of that was looked at. Where there is much to
+ * come, and much was passed over, what comes is the head of a frame, and more that is passed over. */
 static inline u32 pg_window_next(const struct pg_work *w)
 {
-	u32 n = w->end - w->pos, most = n < PG_WINDOW ? PG_WINDOW_LEAST : PG_WINDOW_HEADS;
+	u32 n = w->end - w->pos, most = PG_WINDOW_FIRST;
 
-	if (w->window_size >= most && w->pos == w->window_at + w->window_size)
+	if (n >= PG_WINDOW_MUCH && (!w->window_size || w->pos - w->window_at >= PG_WINDOW_FIRST))
+		most = PG_WINDOW_HEADS;
+	if (w->window_size >= PG_WINDOW_HEADS && w->pos == w->window_at + w->window_size)
 		most = w->window_size * PG_WINDOW_GROWS;
 	if (most > PG_WINDOW)
 		most = PG_WINDOW;
