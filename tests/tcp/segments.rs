@@ -164,6 +164,28 @@ fn a_denied_message_that_waits_ahead_of_a_hole() {
     });
 }
 
+/// One hole has filled, a segment has come in order, and there is another hole: what waits is asked for again.
+#[test]
+fn a_denied_message_that_waits_ahead_of_a_second_hole() {
+    attack("held_denied_again", Off::Succeeds, |field| {
+        let calls = [conversation("held"), next_call(3, "plain"), next_call(5, "heldA")];
+        let bytes = calls.concat();
+        let (second, third) = (calls[0].len(), calls[0].len() + calls[1].len());
+        let mut raw = field.client();
+        raw.connect();
+        raw.at(10, &bytes[10..second]);
+        raw.at(0, &bytes[..10]);
+        field.seen("held");
+        raw.at(second as u32, &bytes[second..third]);
+        field.seen("plain");
+        raw.at(third as u32 + 10, &bytes[third + 10..]);
+        raw.at(third as u32, &bytes[third..third + 10]);
+        raw.settle();
+        field.sent("heldA");
+        field.denials(1);
+    });
+}
+
 /// What waits in TCP's queue and what comes later have other bytes for the same place: TCP keeps the first, unless what comes
 /// covers it.
 #[test]

@@ -76,7 +76,9 @@ pub fn loads(full: bool) -> Vec<Load> {
 fn cannot(spec: &Spec, load: &Load) -> Option<String> {
     match spec.kind {
         Kind::Proxy(proxy) => proxy.cannot(load.bidi).map(str::to_owned),
-        Kind::Protocg(Set::One, 2..) if load.name != SERIAL && load.name != LOADED => Some("two loads only".to_owned()),
+        Kind::Protocg(Set::One, _) if spec.name != arms::ONE && load.name != SERIAL && load.name != LOADED => {
+            Some("two loads only".to_owned())
+        }
         _ => None,
     }
 }
