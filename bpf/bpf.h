@@ -53,9 +53,17 @@ struct skb_shared_info {
 #pragma clang attribute pop
 
 /* The cookie of a socket, whichever of its types it comes as; 0: nobody has asked for it yet. */
-static __always_inline __u64 pg_cookie_of(const void *sk)
+static __always_inline __u64 pg_socket_cookie(const void *sk)
 {
 	return ((const struct sock_common___cookie *)sk)->skc_cookie.counter;
+}
+
+/* The cookie of a packet's socket. A connection's has been asked for before, and is at hand. */
+static __always_inline __u64 pg_packet_cookie(struct __sk_buff *skb, struct tcp_sock *tp)
+{
+	__u64 cookie = pg_socket_cookie(tp);
+
+	return cookie ? cookie : bpf_get_socket_cookie(skb);
 }
 
 #define SKBFL_SHARED_FRAG 2 /* include/linux/skbuff.h: BIT(1) */

@@ -239,12 +239,14 @@ PG_STEP int pg_held_free_all(struct pg_held *h)
 static __always_inline struct pg_held *pg_held_of(struct pg_conn *c)
 {
 	u64 cookie = c->cookie;
-	struct pg_held *h = c->held ? bpf_map_lookup_elem(&held, &cookie) : 0;
+	struct pg_held *h;
 
+	if (!c->held)
+		return 0;
+	h = bpf_map_lookup_elem(&held, &cookie);
 	if (h && h->count)
 		return h;
-	if (c->held)
-		c->held = 0; /* what is not written does not have to be fetched from the other processor */
+	c->held = 0;
 	return 0;
 }
 

@@ -497,7 +497,6 @@ static inline int pg_data_frame(struct pg_conn *c, struct pg_work *w)
 	struct pg_stream *s = pg_stream_of(c, c->request.stream);
 	struct pg_h2 *h = &c->request;
 	int outcome = PG_GO;
-	u32 at = w->pos;
 
 	c->passing = 0;
 	if (!s || s->request & PG_REQ_UNREAD) {
@@ -505,13 +504,10 @@ static inline int pg_data_frame(struct pg_conn *c, struct pg_work *w)
 		c->passing = h->left;
 		return PG_GO;
 	}
-	if (pg_in_skipped(s) && s->left > h->left) {
-		/* nothing ends in this frame */
-		pg_pb_skip(s, w, h->left);
-		h->left -= w->pos - at;
-	} else {
+	if (pg_in_skipped(s) && s->left > h->left)
+		h->left -= pg_pb_skip(s, w, h->left); /* nothing ends in this frame */
+	else
 		outcome = pg_data(c, w, s, h);
-	}
 	if (pg_in_skipped(s))
 		c->passing = s->left < h->left ? s->left : h->left;
 	return outcome;

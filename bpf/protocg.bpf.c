@@ -26,14 +26,6 @@ static __always_inline struct bpf_sock *pg_policy_socket(struct __sk_buff *skb, 
 	return *tp ? sk : 0;
 }
 
-/* Who a packet's socket is. A connection's socket has been asked before, and has its cookie at hand. */
-static __always_inline u64 pg_cookie(struct __sk_buff *skb, struct tcp_sock *tp)
-{
-	u64 cookie = pg_cookie_of(tp);
-
-	return cookie ? cookie : bpf_get_socket_cookie(skb);
-}
-
 /* Whether TCP reads nothing of it but the acknowledgement. */
 static __always_inline int pg_is_empty(const struct pg_segment *g)
 {
@@ -43,7 +35,7 @@ static __always_inline int pg_is_empty(const struct pg_segment *g)
 /* The acknowledgement of an empty segment: a client that sends nothing more has heard the agent's last words. */
 static __always_inline void pg_acknowledged(struct __sk_buff *skb, struct tcp_sock *tp, const struct pg_segment *g)
 {
-	u64 cookie = pg_cookie(skb, tp);
+	u64 cookie = pg_packet_cookie(skb, tp);
 	struct pg_conn *c = bpf_map_lookup_elem(&conns, &cookie);
 
 	if (!c || c->answers != PG_A_MUTED || !(g->flags & PG_TCP_ACK) || !pg_lock(&c->lock))
@@ -67,7 +59,7 @@ static __always_inline int pg_incoming(struct __sk_buff *skb, struct bpf_sock *s
 		return PG_PASS; /* TCP reads no data from a reset (RFC 9293, section 3.10.7.4) */
 	if (g->flags & PG_TCP_SYN)
 		return pg_drop(PG_R_SYN_DATA);
-	cookie = pg_cookie(skb, tp);
+	cookie = pg_packet_cookie(skb, tp);
 	c = bpf_map_lookup_elem(&conns, &cookie);
 	/* not made yet, or taken apart while the packet came: TCP takes no data now */
 	if (!c && (sk->state == PG_TCP_SYN_RECV || sk->state == PG_TCP_CLOSE))
@@ -109,8 +101,7 @@ SEC("cgroup_skb/ingress") int pg_ingress(struct __sk_buff *skb)
 	if (!w)
 		return pg_comes_freely() ? PG_PASS : pg_drop(PG_R_LOCK);
 	if (config.direction == PG_EGRESS)
-		verdict = pg_index(pg_answer(skb, sk, tp, pg_cookie(skb, tp), w, &g),
-				   2); /* the verifier wants to see 0 or 1 */
+		verdict = pg_index(pg_answer(skb, sk, tp, w, &g), 2); /* the verifier wants to see 0 or 1 */
 	else
 		verdict = pg_incoming(skb, sk, tp, w, &g);
 	pg_work_give(w);
@@ -127,7 +118,7 @@ static __always_inline int pg_follows_only(void)
 static __always_inline int pg_outgoing(struct __sk_buff *skb, struct bpf_sock *sk, struct tcp_sock *tp,
 				       struct pg_work *w, const struct pg_segment *g)
 {
-	u64 cookie = pg_cookie(skb, tp);
+	u64 cookie = pg_packet_cookie(skb, tp);
 	struct pg_conn *c;
 	int verdict;
 

@@ -9,7 +9,7 @@
  * every path of a turn. */
 #define PG_TURNS 400000
 
-/* `n` bytes of a held chunk. */
+/* `n` bytes of a held chunk. It is bounded here again: of an argument the verifier knows nothing. */
 PG_STEP int pg_load_held(struct pg_work *w, u32 n)
 {
 	struct pg_small *small;

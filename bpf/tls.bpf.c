@@ -257,7 +257,7 @@ static __always_inline void pg_read_another(u64 cookie)
 /* A thread has taken bytes out of a TCP socket's queue. */
 SEC("tp_btf/tcp_rcv_space_adjust") int BPF_PROG(pt_received, struct sock *sk)
 {
-	u64 id = bpf_get_current_pid_tgid(), cookie = pg_cookie_of(sk), other;
+	u64 id = bpf_get_current_pid_tgid(), cookie = pg_socket_cookie(sk), other;
 	struct pg_tls_key key = {.process = id >> 32};
 	struct pg_tls_call *call;
 	struct pg_session *s;

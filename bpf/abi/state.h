@@ -291,8 +291,9 @@ struct pg_mended {
 };
 
 /*
- * Two processors are at work on it: where the client sends, and where the server does. What one of them writes for each
- * segment is not beside what the other reads, for a cache line would go back and forth.
+ * Two processors are at work on it: where the client sends, and where the server does. What each of them writes for
+ * each segment stands by itself, for a cache line that both have to do with goes back and forth. That one looks at the
+ * other's cannot always be helped: at a response's end, and where TLS is judged.
  */
 struct pg_conn {
 	/* of both, and seldom written */

@@ -135,9 +135,10 @@ static __always_inline int pg_answer_stranger(struct __sk_buff *skb, struct bpf_
 }
 
 /* A packet of the server for a client's socket, with payload, FIN or URG. */
-static __always_inline int pg_answer(struct __sk_buff *skb, struct bpf_sock *sk, struct tcp_sock *tp, u64 cookie,
-				     struct pg_work *w, const struct pg_segment *g)
+static __always_inline int pg_answer(struct __sk_buff *skb, struct bpf_sock *sk, struct tcp_sock *tp, struct pg_work *w,
+				     const struct pg_segment *g)
 {
+	u64 cookie = pg_packet_cookie(skb, tp);
 	struct pg_conn *c;
 	int verdict;
 

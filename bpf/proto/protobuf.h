@@ -562,8 +562,8 @@ static inline void pg_pb_start(struct pg_stream *s)
 	s->once_top = 0;
 }
 
-/* What nobody reads: up to `n` bytes of it are passed over. */
-static inline void pg_pb_skip(struct pg_stream *s, struct pg_work *w, u32 n)
+/* What nobody reads: up to `n` bytes of it are passed over. Returns how many. */
+static inline u32 pg_pb_skip(struct pg_stream *s, struct pg_work *w, u32 n)
 {
 	u32 used = pg_pass(w, s->left < n ? s->left : n);
 
@@ -571,6 +571,7 @@ static inline void pg_pb_skip(struct pg_stream *s, struct pg_work *w, u32 n)
 	s->offset += used;
 	if (!s->left)
 		s->pb = PG_PB_TAG;
+	return used;
 }
 
 /*

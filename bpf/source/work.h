@@ -54,9 +54,9 @@ static inline __attribute__((always_inline)) u32 pg_length(u32 n, u32 most)
 #endif
 #define PG_WINDOW_FIRST 512 /* of the first load: more costs small calls more than it saves large ones */
 #define PG_WINDOW_HEADS 192 /* of the first load of much, and of one behind much that nobody has looked at */
-#define PG_WINDOW_MUCH 4096
-#define PG_WINDOW_GROWS 8
-#define PG_WINDOW_SPARE 64 /* behind it, so that some bytes from a masked index on need no masks of their own */
+#define PG_WINDOW_MUCH 4096 /* from so many bytes on it is much */
+#define PG_WINDOW_GROWS 8   /* times, with each load whose bytes were all looked at */
+#define PG_WINDOW_SPARE 64  /* behind it, so that some bytes from a masked index on need no masks of their own */
 
 enum pg_path_form {
 	PG_PATH_PLAIN, /* its first two characters */

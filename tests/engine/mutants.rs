@@ -117,7 +117,7 @@ const MUTANTS: &[Mutant] = &[
     // pipeline and verdict
     mutant("END_STREAM on DATA is ignored", PIPELINE, "if (h->type == PG_F_DATA && h->flags & PG_FLAG_END_STREAM)", "if (0)", "END_STREAM on empty DATA, no message"),
     mutant("DATA behind END_STREAM is plain", PIPELINE, "return s && !(s->request & PG_REQ_END);", "return s != 0;", "DATA behind END_STREAM on DATA"),
-    mutant("what is passed over ends no message", PIPELINE, "if (pg_in_skipped(s) && s->left > h->left) {", "if (pg_in_skipped(s)) {", "an unread field that ends with its frame"),
+    mutant("what is passed over ends no message", PIPELINE, "if (pg_in_skipped(s) && s->left > h->left)\n\t\th->left -=", "if (pg_in_skipped(s))\n\t\th->left -=", "an unread field that ends with its frame"),
     mutant("END_STREAM on HEADERS is ignored", PIPELINE, "return h->block_flags & PG_FLAG_END_STREAM ?", "return 0 ?", "END_STREAM on the header block"),
     mutant("a call without a message is let off", PIPELINE, "if (!(s->request & PG_REQ_ALLOWED) && !s->message &&", "if (0 &&", "END_STREAM on padding, no message"),
     mutant("a call may end inside a message", PIPELINE, "if (!pg_grpc_between_messages(s) &&", "if (0 &&", "END_STREAM before the last byte of a message"),
