@@ -18,7 +18,7 @@ use protocg::abi;
 use protocg::agent::core::Core;
 use protocg::agent::events::Format;
 use protocg::agent::output::{Output, Target};
-use protocg::agent::{Ring, handle, sockets, sweep, wind_up, work};
+use protocg::agent::{handle, listen, sockets, sweep, wind_up, work};
 use protocg::kernel::attach::{self, Asked};
 use protocg::kernel::load::{Shared, read};
 use protocg::kernel::probe::empty_tables;
@@ -304,7 +304,7 @@ fn dead_connections_do_not_outlive_enforcement() {
     story(Duration::from_secs(60), |core| async move {
         let denied = Denied::new(&core);
         denied.change(&core.shared, |conn| conn.response.have = 3);
-        let ring = Ring::open(&core).unwrap();
+        let ring = listen(&core).unwrap();
         handle(&core, &denied.event);
         let stop = tokio::time::sleep(Duration::from_millis(50));
         work(&core, &ring, Default::default(), stop).await;

@@ -12,28 +12,25 @@ pub mod mend;
 pub mod output;
 pub mod reply;
 mod retry;
+pub mod ring;
 pub mod silenced;
 pub mod sockets;
 pub mod sweep;
 pub mod tls;
 pub mod tried;
 
-use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{RingBuffer, RingBufferBuilder};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::core::Core;
 use self::drain::Signal;
 use self::events::{Lost, Record};
 use self::reply::Denial;
+use self::ring::Ring;
 use self::silenced::Silenced;
 use self::sweep::Sweeper;
 use crate::abi;
@@ -41,8 +38,6 @@ use crate::kernel::load;
 
 const TICK: Duration = Duration::from_millis(250);
 const FOREIGN: Duration = Duration::from_secs(10);
-/// Events handled before other tasks get a turn.
-const TURN: usize = 512;
 /// How long connections that are being answered may take when the agent stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -56,10 +51,15 @@ pub enum End<T> {
 }
 
 /// A record of the ring buffer.
-enum Heard {
+#[derive(Debug)]
+pub enum Heard {
+    /// A decision, or what became of a connection.
     Event(abi::pg_event),
+    /// A segment was dropped, and another may take its place.
     Hole(Box<abi::pg_hole_event>),
+    /// A way around was tried.
     Guard(abi::pg_guard_event),
+    /// Of the TLS plane.
     Tls(Box<abi::pg_tls_event>),
     /// A process has new code.
     New(u32),
@@ -111,63 +111,23 @@ impl Heard {
     }
 }
 
-/// The ring buffer's read end.
-pub struct Ring {
-    buffer: RingBuffer<'static>,
-    events: Rc<RefCell<Vec<Heard>>>,
-    readable: AsyncFd<OwnedFd>,
-}
-
-impl Ring {
-    /// Opens it. Needs a runtime.
-    pub fn open(core: &Rc<Core>) -> anyhow::Result<Self> {
-        let events = Rc::new(RefCell::new(Vec::new()));
-        let (sink, hearer) = (Rc::clone(&events), Rc::clone(core));
-        let mut builder = RingBufferBuilder::new();
-        builder.add(&core.shared.events, move |bytes: &[u8]| {
-            let heard = Heard::read(bytes);
-            // once this returns the kernel has it no more
-            if let Some(cookie) = heard.as_ref().and_then(Heard::owed) {
-                hearer.owe(cookie);
-            }
-            sink.borrow_mut().extend(heard);
-            0
-        })?;
-        let buffer = builder.build()?;
-        // SAFETY: the ring buffer lives, and so does its epoll descriptor, until the copy is made.
-        let epoll = unsafe { BorrowedFd::borrow_raw(buffer.epoll_fd()) }.try_clone_to_owned()?;
-        // SAFETY: an owned descriptor stays the same open file until it is dropped.
-        let readable = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
-        Ok(Self { buffer, events, readable })
-    }
-
-    /// Waits for events and takes at most a turn's worth.
-    async fn next(&self) -> Vec<Heard> {
-        loop {
-            let Ok(mut ready) = self.readable.readable().await else {
-                // Without readiness the tick below still reads.
-                return std::future::pending().await;
-            };
-            let events = self.take();
-            if events.len() < TURN {
-                ready.clear_ready();
-            }
-            if !events.is_empty() {
-                return events;
-            }
+/// The kernel's events for an agent. Needs a runtime.
+pub fn listen(core: &Rc<Core>) -> anyhow::Result<Ring<Heard>> {
+    let hearer = Rc::clone(core);
+    Ring::open(&core.shared.events, move |bytes| {
+        let heard = Heard::read(bytes);
+        // once this returns the kernel has it no more
+        if let Some(cookie) = heard.as_ref().and_then(Heard::owed) {
+            hearer.owe(cookie);
         }
-    }
-
-    fn take(&self) -> Vec<Heard> {
-        self.buffer.consume_raw_n(TURN);
-        self.events.take()
-    }
+        heard
+    })
 }
 
 /// Works until `stop` is done or no cgroup is left.
 pub async fn work<T>(
     core: &Rc<Core>,
-    ring: &Ring,
+    ring: &Ring<Heard>,
     known_foreign: HashSet<u64>,
     stop: impl Future<Output = T>,
 ) -> End<T> {
@@ -206,7 +166,7 @@ pub async fn work<T>(
 }
 
 /// The last things: answers under way, connections that must not outlive enforcement, counts.
-pub async fn wind_up(core: &Rc<Core>, ring: &Ring) {
+pub async fn wind_up(core: &Rc<Core>, ring: &Ring<Heard>) {
     let bound = Instant::now() + LAST_ANSWERS;
     loop {
         ring.take().iter().for_each(|heard| heard.handle(core));

@@ -18,7 +18,7 @@ use super::{Require, RunArgs, command};
 use crate::agent::core::Core;
 use crate::agent::events::{self, Format, Ready, Record};
 use crate::agent::output::{Output, Target};
-use crate::agent::{self, End, Ring, foreign};
+use crate::agent::{self, End, foreign};
 use crate::cgroup::Cgroup;
 use crate::kernel::attach::{self, Asked, Enforcer, Origin};
 use crate::kernel::{self, KernelError};
@@ -145,7 +145,7 @@ async fn serve(
             core.attachments.take().into_iter().for_each(attach::Attachment::end);
         }
     })?;
-    let ring = Ring::open(&core).map_err(|e| Failure::new(Exit::Kernel, miette!("cannot read events: {e}")))?;
+    let ring = agent::listen(&core).map_err(|e| Failure::new(Exit::Kernel, miette!("cannot read events: {e}")))?;
     if cut_older {
         let count = foreign::cut_older(&core);
         if count > 0 {

@@ -97,6 +97,7 @@ QUICK = {
     ),
     "agent_reply": (["a_denied_caller", "a_connection_that_cannot_be_read"], SLOW_THERE),
     "agent_refused": ([NONE], SLOW_THERE),
+    "agent_ring": ([NONE], SLOW_THERE),
     "agent_start": ([NONE], "it compares times"),
     "corpus": ([NONE], NO_KERNEL),
     "differential": ([NONE], "`replay` compares the kernel with the host build here"),
