@@ -47,6 +47,8 @@ pub struct Core {
     tree: RefCell<HashMap<u64, PathBuf>>,
     /// Hooks in TLS libraries.
     pub hooks: RefCell<Option<Hooks>>,
+    /// When all processes are looked at again for TLS libraries.
+    pub tls_look_due: Cell<Option<Instant>>,
     /// When sessions of TLS were last swept.
     pub tls_swept: Cell<Option<Instant>>,
     /// Processes that could not be sent on.
@@ -80,6 +82,7 @@ impl Core {
             processes: RefCell::default(),
             tree: RefCell::default(),
             hooks: RefCell::default(),
+            tls_look_due: Cell::default(),
             tls_swept: Cell::default(),
             tls_stuck: RefCell::default(),
             senders: RefCell::default(),

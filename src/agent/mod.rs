@@ -38,6 +38,8 @@ use crate::kernel::load;
 
 const TICK: Duration = Duration::from_millis(250);
 const FOREIGN: Duration = Duration::from_secs(10);
+/// What looks at every connection or every process may take this share of the time: one twentieth.
+const SHARE: u32 = 20;
 /// How long connections that are being answered may take when the agent stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 

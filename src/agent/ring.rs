@@ -41,13 +41,13 @@ impl<T: 'static> Ring<T> {
     /// Waits for records and takes at most a turn's worth.
     pub async fn next(&self) -> Vec<T> {
         loop {
+            if self.read() {
+                return self.heard.take();
+            }
             let Ok(mut ready) = self.readable.readable().await else {
                 // without readiness `take` still reads
                 return std::future::pending().await;
             };
-            if self.read() {
-                return self.heard.take();
-            }
             ready.clear_ready();
         }
     }
@@ -58,13 +58,13 @@ impl<T: 'static> Ring<T> {
         self.heard.take()
     }
 
-    /// Reads at most a turn's worth; false: nothing was there, and what comes next wakes who waits for it.
+    /// Reads at most a turn's worth; false: nothing was there that has ended, and what ends next wakes who waits for it.
     ///
     /// The kernel wakes the reader only for a record that stands where the reader is (`bpf_ringbuf_commit`): it ends the
     /// record, then looks at the reader's position. libbpf moves that position, then looks at the next record, with
     /// nothing between, so each may see what the other was a moment ago, and the record lies there unannounced. libbpf's
     /// own loop asks the kernel once more before it sleeps; tokio waits for an edge. Hence the fence, and a read behind it
-    /// that finds nothing before any wait.
+    /// that finds nothing before each wait. Records that are discarded would not be counted; no program discards one.
     fn read(&self) -> bool {
         fence(Ordering::SeqCst);
         self.buffer.consume_raw_n(TURN) > 0

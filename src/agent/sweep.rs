@@ -4,13 +4,12 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::SHARE;
 use super::core::Core;
 use super::drain::Signal;
 use super::sockets;
 use crate::abi;
 
-/// A sweep costs time with the number of connections: it may take this share of the agent's.
-const SHARE: u32 = 20;
 /// RPCs without connection are looked for this often.
 const ORPHANS: Duration = Duration::from_secs(10);
 

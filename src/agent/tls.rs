@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::drain::Signal;
-use super::{events, print_with, sweep};
+use super::{SHARE, events, print_with, sweep};
 use crate::kernel::tls::Hooks;
 use crate::{abi, names};
 
@@ -30,6 +30,9 @@ pub fn begin(core: &Rc<Core>, hooks: Hooks) {
 
 /// Looks for new libraries, and for what events were lost for.
 pub fn tick(core: &Rc<Core>) {
+    if core.hooks.borrow().is_none() {
+        return;
+    }
     look(core);
     release(core);
     let due = core.tls_swept.get().is_some_and(|at| at.elapsed() >= SWEEP);
@@ -42,13 +45,18 @@ pub fn tick(core: &Rc<Core>) {
     }
 }
 
-/// Looks at all processes.
+/// Looks at all processes, if it is time to.
 fn look(core: &Core) {
+    let now = Instant::now();
+    if core.tls_look_due.get().is_some_and(|due| now < due) {
+        return;
+    }
     let processes = core.processes();
     look_at(core, &processes);
     if let Some(hooks) = core.hooks.borrow_mut().as_mut() {
         hooks.keep(&processes);
     }
+    core.tls_look_due.set(Some(now + now.elapsed() * SHARE));
 }
 
 fn look_at(core: &Core, processes: &[u32]) {
