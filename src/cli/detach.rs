@@ -19,7 +19,7 @@ pub fn detach(args: &DetachArgs) -> Result<Exit, Failure> {
     let mut ended = 0;
     for id in ids {
         let name = pin::note(id).map_or_else(|| id.to_string(), |note| note.cgroup.display().to_string());
-        let lock = Lock::take_id(id, name.as_ref()).map_err(|e| match e {
+        let lock = Lock::take(id, name.as_ref()).map_err(|e| match e {
             KernelError::Busy { .. } => Failure::new(Exit::Busy, e),
             e => Failure::new(Exit::Failed, e),
         })?;

@@ -80,13 +80,14 @@ pub fn enforce(cgroups: Vec<Cgroup>, policy: &Policy, asked: Asked) -> Result<En
     }
     let mut places = Vec::new();
     for cgroup in cgroups {
-        let lock = Lock::take(&cgroup)?;
+        let lock = Lock::take(cgroup.id, &cgroup.path)?;
         let pins = pin::find(cgroup.id);
         if pins.is_none() {
             refuse_unknown(&cgroup)?;
         }
         places.push((cgroup, lock, pins));
     }
+    remove_stale();
     // Hooks end with the agent; what stayed pinned would then let TLS pass unread.
     if policy.tls.is_some() && (pin || places.iter().any(|(_, _, pins)| pins.is_some())) {
         return Err(KernelError::Failed {
@@ -313,15 +314,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the cgroup's lock, or says who has it.
-    pub fn take(cgroup: &Cgroup) -> Result<Self, KernelError> {
-        let lock = Self::take_id(cgroup.id, &cgroup.path)?;
-        remove_stale(&lock.path);
-        Ok(lock)
-    }
-
-    /// Takes the lock of a cgroup that may be gone.
-    pub fn take_id(id: u64, cgroup: &Path) -> Result<Self, KernelError> {
+    /// Takes the lock of a cgroup, which may be gone, or says who has it.
+    pub fn take(id: u64, cgroup: &Path) -> Result<Self, KernelError> {
         let fail = |e: io::Error| KernelError::failed(format!("lock `{RUN_DIR}/{id}.lock`"), e);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(RUN_DIR).map_err(fail)?;
         let path = Path::new(RUN_DIR).join(format!("{id}.lock"));
@@ -360,10 +354,10 @@ impl Lock {
     }
 }
 
-/// Removes the names of locks that agents left behind when they were killed.
-fn remove_stale(own: &Path) {
+/// Removes the names of locks that agents left behind when they were killed. Nobody's own lock is free to take, this process's neither.
+fn remove_stale() {
     for path in fs::read_dir(RUN_DIR).into_iter().flatten().flatten().map(|e| e.path()) {
-        if path == own || path.extension().is_none_or(|e| e != "lock") {
+        if path.extension().is_none_or(|e| e != "lock") {
             continue;
         }
         let Ok(file) = File::open(&path) else { continue };
