@@ -47,7 +47,7 @@ pub struct Core {
     tree: RefCell<HashMap<u64, PathBuf>>,
     /// Hooks in TLS libraries.
     pub hooks: RefCell<Option<Hooks>>,
-    /// When all processes are looked at again for TLS libraries.
+    /// When all processes are looked at again for TLS libraries, if no refused connection is a reason to before.
     pub tls_look_due: Cell<Option<Instant>>,
     /// When sessions of TLS were last swept.
     pub tls_swept: Cell<Option<Instant>>,

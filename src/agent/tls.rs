@@ -33,7 +33,9 @@ pub fn tick(core: &Rc<Core>) {
     if core.hooks.borrow().is_none() {
         return;
     }
-    look(core);
+    if core.tls_look_due.get().is_none_or(|due| Instant::now() >= due) {
+        look(core);
+    }
     release(core);
     let due = core.tls_swept.get().is_some_and(|at| at.elapsed() >= SWEEP);
     if due && let Some(hooks) = core.hooks.borrow_mut().as_mut() {
@@ -45,12 +47,9 @@ pub fn tick(core: &Rc<Core>) {
     }
 }
 
-/// Looks at all processes, if it is time to.
+/// Looks at all processes.
 fn look(core: &Core) {
     let now = Instant::now();
-    if core.tls_look_due.get().is_some_and(|due| now < due) {
-        return;
-    }
     let processes = core.processes();
     look_at(core, &processes);
     if let Some(hooks) = core.hooks.borrow_mut().as_mut() {

@@ -354,7 +354,8 @@ impl Lock {
     }
 }
 
-/// Removes the names of locks that agents left behind when they were killed. Nobody's own lock is free to take, this process's neither.
+/// Removes the names of locks that agents left behind when they were killed. One that is held is not free to take, also if
+/// it is this process that holds it.
 fn remove_stale() {
     for path in fs::read_dir(RUN_DIR).into_iter().flatten().flatten().map(|e| e.path()) {
         if path.extension().is_none_or(|e| e != "lock") {
