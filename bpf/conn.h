@@ -148,7 +148,7 @@ static __always_inline void pg_conn_close(u64 cookie)
 		c->phase = PG_P_DEAD;
 		pg_unlock(&c->lock);
 	} else {
-		pg_count_add(PG_N_HELPER_FAILED, 1);
+		pg_count(PG_N_HELPER_FAILED);
 	}
 	if (responses)
 		pg_unlock(&c->response_lock);
@@ -227,7 +227,7 @@ static __always_inline void pg_conn_make(struct bpf_sock_ops *ops, u32 role, str
 	if (c->request.state == PG_H2_PREFACE && !c->request.have)
 		pg_connection_start(c);
 	if (lost)
-		pg_count_add(PG_N_STASH_LOST, 1);
+		pg_count(PG_N_STASH_LOST);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -236,8 +236,10 @@ static __always_inline void pg_conn_open(struct bpf_sock_ops *ops, u32 role)
 	struct pg_stash *st = pg_stash_take();
 
 	/* without state its data will be refused */
-	if (!st)
-		return pg_count_add(PG_N_HELPER_FAILED, 1);
+	if (!st) {
+		pg_count(PG_N_HELPER_FAILED);
+		return;
+	}
 	pg_conn_make(ops, role, st);
 	pg_stash_give(st);
 }

@@ -21,8 +21,8 @@ static inline int pg_switched_off(u32 reason)
 }
 
 /* An event about what stands in `w`. */
-static inline void pg_event_fill(struct pg_event *e, const struct pg_conn *c, const struct pg_work *w, u32 type,
-				 u32 verdict)
+static __always_inline void pg_event_fill(struct pg_event *e, const struct pg_conn *c, const struct pg_work *w,
+					  u32 type, u32 verdict)
 {
 	struct pg_stream *s;
 

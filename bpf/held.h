@@ -18,7 +18,7 @@ static __always_inline int pg_slot_take(u32 source, u32 why, u32 *slot)
 	return (why == PG_COPY_MENDS && !bpf_map_pop_elem(&mend_small, slot)) || !bpf_map_pop_elem(&free_small, slot);
 }
 
-static __always_inline void pg_slot_free(u32 source, u32 slot)
+PG_STEP int pg_slot_free(u32 source, u32 slot)
 {
 	long failed;
 
@@ -29,7 +29,8 @@ static __always_inline void pg_slot_free(u32 source, u32 slot)
 		failed = slot < PG_MAX_HELD_SMALL ? bpf_map_push_elem(&free_small, &slot, 0)
 						  : bpf_map_push_elem(&mend_small, &slot, 0);
 	if (failed)
-		pg_count_add(PG_N_HELPER_FAILED, 1);
+		pg_count(PG_N_HELPER_FAILED);
+	return 0;
 }
 
 /* Which share a client's address has. */
@@ -209,7 +210,7 @@ PG_STEP int pg_held_put(struct __sk_buff *skb, const struct pg_conn *c, const st
 	pg_share_add(h->share, pg_weight(&s));
 	h->segment[pg_index(h->count, PG_MAX_HELD_SEGMENTS)] = s;
 	h->count++;
-	pg_count_add(PG_N_HELD, 1);
+	pg_count(PG_N_HELD);
 	return 1;
 }
 

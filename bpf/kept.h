@@ -20,9 +20,8 @@ static inline int pg_kept_fits(const struct pg_h2 *h, const struct pg_work *w)
 /* Is it the last one again? Then it is read already. */
 PG_STEP int pg_kept_again(struct pg_conn *c, struct pg_work *w)
 {
-	const u8 *here;
 	struct pg_h2 *h;
-	u32 i, start;
+	u32 i;
 
 	if (!c || !w)
 		return 0;
@@ -30,16 +29,9 @@ PG_STEP int pg_kept_again(struct pg_conn *c, struct pg_work *w)
 	if (c->kept.length != h->left || !pg_kept_fits(h, w))
 		return 0;
 	for (i = 0; i < PG_KEPT_BYTES; i += 8) {
-		if (i + 8 > h->left)
-			break;
-		here = pg_ahead(w, i);
-		if (pg_eight(here) != pg_eight(&c->kept.bytes[i]))
-			return 0;
-	}
-	for (start = i; i < start + 8; i++) {
 		if (i >= h->left)
 			break;
-		if (pg_peek_ahead(w, i) != c->kept.bytes[pg_index(i, PG_KEPT_BYTES)])
+		if (pg_eight_differ(pg_ahead(w, i), &c->kept.bytes[i], h->left - i))
 			return 0;
 	}
 	w->path_at = c->kept.path_at == PG_NO_FRAME ? PG_NO_FRAME : w->pos + c->kept.path_at;

@@ -400,8 +400,8 @@ PG_STEP int pg_mend_deny(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	w->mends = 1;
 	pg_emit(c, w, PG_EV_DECISION, PG_V_DENY);
 	w->mends = 0;
-	pg_count_add(PG_N_DENIED, 1);
-	pg_count_add(PG_N_MENDED, 1);
+	pg_count(PG_N_DENIED);
+	pg_count(PG_N_MENDED);
 	c->mended[pg_index(w->stream >> 1, PG_MAX_MENDED_STREAMS)] =
 		(struct pg_mended){.stream = w->stream, .as = mended};
 	c->mends++;
@@ -474,7 +474,7 @@ PG_STEP int pg_hole_open(struct __sk_buff *skb, struct pg_conn *c, struct pg_wor
 	e->credit = w->credit;
 	e->resets = w->resets;
 	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
-		pg_count_add(PG_N_EVENTS_LOST, 1);
+		pg_count(PG_N_EVENTS_LOST);
 	return 1;
 }
 
@@ -559,8 +559,8 @@ static __always_inline int pg_same_bytes(const struct pg_work *w, u32 n)
 {
 	u32 i;
 
-	for (i = 0; i < PG_PATCH; i++)
-		if (i < n && w->window[i] != w->patch[i])
+	for (i = 0; i < PG_PATCH; i += 8)
+		if (i < n && pg_eight_differ(&w->window[i], &w->patch[i], n - i))
 			return 0;
 	return 1;
 }

@@ -649,7 +649,7 @@ static inline void pg_response_frame_end(struct pg_conn *c)
 			c->late_end[pg_index(c->late, PG_MAX_LATE_ENDS)] = end;
 			c->late++;
 		} else {
-			pg_count_add(PG_N_HELPER_FAILED, 1);
+			pg_count(PG_N_HELPER_FAILED);
 		}
 		return;
 	}

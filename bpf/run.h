@@ -85,12 +85,6 @@ struct pg_run {
 	struct pg_conn *c;
 	struct pg_work *w;
 	struct pg_held *held; /* 0: none */
-	u32 judged;	      /* sequence number at the end of the chunk */
-	int mendable;	      /* 1: a denied frame may be taken out of the packet */
-	int taken;	      /* 1: a copy is to take the packet's place */
-	int changed;	      /* 1: something is taken out: what came must not pass as it is */
-	int outcome;	      /* the first that was not PG_GO */
-	int done;
 };
 
 /* An RPC is denied: the connection is dead from here on, and read on in the shadow. Under the lock. */
@@ -103,7 +97,7 @@ static __always_inline void pg_denied(struct pg_conn *c, struct pg_work *w)
 		c->shadow = 1;
 	}
 	pg_emit(c, w, PG_EV_DECISION, PG_V_DENY);
-	pg_count_add(PG_N_DENIED, 1);
+	pg_count(PG_N_DENIED);
 }
 
 /* A chunk that may be mended begins at w->pos, which is `seq`. */
@@ -135,14 +129,14 @@ static __always_inline int pg_chunk_done(struct pg_run *r)
 {
 	struct pg_work *w = r->w;
 
-	if (w->hole_source == PG_SRC_PACKET || r->outcome != PG_GO) {
+	if (w->hole_source == PG_SRC_PACKET || w->outcome != PG_GO) {
 		pg_chunk_free(w);
 		return 1;
 	}
 	if (!pg_hole_open(r->skb, r->c, w))
 		return 0;
 	if (w->source == PG_SRC_PACKET)
-		r->taken = 1;
+		w->replaced = 1;
 	w->hole_source = PG_SRC_PACKET;
 	return 1;
 }
@@ -153,19 +147,19 @@ static __always_inline int pg_next_chunk(struct pg_run *r)
 	struct pg_held_segment s = {};
 	struct pg_work *w = r->w;
 
-	if (!r->held || !pg_held_take(r->held, r->judged, &s))
+	if (!r->held || !pg_held_take(r->held, w->judged, &s))
 		return 0;
 	pg_chunk(w, s.source, s.slot, 0, s.length);
-	w->pos = r->judged - s.seq;
+	w->pos = w->judged - s.seq;
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, s.length - w->pos);
-	pg_chunk_hole(r->c, w, r->judged);
+	pg_chunk_hole(r->c, w, w->judged);
 	if (s.why == PG_COPY_WITHHELD) {
 		w->hole_source = s.source;
 		w->hole_slot = s.slot;
 		w->hole_base = w->pos;
 	}
-	r->judged = s.seq + s.length;
+	w->judged = s.seq + s.length;
 	return 1;
 }
 
@@ -187,23 +181,23 @@ static long pg_run_cb(u32 index, void *data)
 		return 1;
 	if (w->pos >= w->end) {
 		if (!pg_chunk_done(r)) {
-			r->outcome = pg_fail_connection(r->c, w, PG_R_BUDGET);
+			w->outcome = pg_fail_connection(r->c, w, PG_R_BUDGET);
 			return 1;
 		}
 		if (!pg_next_chunk(r)) {
-			r->done = 1;
+			w->done = 1;
 			return 1;
 		}
 	}
 	if (!r->c->passing && !pg_ready(w) && !pg_load(r->skb, w)) {
-		r->outcome = pg_fail_connection(r->c, w, PG_R_HEADERS_UNREADABLE);
+		w->outcome = pg_fail_connection(r->c, w, PG_R_HEADERS_UNREADABLE);
 		return 1;
 	}
 	outcome = pg_request_step(r->c, w);
 	if (outcome == PG_GO) {
 		if (!pg_run_over(r))
 			return 0;
-		r->done = 1;
+		w->done = 1;
 		return 1;
 	}
 	if (outcome == PG_STRIP) {
@@ -211,11 +205,11 @@ static long pg_run_cb(u32 index, void *data)
 		return 0;
 	}
 	if (outcome == PG_DENIED && pg_mend_deny(r->skb, r->c, w)) {
-		r->changed = 1;
+		w->changed = 1;
 		return 0;
 	}
-	if (r->outcome == PG_GO)
-		r->outcome = outcome;
+	if (w->outcome == PG_GO)
+		w->outcome = outcome;
 	if (outcome != PG_DENIED || !r->c->cookie)
 		return 1;
 	pg_denied(r->c, w);
@@ -223,8 +217,8 @@ static long pg_run_cb(u32 index, void *data)
 }
 
 /*
- * Judges [r->judged - length, r->judged) of the packet, from `skip` on, then what waited for it. PG_GO: all of it may
- * pass, and r->judged is where the judged bytes now end.
+ * Judges [w->judged - length, w->judged) of the packet, from `skip` on, then what waited for it. PG_GO: all of it may
+ * pass, and w->judged is where the judged bytes now end.
  */
 static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 skip)
 {
@@ -235,21 +229,20 @@ static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 
 	r->w->ended = 0;
 	r->w->mends = 0;
 	r->w->walked = 0;
-	r->w->mendable = r->mendable;
-	pg_chunk_hole(r->c, r->w, r->judged - length + skip);
-	r->taken = 0;
-	r->changed = 0;
-	r->outcome = PG_GO;
-	r->done = 0;
+	pg_chunk_hole(r->c, r->w, r->w->judged - length + skip);
+	r->w->replaced = 0;
+	r->w->changed = 0;
+	r->w->outcome = PG_GO;
+	r->w->done = 0;
 	bpf_loop(PG_TURNS, pg_run_cb, r, 0);
-	if (!r->done)
+	if (!r->w->done)
 		pg_chunk_free(r->w);
-	if (r->outcome == PG_GO && !r->done)
-		r->outcome = pg_fail_connection(r->c, r->w, PG_R_BUDGET);
+	if (r->w->outcome == PG_GO && !r->w->done)
+		r->w->outcome = pg_fail_connection(r->c, r->w, PG_R_BUDGET);
 	/* what waits behind the packet in TCP's queue may be denied: no copy may lead up to it */
-	if (r->outcome != PG_GO)
+	if (r->w->outcome != PG_GO)
 		pg_holes_free(r->c, holes);
-	return r->outcome;
+	return r->w->outcome;
 }
 
 #endif

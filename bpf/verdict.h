@@ -72,7 +72,7 @@ static inline int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_strea
 	return PG_J_UNDECIDED;
 }
 
-static inline u32 pg_deny_rpc(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
+static inline int pg_deny(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 {
 	if (config.audit) {
 		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);
@@ -84,9 +84,17 @@ static inline u32 pg_deny_rpc(struct pg_conn *c, struct pg_work *w, struct pg_st
 	return PG_DENIED;
 }
 
-/* What could not be decided about one RPC. PG_GO: a switch or audit mode lets it pass. */
-static inline u32 pg_fail_rpc(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 reason)
+/* A rule, or the default, denies the RPC. */
+PG_STEP int pg_deny_rpc(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 {
+	return c && w && s ? pg_deny(c, w, s) : PG_CUT;
+}
+
+/* What could not be decided about one RPC. PG_GO: a switch or audit mode lets it pass. */
+PG_STEP int pg_fail_rpc(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, u32 reason)
+{
+	if (!c || !w || !s)
+		return PG_CUT;
 	w->reason = reason;
 	w->rule = PG_NO_RULE;
 	w->status = PG_STATUS_PERMISSION_DENIED;
@@ -95,7 +103,7 @@ static inline u32 pg_fail_rpc(struct pg_conn *c, struct pg_work *w, struct pg_st
 		w->reason = PG_R_NONE;
 		return PG_GO;
 	}
-	return pg_deny_rpc(c, w, s);
+	return pg_deny(c, w, s);
 }
 
 /*
@@ -156,11 +164,11 @@ static inline int pg_limits(struct pg_conn *c, struct pg_work *w, struct pg_stre
 	return judgement == PG_J_NONE && c->phase != PG_P_DEAD ? pg_limits_pass(c, w, s, 1) : judgement;
 }
 
-static inline u32 pg_limit_deny(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, int judgement)
+static inline int pg_limit_deny(struct pg_conn *c, struct pg_work *w, struct pg_stream *s, int judgement)
 {
 	if (judgement == PG_J_UNDECIDED)
 		return pg_fail_rpc(c, w, s, PG_R_BUDGET);
-	pg_count_add(PG_N_LIMITED, 1);
+	pg_count(PG_N_LIMITED);
 	return pg_deny_rpc(c, w, s);
 }
 

@@ -29,19 +29,19 @@ static long pg_answer_cb(u32 index, void *data)
 		if (w->source != PG_SRC_PACKET)
 			pg_slot_free(w->source, w->slot);
 		w->source = PG_SRC_PACKET;
-		if (!r->held || !pg_held_take(r->held, r->judged, &s)) {
-			r->done = 1;
+		if (!r->held || !pg_held_take(r->held, w->judged, &s)) {
+			w->done = 1;
 			return 1;
 		}
 		pg_chunk(w, s.source, s.slot, 0, s.length);
-		w->pos = r->judged - s.seq;
-		r->judged = s.seq + s.length;
+		w->pos = w->judged - s.seq;
+		w->judged = s.seq + s.length;
 		return 0;
 	}
 	if (!pg_response_skips(r->c) && !pg_ready(w) && !pg_load(r->skb, w))
 		return 1;
-	r->outcome = pg_response_step(r->c, w);
-	return r->outcome != PG_GO;
+	w->outcome = pg_response_step(r->c, w);
+	return w->outcome != PG_GO;
 }
 
 /* Judges [c->sent, b) of the segment, and the held ones behind it. Under the response lock. */
@@ -52,17 +52,17 @@ static __always_inline int pg_answer_payload(struct __sk_buff *skb, struct pg_co
 
 	c->stuck = 0;
 	r.held = pg_held_of(c);
-	r.judged = g->seq + g->length;
+	w->judged = g->seq + g->length;
 	pg_chunk(w, PG_SRC_PACKET, 0, g->offset, g->length);
 	w->pos = c->sent - g->seq;
 	bpf_loop(PG_TURNS, pg_answer_cb, &r, 0);
 	if (w->source != PG_SRC_PACKET)
 		pg_slot_free(w->source, w->slot);
-	if (r.outcome != PG_GO)
-		return r.outcome;
-	if (!r.done)
+	if (w->outcome != PG_GO)
+		return w->outcome;
+	if (!w->done)
 		return config.responses ? pg_fail_connection(c, w, PG_R_BUDGET) : PG_BLIND;
-	c->sent = r.judged;
+	c->sent = w->judged;
 	return PG_GO;
 }
 
@@ -86,7 +86,7 @@ static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct tcp_s
 	struct pg_numbers n;
 
 	if (c->answers == PG_A_MUTED) {
-		pg_count_add(PG_N_DEAD, 1);
+		pg_count(PG_N_DEAD);
 		return g->length || g->flags & PG_TCP_URG ? PG_DROP : PG_PASS;
 	}
 	if (c->answers == PG_A_UNREAD || c->phase == PG_P_BLIND || pg_is_handshake(c))

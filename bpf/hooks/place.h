@@ -28,7 +28,7 @@ static __always_inline u32 pg_overlap(struct pg_conn *c, u32 received)
 {
 	u64 now = pg_now();
 
-	pg_count_add(PG_N_OVERLAPS, 1);
+	pg_count(PG_N_OVERLAPS);
 	if (!c->stuck || c->stuck_at != received) {
 		c->stuck = 0;
 		c->stuck_at = received;
@@ -55,12 +55,12 @@ static __always_inline int pg_payload_place(struct __sk_buff *skb, struct pg_con
 	if (!pg_after(b, n->received))
 		return PG_PASS;
 	if (pg_after(b, n->window_end)) {
-		pg_count_add(PG_N_OUT_OF_WINDOW, 1);
+		pg_count(PG_N_OUT_OF_WINDOW);
 		return PG_DROP;
 	}
 	if (pg_after(a, n->judged)) {
 		if (!pg_held_put(skb, c, g)) {
-			pg_count_add(PG_N_HELD_FULL, 1);
+			pg_count(PG_N_HELD_FULL);
 			return PG_DROP;
 		}
 		c->held = 1;

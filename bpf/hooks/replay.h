@@ -55,17 +55,17 @@ static __always_inline int pg_replay_response(struct __sk_buff *skb, struct pg_w
 		return PG_PASS;
 	if (r.c->answers == PG_A_MUTED)
 		return PG_DROP;
-	r.w->half = config.responses ? PG_RESPONSE_HALF : 0;
-	pg_chunk(r.w, PG_SRC_PACKET, 0, 0, skb->len);
+	w->half = config.responses ? PG_RESPONSE_HALF : 0;
+	pg_chunk(w, PG_SRC_PACKET, 0, 0, skb->len);
 	if (pg_follow_to(&r, skb->len) || !config.responses)
 		return PG_PASS;
-	if (r.outcome == PG_GO)
-		r.outcome = pg_fail_connection(r.c, r.w, PG_R_BUDGET);
-	r.c->answers = r.outcome == PG_BLIND ? PG_A_UNREAD : PG_A_MUTED;
-	if (r.outcome == PG_BLIND)
+	if (w->outcome == PG_GO)
+		w->outcome = pg_fail_connection(r.c, w, PG_R_BUDGET);
+	r.c->answers = w->outcome == PG_BLIND ? PG_A_UNREAD : PG_A_MUTED;
+	if (w->outcome == PG_BLIND)
 		return PG_PASS;
-	pg_emit(r.c, r.w, r.outcome == PG_DENIED ? PG_EV_DECISION : PG_EV_CONNECTION, PG_V_DENY);
-	return pg_drop(r.w->reason);
+	pg_emit(r.c, w, w->outcome == PG_DENIED ? PG_EV_DECISION : PG_EV_CONNECTION, PG_V_DENY);
+	return pg_drop(w->reason);
 }
 
 /* The whole packet is the client's next bytes; with a mark they are the first of a new connection. */
@@ -77,15 +77,15 @@ static __always_inline int pg_replay_request(struct __sk_buff *skb, struct pg_wo
 	r.c = skb->mark ? pg_replay_begin(skb) : bpf_map_lookup_elem(&conns, &cookie);
 	if (!r.c)
 		return pg_drop(PG_R_INTERNAL);
-	r.w->now = skb->tstamp;
+	w->now = skb->tstamp;
 	if (r.c->phase == PG_P_BLIND)
 		return PG_PASS;
 	if (r.c->phase == PG_P_DEAD)
 		return PG_DROP;
 	r.c->delivered = r.c->complete;
-	r.judged = r.c->judged + skb->len;
+	w->judged = r.c->judged + skb->len;
 	pg_run(&r, 0, skb->len, 0);
-	return pg_conclude(r.c, r.w, &r);
+	return pg_conclude(r.c, w);
 }
 
 static __always_inline int pg_replay_bytes(struct __sk_buff *skb)

@@ -25,22 +25,22 @@ static __always_inline int pg_cut(struct pg_conn *c, struct pg_work *w, u32 reas
 }
 
 /* The run's end: what it decided about the segment. Under the lock. */
-static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w, const struct pg_run *r)
+static __always_inline int pg_conclude(struct pg_conn *c, struct pg_work *w)
 {
-	switch (r->outcome) {
+	switch (w->outcome) {
 	case PG_GO:
-		c->judged = r->judged;
-		return r->taken ? pg_drop(PG_R_NONE) : PG_PASS;
+		c->judged = w->judged;
+		return w->replaced ? pg_drop(PG_R_NONE) : PG_PASS;
 	case PG_BLIND:
-		if (!c->holes && !r->changed) {
+		if (!c->holes && !w->changed) {
 			c->phase = PG_P_BLIND;
 			return PG_PASS;
 		}
 		/* unread from here on, the client could send what was denied once more */
 		return pg_cut(c, w, w->reason);
 	case PG_DENIED:
-		c->judged = r->judged;
-		c->shadow = r->done;
+		c->judged = w->judged;
+		c->shadow = w->done;
 		return pg_drop(PG_R_NONE);
 	default:
 		c->pending = c->pending > w->ended ? c->pending - w->ended : 0;
@@ -74,17 +74,17 @@ static __always_inline int pg_shadow(struct __sk_buff *skb, struct pg_conn *c, s
 	struct pg_run r = {.skb = skb, .c = c, .w = w};
 	u32 b = g->seq + g->length;
 
-	pg_count_add(PG_N_DEAD, 1);
+	pg_count(PG_N_DEAD);
 	if (c->answers == PG_A_MUTED && g->flags & PG_TCP_ACK)
 		pg_heard(skb, c);
 	if (!g->length)
 		return PG_PASS; /* acknowledgements, and the end */
 	if (!c->shadow || pg_after(g->seq, c->judged) || !pg_after(b, c->judged))
 		return PG_DROP;
-	r.judged = b;
+	w->judged = b;
 	pg_run(&r, g->offset, g->length, c->judged - g->seq);
 	c->judged = b;
-	c->shadow = r.done;
+	c->shadow = w->done;
 	return PG_DROP;
 }
 
@@ -95,19 +95,19 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 	struct pg_run r = {.skb = skb, .c = c, .w = w};
 
 	if (c->holes >= PG_MAX_HOLES / 2) {
-		pg_count_add(PG_N_HELD_FULL, 1);
+		pg_count(PG_N_HELD_FULL);
 		return PG_DROP;
 	}
 	c->stuck = 0;
 	c->delivered = c->complete;
 	c->run++;
 	r.held = pg_held_of(c);
-	r.judged = g->seq + g->length;
-	r.mendable = !(g->flags & PG_TCP_FIN);
+	w->judged = g->seq + g->length;
+	w->mendable = !(g->flags & PG_TCP_FIN);
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, g->length);
 	pg_run(&r, g->offset, g->length, c->judged - g->seq);
-	return pg_conclude(c, w, &r);
+	return pg_conclude(c, w);
 }
 
 /* A server's segment from its client, with payload or FIN, under the lock. */
@@ -170,11 +170,11 @@ static __always_inline int pg_client_segment(struct __sk_buff *skb, struct pg_co
 		return pg_drop(PG_R_LOCK);
 	c->delivered = c->complete;
 	c->run++;
-	r.judged = b;
+	w->judged = b;
 	pg_count_add(PG_N_SEGMENTS, 1);
 	pg_count_add(PG_N_BYTES, g->length);
 	pg_run(&r, g->offset, g->length, c->judged - g->seq);
-	return pg_conclude(c, w, &r);
+	return pg_conclude(c, w);
 }
 
 /* Whose handshake a packet belongs to, as the kernel looks that up. */
@@ -265,12 +265,12 @@ static __always_inline int pg_stash_segment(struct __sk_buff *skb, const struct 
 	st->seq = g->seq;
 	st->length = g->length;
 	r.c = &st->conn;
-	r.judged = g->seq + g->length;
+	w->judged = g->seq + g->length;
 	pg_run(&r, g->offset, g->length, 0);
 	st->valid = 1;
-	if (r.outcome == PG_GO)
+	if (w->outcome == PG_GO)
 		return PG_PASS;
-	if (r.outcome == PG_BLIND) {
+	if (w->outcome == PG_BLIND) {
 		st->conn.phase = PG_P_BLIND;
 		return PG_PASS;
 	}

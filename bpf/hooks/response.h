@@ -32,21 +32,21 @@ static long pg_follow_cb(u32 index, void *data)
 	if (w->pos < w->end) {
 		if (!pg_response_skips(r->c) && !pg_ready(w) && !pg_load(r->skb, w))
 			return 1;
-		r->outcome = pg_response_step(r->c, w);
-		if (r->outcome != PG_GO)
+		w->outcome = pg_response_step(r->c, w);
+		if (w->outcome != PG_GO)
 			return 1;
 	}
-	r->done = w->pos >= w->end;
-	return r->done;
+	w->done = w->pos >= w->end;
+	return w->done;
 }
 
 /* Follows the chunk up to `end`. Returns 0 if the server is out of step. */
 static __always_inline int pg_follow_to(struct pg_run *r, u32 end)
 {
 	r->w->end = end;
-	r->done = 0;
+	r->w->done = 0;
 	bpf_loop(PG_TURNS, pg_follow_cb, r, 0);
-	return r->done;
+	return r->w->done;
 }
 
 static __always_inline int pg_between_frames(const struct pg_conn *c)
@@ -157,7 +157,7 @@ PG_STEP int pg_follow_may(struct __sk_buff *skb, struct pg_conn *c, const struct
 	if (!pg_after(b, c->sent) && !(g->flags & PG_TCP_URG))
 		return PG_PASS; /* again: the kernel keeps these bytes itself, see below */
 	if (c->answers == PG_A_MUTED) {
-		pg_count_add(PG_N_DEAD, 1);
+		pg_count(PG_N_DEAD);
 		return PG_DROP;
 	}
 	if (g->flags & PG_TCP_URG)
@@ -209,35 +209,35 @@ static __always_inline int pg_follow(struct __sk_buff *skb, struct pg_conn *c, c
 		c->followed = 0;
 		return !reply;
 	}
-	r.w->half = config.responses ? PG_RESPONSE_HALF : 0;
+	w->half = config.responses ? PG_RESPONSE_HALF : 0;
 	from = c->sent - g->seq;
-	pg_chunk(r.w, PG_SRC_PACKET, 0, g->offset, g->length);
-	r.w->pos = from;
+	pg_chunk(w, PG_SRC_PACKET, 0, g->offset, g->length);
+	w->pos = from;
 	if (!reply) {
 		c->followed = pg_follow_to(&r, g->length);
 	} else {
 		pass = pg_follow_reply(&r, reply, from);
-		if (!pass && reply->done != PG_EV_INJECT_FAILED && !(config.responses && r.outcome != PG_GO)) {
+		if (!pass && reply->done != PG_EV_INJECT_FAILED && !(config.responses && w->outcome != PG_GO)) {
 			/* nothing that could tell is left: no reply, a reset */
 			reply->done = PG_EV_INJECT_FAILED;
 			c->phase = PG_P_DEAD;
-			pg_about(r.w, 0, 0);
-			pg_emit(c, r.w, PG_EV_INJECT_FAILED, PG_V_DENY);
+			pg_about(w, 0, 0);
+			pg_emit(c, w, PG_EV_INJECT_FAILED, PG_V_DENY);
 		}
 		c->followed = pass;
 	}
 	if (config.responses && !c->followed) {
-		if (r.outcome == PG_GO && pass) {
-			pg_about(r.w, 0, 0);
-			r.outcome = pg_fail_connection(c, r.w, PG_R_BUDGET);
+		if (w->outcome == PG_GO && pass) {
+			pg_about(w, 0, 0);
+			w->outcome = pg_fail_connection(c, w, PG_R_BUDGET);
 		}
-		return pg_silence(skb, c, r.w, g, r.outcome);
+		return pg_silence(skb, c, w, g, w->outcome);
 	}
 	c->sent = b;
 	if (c->phase == PG_P_DEAD && !c->pending && !c->drained) {
 		c->drained = 1;
-		pg_about(r.w, 0, 0);
-		pg_emit(c, r.w, PG_EV_DRAINED, PG_V_ALLOW);
+		pg_about(w, 0, 0);
+		pg_emit(c, w, PG_EV_DRAINED, PG_V_ALLOW);
 	}
 	return pass;
 }

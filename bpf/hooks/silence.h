@@ -68,7 +68,7 @@ PG_STEP int pg_silenced(struct __sk_buff *skb, struct pg_conn *c, struct pg_work
 	e->credit = 0;
 	e->resets = 0;
 	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
-		pg_count_add(PG_N_EVENTS_LOST, 1);
+		pg_count(PG_N_EVENTS_LOST);
 	return 1;
 }
 
@@ -89,7 +89,7 @@ PG_STEP int pg_silence(struct __sk_buff *skb, struct pg_conn *c, struct pg_work 
 	c->shadow = 0;
 	if (outcome == PG_DENIED) {
 		pg_emit(c, w, PG_EV_DECISION, PG_V_DENY);
-		pg_count_add(PG_N_DENIED, 1);
+		pg_count(PG_N_DENIED);
 		if (config.direction == PG_INGRESS)
 			pg_silenced(skb, c, w, g);
 	} else if (outcome != PG_GO) { /* else the agent knows */

@@ -81,6 +81,11 @@ static inline void pg_count_add(u32 counter, u64 n)
 		pg_here->counters[counter] += n;
 }
 
+static inline void pg_count(u32 counter)
+{
+	pg_count_add(counter, 1);
+}
+
 static inline struct pg_stream *pg_stream_get(u64 conn, u32 stream)
 {
 	struct pg_host_stream *s;
@@ -235,7 +240,7 @@ static inline void pg_event_put(struct pg_event *e)
 		room = pg_here->event_room ? 2 * pg_here->event_room : 16;
 		more = realloc(pg_here->events, room * sizeof(*more));
 		if (!more) {
-			pg_count_add(PG_N_EVENTS_LOST, 1);
+			pg_count(PG_N_EVENTS_LOST);
 			return;
 		}
 		pg_here->events = more;

@@ -171,7 +171,7 @@ PG_STEP int pg_limit_take(struct pg_conn *c, struct pg_work *w, u32 index, u32 t
 	if (taken >= 0)
 		return taken;
 	if (take)
-		pg_count_add(PG_N_BUCKETS_FULL, 1);
+		pg_count(PG_N_BUCKETS_FULL);
 	return pg_bucket_own(w, index, take);
 }
 

@@ -168,7 +168,7 @@ static inline u32 pg_automaton_end(u32 automaton, u32 state)
 	return out ? out->end : 0;
 }
 
-#define PG_TESTS_A_CALL 64
+#define PG_TESTS_A_CALL 32
 #define PG_MATCH_NONE (-1)
 
 /* Up to PG_TESTS_A_CALL tests from `first` on, except w->skip's; w->clause carries an unfinished clause over. Returns

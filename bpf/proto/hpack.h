@@ -34,8 +34,16 @@ static inline u32 pg_entry_size(const struct pg_entry *e)
 	return (u32)e->name_size + e->value_size + PG_HPACK_ENTRY_OVERHEAD;
 }
 
-/* Oldest entries go until the table is no larger than `limit`. */
-PG_STEP int pg_hpack_evict(struct pg_conn *c, u32 limit)
+static inline int pg_hpack_exceeds(const struct pg_hpack *p, u32 limit)
+{
+	return p->size > limit && p->count;
+}
+
+#define PG_EVICTIONS_A_CALL 16
+_Static_assert(PG_MAX_DYNAMIC_ENTRIES % PG_EVICTIONS_A_CALL == 0, "every entry can go");
+
+/* Some of the oldest entries go, while the table is larger than `limit`. */
+PG_STEP int pg_hpack_evict_some(struct pg_conn *c, u32 limit)
 {
 	struct pg_hpack *p;
 	int i;
@@ -43,13 +51,20 @@ PG_STEP int pg_hpack_evict(struct pg_conn *c, u32 limit)
 	if (!c)
 		return 0;
 	p = &c->hpack;
-	for (i = 0; i < PG_MAX_DYNAMIC_ENTRIES; i++) {
-		if (p->size <= limit || !p->count)
-			break;
+	for (i = 0; i < PG_EVICTIONS_A_CALL && pg_hpack_exceeds(p, limit); i++) {
 		p->count--;
 		p->size -= pg_entry_size(&p->ring[pg_index(p->newest - p->count, PG_MAX_DYNAMIC_ENTRIES)]);
 	}
 	return 0;
+}
+
+/* Oldest entries go until the table is no larger than `limit`. */
+static inline void pg_hpack_evict(struct pg_conn *c, u32 limit)
+{
+	int i;
+
+	for (i = 0; i < PG_MAX_DYNAMIC_ENTRIES / PG_EVICTIONS_A_CALL && pg_hpack_exceeds(&c->hpack, limit); i++)
+		pg_hpack_evict_some(c, limit);
 }
 
 /* The field just read becomes the newest entry; one that is larger than the table empties it (section 4.4). */

@@ -634,6 +634,36 @@ static inline int pg_pb_closes(const struct pg_stream *s)
 	return s->pb == PG_PB_TAG && !s->have && (s->field || s->depth);
 }
 
+/* Does the sub-message end here that is read? */
+static inline int pg_pb_ends(const struct pg_stream *s)
+{
+	const struct pg_level *level = &s->level[pg_index(s->depth - 1, PG_MAX_MESSAGE_DEPTH)];
+
+	return s->depth && !(level->node & (PG_LEVEL_GROUP | PG_LEVEL_KNOWN)) &&
+	       s->offset >= (s->packed ? s->packed : level->end);
+}
+
+/* pg_pb_close() where no rule reads elements: the verifier need not walk what they take then. What is one all the same
+ * is so because the numbers and the rules are not of one policy. */
+static inline u32 pg_pb_close_plain(struct pg_stream *s)
+{
+	const struct pg_field *f;
+	u32 i;
+
+	if (s->field) {
+		f = pg_get_field(s->field - 1);
+		if (!f || f->flags & PG_FIELD_ELEMENTS)
+			return PG_R_INTERNAL;
+		s->field = 0; /* its value was passed over */
+	}
+	for (i = 0; i < PG_MAX_MESSAGE_DEPTH && pg_pb_ends(s); i++) {
+		pg_pb_pop(s);
+		if (s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)].element)
+			return PG_R_INTERNAL;
+	}
+	return PG_R_NONE;
+}
+
 /*
  * After a value: the element that it is ends, the next packed one begins; and so end the sub-messages that end here,
  * elements or not.
@@ -645,10 +675,12 @@ PG_STEP int pg_pb_close(struct pg_stream *s)
 
 	if (!s)
 		return PG_R_INTERNAL;
+	if (!config.elements)
+		return pg_pb_close_plain(s);
 	for (i = 0; i <= PG_MAX_MESSAGE_DEPTH; i++) {
 		element = s->field;
 		if (!element) {
-			if (!s->depth || pg_pb_in_group(s) || s->offset < pg_pb_end(s))
+			if (!pg_pb_ends(s))
 				break;
 			pg_pb_pop(s);
 			element = s->level[pg_index(s->depth, PG_MAX_MESSAGE_DEPTH)].element;
@@ -656,12 +688,8 @@ PG_STEP int pg_pb_close(struct pg_stream *s)
 				continue;
 		}
 		f = pg_get_field(element - 1);
-		if (!f || (!config.elements && f->flags & PG_FIELD_ELEMENTS))
+		if (!f)
 			return PG_R_INTERNAL;
-		if (!config.elements) {
-			s->field = 0; /* its value was passed over */
-			continue;
-		}
 		if (f->counter)
 			pg_count_element(s, element);
 		s->clause = 1;

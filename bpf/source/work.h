@@ -101,7 +101,7 @@ struct pg_work {
 	u32 frame_at;	 /* where in the chunk the current frame's head begins; PG_NO_FRAME: in one before */
 	u32 path_at;	 /* where in the chunk the block's :path can be changed; PG_NO_FRAME: nowhere */
 	u32 path_form;	 /* enum pg_path_form of what is there */
-	u32 mendable;	 /* 1: it may */
+	u32 mendable;	 /* 1: it may, and a denied frame be taken out of it */
 	u32 hole_seq;	 /* sequence number of the chunk's first byte that TCP has not */
 	u32 hole_skip;	 /* where in the chunk that is */
 	u32 hole_length; /* bytes from there on */
@@ -115,7 +115,15 @@ struct pg_work {
 	u32 mends;     /* 1: the denial that is being told ends its RPC only */
 	u32 half;      /* PG_RESPONSE_HALF: what is told is of the response; else 0 */
 	u32 taken;     /* 1: a run has it */
-	u64 now;       /* ns; 0: the clock says it */
+	/* of the run; on the stack the verifier would walk each turn anew for every combination of what it knows of
+	 * them */
+	u32 judged;		   /* sequence number at the end of the chunk */
+	u32 replaced;		   /* 1: a copy is to take the packet's place */
+	u32 changed;		   /* 1: something is taken out: what came must not pass as it is */
+	u32 outcome;		   /* enum pg_outcome: the first that was not PG_GO */
+	u32 done;		   /* 1: all of it is read */
+	u32 forgotten;		   /* by the verifier: pg_forget() */
+	u64 now;		   /* ns; 0: the clock says it */
 	struct pg_hole_event said; /* the event that is being made; its `about` is one of the other kind */
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW + PG_WINDOW_SPARE];
@@ -161,6 +169,17 @@ static inline u64 pg_eight(const u8 *bytes)
 #endif
 }
 
+/* Do two times eight bytes differ, in the first `n`, at least one? The machine is little-endian. */
+static inline int pg_eight_differ(const u8 *a, const u8 *b, u32 n)
+{
+	u64 other = pg_eight(a) ^ pg_eight(b);
+
+	if (n < 8)
+		other <<= (8 - n) * 8;
+	return other != 0;
+}
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of eight bytes is the lowest");
+
 static inline void pg_eight_copy(u8 *to, const u8 *from)
 {
 #ifdef __BPF__
@@ -170,9 +189,21 @@ static inline void pg_eight_copy(u8 *to, const u8 *from)
 #endif
 }
 
+/*
+ * The number again, by way of memory. The verifier takes what it reads there for any number at all: so paths on which
+ * it knows different ones are one path from here on, and are walked once.
+ */
+static inline u32 pg_forget(struct pg_work *w, u32 n)
+{
+	volatile u32 *place = &w->forgotten;
+
+	*place = n;
+	return *place;
+}
+
 /* How much of the chunk is to be loaded next: more than before, if all of that was looked at. Where there is much to
  * come, and much was passed over, what comes is the head of a frame, and more that is passed over. */
-static inline u32 pg_window_next(const struct pg_work *w)
+static inline u32 pg_window_next(struct pg_work *w)
 {
 	u32 n = w->end - w->pos, most = PG_WINDOW_FIRST;
 
@@ -182,7 +213,7 @@ static inline u32 pg_window_next(const struct pg_work *w)
 		most = w->window_size * PG_WINDOW_GROWS;
 	if (most > PG_WINDOW)
 		most = PG_WINDOW;
-	return n < most ? n : most;
+	return pg_forget(w, n < most ? n : most);
 }
 
 /* Up to `most` bytes of the chunk are passed over without being loaded. */

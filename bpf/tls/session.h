@@ -139,7 +139,7 @@ static __always_inline int pg_session_conclude(struct pg_session *s, struct pg_w
 	pg_session_die(s);
 	if (outcome == PG_DENIED) {
 		pg_emit(&s->conn, w, PG_EV_DECISION, PG_V_DENY);
-		pg_count_add(PG_N_DENIED, 1);
+		pg_count(PG_N_DENIED);
 	} else {
 		pg_emit(&s->conn, w, PG_EV_CONNECTION, PG_V_DENY);
 	}
@@ -272,7 +272,7 @@ static __always_inline void pg_session_join(const struct pg_tls_key *key, u32 ra
 	if (!found) {
 		/* a client's, whose first bytes are still to be sent */
 		if (!tls_config.server && bpf_map_update_elem(&tls_hellos, &hello, &ends, BPF_NOEXIST))
-			pg_count_add(PG_N_HELPER_FAILED, 1);
+			pg_count(PG_N_HELPER_FAILED);
 		return;
 	}
 	if (!__sync_val_compare_and_swap(&found->object, 0, key->object))
@@ -339,7 +339,7 @@ static __always_inline void pg_process_unread(void)
 	if (bpf_map_lookup_elem(&tls_unread, &process))
 		return;
 	if (bpf_map_update_elem(&tls_unread, &process, &one, BPF_ANY))
-		pg_count_add(PG_N_HELPER_FAILED, 1);
+		pg_count(PG_N_HELPER_FAILED);
 	bpf_for_each_map_elem(&tls_sessions, pg_session_unread, &process, 0);
 }
 

@@ -44,6 +44,7 @@ const PIPELINE: &str = "pipeline.h";
 const STREAMS: &str = "streams.h";
 const KEPT: &str = "kept.h";
 const SEATS: &str = "seats.h";
+const WORK: &str = "source/work.h";
 const MATCH: &str = "policy/match.h";
 const VERDICT: &str = "verdict.h";
 const LIMIT: &str = "policy/limit.h";
@@ -58,7 +59,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("SETTINGS of any length", HTTP2, "return length % PG_SETTING_BYTES ? PG_R_FRAME_SIZE : PG_R_NONE;", "return PG_R_NONE;", "SETTINGS of seven bytes"),
     mutant("priority is read as block", HTTP2, "h->state = PG_H2_PRIORITY;", "", "HEADERS with priority"),
     // hpack
-    mutant("eviction is off by one", HPACK, "if (p->size <= limit || !p->count)", "if (p->size <= limit + 1 || !p->count)", "a table one byte too full loses its oldest field"),
+    mutant("eviction is off by one", HPACK, "return p->size > limit && p->count;", "return p->size > limit + 1 && p->count;", "a table one byte too full loses its oldest field"),
+    mutant("only so many fields are evicted", HPACK, "i < PG_MAX_DYNAMIC_ENTRIES / PG_EVICTIONS_A_CALL", "i < 1", "a hundred fields are evicted by one"),
     mutant("a field as large as the table is not kept", HPACK, "if (size > p->limit) {", "if (size >= p->limit) {", "a field as large as the table is kept"),
     mutant("a field larger than the table changes nothing", HPACK, "\t\tpg_hpack_evict(c, 0);\n", "", "a field larger than the table empties it"),
     mutant("one index past the table is taken", HPACK, "if (index >= p->count)", "if (index > p->count)", "the first index past an empty dynamic table"),
@@ -135,8 +137,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("what ends a response does not", PIPELINE, "pg_half_close(c, stream | PG_RESPONSE_HALF);", ";", "response: DATA behind the end of its stream"),
     mutant("responses have no padding", PIPELINE, "\tif (config.responses && h->state == PG_H2_DATA)\n\t\th->state = PG_H2_PAD;\n", "", "response: padding alone"),
     // what comes again
-    mutant("blocks are compared but for their last bytes", KEPT, "if (pg_peek_ahead(w, i) != c->kept.bytes[pg_index(i, PG_KEPT_BYTES)])", "if (0)", "a block but for one byte, last, with 0 others"),
-    mutant("blocks are compared by their last bytes", KEPT, "if (pg_eight(here) != pg_eight(&c->kept.bytes[i]))", "if (0)", "a block but for one byte, before the last, with 7 others"),
+    mutant("blocks are compared but for their last bytes", WORK, "if (n < 8)\n\t\tother <<= (8 - n) * 8;", "if (n < 8)\n\t\tother = 0;", "a block but for one byte, last, with 0 others"),
+    mutant("blocks are compared by their last bytes", WORK, "\treturn other != 0;", "\treturn n < 8 && other;", "a block but for one byte, before the last, with 7 others"),
     mutant("blocks are kept behind trailers", PIPELINE, "\tc->kept.length = 0;\n", "", "a block that comes again behind trailers"),
     mutant("blocks that change the table are kept", KEPT, " || c->hpack.changes", "", "a block that comes again and changes the table"),
     mutant("berths are taken as they are", SEATS, "__builtin_memset(s, 0, __builtin_offsetof(struct pg_stream, bits));", "", "a message in one frame"),
