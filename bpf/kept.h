@@ -53,7 +53,7 @@ PG_STEP int pg_kept_start(struct pg_conn *c, const struct pg_work *w)
 	if (!pg_kept_fits(&c->request, w))
 		return 0;
 	c->kept.reading = c->request.left;
-	/* the last eight may be more than the block's: these are never compared */
+	/* the last eight may be more than the block's: these make no difference */
 	for (i = 0; i < PG_KEPT_BYTES; i += 8) {
 		if (i >= c->request.left)
 			break;

@@ -73,7 +73,7 @@ static inline struct pg_stream *pg_seat_take(struct pg_conn *c, u32 id)
 }
 
 /* The stream that has the seat is over. Its berth stays, if the connection has not many that nobody is in. */
-static inline void pg_seat_leave(struct pg_conn *c, u32 id)
+static __always_inline void pg_seat_leave(struct pg_conn *c, u32 id)
 {
 	volatile u16 *seat = pg_seat(c, id);
 	u32 berth = *seat - 1;

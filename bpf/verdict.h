@@ -72,7 +72,7 @@ static inline int pg_judge(struct pg_conn *c, struct pg_work *w, struct pg_strea
 	return PG_J_UNDECIDED;
 }
 
-static inline int pg_deny(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
+static __always_inline int pg_deny(struct pg_conn *c, struct pg_work *w, struct pg_stream *s)
 {
 	if (config.audit) {
 		pg_emit(c, w, PG_EV_DECISION, PG_V_AUDIT_DENY);

@@ -75,7 +75,7 @@ enum pg_outcome {
 	PG_STRIP,  /* the frame is for a stream that mending has ended: the server should not see it */
 };
 
-/* Scratch of one run over one chunk; nothing here outlives it. */
+/* Scratch of one run, and of the chunk that it is at; of a packet, nothing here outlives its verdict. */
 struct pg_work {
 	u32 source;    /* enum pg_source */
 	u32 slot;      /* of a held chunk */

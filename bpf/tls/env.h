@@ -71,7 +71,7 @@ static __always_inline struct pg_event *pg_event_scratch(struct pg_work *w)
 
 	(void)w;
 	if (!e) {
-		pg_count(PG_N_EVENTS_LOST);
+		pg_count_add(PG_N_EVENTS_LOST, 1);
 		return 0;
 	}
 	return &e->about;
