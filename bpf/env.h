@@ -280,12 +280,7 @@ static __always_inline struct pg_work *pg_work_take(void)
 		at = i;
 		w = bpf_map_lookup_elem(&work_scratch, &at);
 		if (w && pg_trylock(&w->taken)) {
-			w->half = 0;
-			w->now = 0;
-			w->mends = 0;
-			w->mendable = 0;
-			w->outcome = PG_GO;
-			w->done = 0;
+			pg_work_begin(w);
 			return w;
 		}
 	}

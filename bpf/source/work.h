@@ -101,7 +101,7 @@ struct pg_work {
 	u32 frame_at;	 /* where in the chunk the current frame's head begins; PG_NO_FRAME: in one before */
 	u32 path_at;	 /* where in the chunk the block's :path can be changed; PG_NO_FRAME: nowhere */
 	u32 path_form;	 /* enum pg_path_form of what is there */
-	u32 mendable;	 /* 1: it may, and a denied frame be taken out of it */
+	u32 mendable;	 /* 1: it may: a denied frame may be taken out of it */
 	u32 hole_seq;	 /* sequence number of the chunk's first byte that TCP has not */
 	u32 hole_skip;	 /* where in the chunk that is */
 	u32 hole_length; /* bytes from there on */
@@ -130,6 +130,17 @@ struct pg_work {
 };
 
 #define PG_NO_FRAME 0xffffffffu
+
+/* A packet comes: what no run sets is as it is where nobody says otherwise. */
+static inline void pg_work_begin(struct pg_work *w)
+{
+	w->half = 0;
+	w->now = 0;
+	w->mends = 0;
+	w->mendable = 0;
+	w->outcome = PG_GO;
+	w->done = 0;
+}
 
 /* Bytes of the window from `pos` on. */
 static inline u32 pg_ready(const struct pg_work *w)

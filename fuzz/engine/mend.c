@@ -102,6 +102,7 @@ int pgf_segment(const u8 *packet, u32 length, u32 received)
 	struct pg_segment g = {};
 
 	pg_here = &fuzz_host;
+	pg_work_begin(work_scratch.cell);
 	if (!pg_segment_read(&skb, &g))
 		abort();
 	return pg_server_segment(&skb, &tp, conns.cell, work_scratch.cell, &g);
