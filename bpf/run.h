@@ -217,32 +217,32 @@ static long pg_run_cb(u32 index, void *data)
 }
 
 /*
- * Judges [w->judged - length, w->judged) of the packet, from `skip` on, then what waited for it. PG_GO: all of it may
- * pass, and w->judged is where the judged bytes now end.
+ * Judges [w->judged - length, w->judged) of the packet, from `skip` on, then what waited for it. w->outcome is PG_GO:
+ * all of it may pass, and w->judged is where the judged bytes now end.
  */
-static __always_inline int pg_run(struct pg_run *r, u32 offset, u32 length, u32 skip)
+static __always_inline void pg_run(struct pg_run *r, u32 offset, u32 length, u32 skip)
 {
+	struct pg_work *w = r->w;
 	u32 holes = r->c->holes;
 
-	pg_chunk(r->w, PG_SRC_PACKET, 0, offset, length);
-	r->w->pos = skip;
-	r->w->ended = 0;
-	r->w->mends = 0;
-	r->w->walked = 0;
-	pg_chunk_hole(r->c, r->w, r->w->judged - length + skip);
-	r->w->replaced = 0;
-	r->w->changed = 0;
-	r->w->outcome = PG_GO;
-	r->w->done = 0;
+	pg_chunk(w, PG_SRC_PACKET, 0, offset, length);
+	w->pos = skip;
+	w->ended = 0;
+	w->mends = 0;
+	w->walked = 0;
+	pg_chunk_hole(r->c, w, w->judged - length + skip);
+	w->replaced = 0;
+	w->changed = 0;
+	w->outcome = PG_GO;
+	w->done = 0;
 	bpf_loop(PG_TURNS, pg_run_cb, r, 0);
-	if (!r->w->done)
-		pg_chunk_free(r->w);
-	if (r->w->outcome == PG_GO && !r->w->done)
-		r->w->outcome = pg_fail_connection(r->c, r->w, PG_R_BUDGET);
+	if (!w->done)
+		pg_chunk_free(w);
+	if (w->outcome == PG_GO && !w->done)
+		w->outcome = pg_fail_connection(r->c, w, PG_R_BUDGET);
 	/* what waits behind the packet in TCP's queue may be denied: no copy may lead up to it */
-	if (r->w->outcome != PG_GO)
+	if (w->outcome != PG_GO)
 		pg_holes_free(r->c, holes);
-	return r->w->outcome;
 }
 
 #endif
