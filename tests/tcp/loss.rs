@@ -60,9 +60,8 @@ fn loss_costs_time_and_never_a_wrong_verdict() {
             // Every denied call failed; an allowed one only with a connection that a denial has ended.
             let succeeded = said["others"].as_object().unwrap().keys().filter(|k| k.starts_with("0: ")).count();
             assert_eq!(succeeded, 0, "{said:#}");
-            if connections == 1 {
-                assert_eq!((by_end, failed), (0, 0), "{said:#}");
-            }
+            // No more than were under way with it. Behind the last calls no new connection shows that one has ended.
+            assert!(by_end + failed <= connections * u64::from(CONCURRENT), "{said:#}");
             let events = field.enforcer().events();
             // A denied frame that TCP has cut in two ends the connection (bpf/mend.h). Where nothing is lost, that is rare for short calls:
             // only a busy client's are cut.
