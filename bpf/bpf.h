@@ -23,6 +23,7 @@ struct tcp_sock {
 	__u32 rcv_nxt;
 	__u32 rcv_wup;
 	__u32 rcv_wnd;
+	__u32 snd_nxt;
 	struct tcp_options_received rx_opt;
 	_Bool is_mptcp;
 };

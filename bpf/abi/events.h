@@ -99,6 +99,23 @@ struct pg_hole_event {
 PG_SIZE(struct pg_hole_event, 224);
 
 /*
+ * On a connection that had a denial, a segment ahead of a gap was kept and dropped. TCP never had it, and acknowledges
+ * nothing; the agent does, with the segment's place (RFC 2018). Else the client would hear of no loss, every one would
+ * cost it a retransmission timeout, and its round trips, measured over those, would make each longer than the last.
+ */
+struct pg_withheld_event {
+	u64 time_ns; /* CLOCK_MONOTONIC */
+	u64 cookie;
+	u32 seq;      /* where the payload begins */
+	u32 length;   /* of the payload */
+	u32 received; /* the next sequence number that TCP expects of the client */
+	u32 next;     /* the next that it would send */
+	u32 window;   /* bytes that it takes from `received` on */
+	u32 ts_recent;
+};
+PG_SIZE(struct pg_withheld_event, 40);
+
+/*
  * The agent's reply to a denied caller, registered by socket cookie before it is sent. The egress hook looks for its
  * first bytes, the mark, in what the server sends: they may pass between two frames and nowhere else.
  */

@@ -95,6 +95,7 @@ static __always_inline int pg_answer_segment(struct __sk_buff *skb, struct tcp_s
 	n.received = tp->rcv_nxt;
 	n.window_end = tp->rcv_wup + tp->rcv_wnd;
 	n.mptcp = tp->is_mptcp;
+	n.withheld = 0;
 	w->half = config.responses ? PG_RESPONSE_HALF : 0;
 	verdict = pg_place(skb, c, g, &n, &reason);
 	if (verdict == PG_LOOK)

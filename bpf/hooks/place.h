@@ -20,6 +20,7 @@ struct pg_numbers {
 	u32 received;	/* R */
 	u32 window_end; /* what ends beyond it TCP refuses */
 	u32 mptcp;
+	u32 withheld; /* 1, said by pg_place(): the segment is dropped, and kept for later */
 };
 
 /* Bytes were judged that TCP then refused, and they come again with other boundaries: the whole segment is dropped. TCP
@@ -42,7 +43,7 @@ static __always_inline u32 pg_overlap(struct pg_conn *c, u32 received)
 
 /* The payload against J and R. `*reason`: the connection is to be cut for it. Under the direction's lock. */
 static __always_inline int pg_payload_place(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g,
-					    const struct pg_numbers *n, u32 *reason)
+					    struct pg_numbers *n, u32 *reason)
 {
 	u32 a = g->seq, b = g->seq + g->length, most = n->judged;
 
@@ -64,7 +65,8 @@ static __always_inline int pg_payload_place(struct __sk_buff *skb, struct pg_con
 			return PG_DROP;
 		}
 		c->held = 1;
-		return c->mends ? PG_DROP : PG_PASS;
+		n->withheld = c->mends != 0;
+		return n->withheld ? PG_DROP : PG_PASS;
 	}
 	/* What TCP has already is cut off by TCP; so it is here, if nothing judged is still missing there. */
 	if ((a != n->judged && n->received != n->judged) || !pg_after(b, n->judged)) {
@@ -76,7 +78,7 @@ static __always_inline int pg_payload_place(struct __sk_buff *skb, struct pg_con
 
 /* The same of a whole segment, with payload, FIN or URG. */
 static __always_inline int pg_place(struct __sk_buff *skb, struct pg_conn *c, const struct pg_segment *g,
-				    const struct pg_numbers *n, u32 *reason)
+				    struct pg_numbers *n, u32 *reason)
 {
 	if (n->mptcp)
 		*reason = PG_R_MPTCP;

@@ -110,6 +110,24 @@ static __always_inline int pg_request_payload(struct __sk_buff *skb, struct pg_c
 	return pg_conclude(c, w);
 }
 
+/* Tells the agent of a segment that TCP does not get before the gap ahead of it is filled. An event that finds no room
+ * is not missed by anybody: the client sends again after a timeout. */
+static __always_inline void pg_withheld(struct tcp_sock *tp, const struct pg_conn *c, struct pg_work *w,
+					const struct pg_segment *g, const struct pg_numbers *n)
+{
+	struct pg_withheld_event *e = &w->withheld;
+
+	e->time_ns = pg_now();
+	e->cookie = c->cookie;
+	e->seq = g->seq;
+	e->length = g->length;
+	e->received = n->received;
+	e->window = n->window_end - n->received;
+	e->next = tp->snd_nxt;
+	e->ts_recent = tp->rx_opt.ts_recent;
+	bpf_ringbuf_output(&events, e, sizeof(*e), 0);
+}
+
 /* A server's segment from its client, with payload or FIN, under the lock. */
 static __always_inline int pg_server_segment(struct __sk_buff *skb, struct tcp_sock *tp, struct pg_conn *c,
 					     struct pg_work *w, const struct pg_segment *g)
@@ -123,6 +141,7 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct tcp_s
 	n.received = tp->rcv_nxt;
 	n.window_end = tp->rcv_wup + tp->rcv_wnd;
 	n.mptcp = tp->is_mptcp;
+	n.withheld = 0;
 	if (c->holes) {
 		c->ts_recent = tp->rx_opt.ts_recent;
 		if (pg_holes_settle(c, n.received, g))
@@ -137,6 +156,8 @@ static __always_inline int pg_server_segment(struct __sk_buff *skb, struct tcp_s
 	verdict = pg_place(skb, c, g, &n, &reason);
 	if (reason)
 		return pg_cut(c, w, reason);
+	if (n.withheld)
+		pg_withheld(tp, c, w, g, &n);
 	if (verdict == PG_LOOK)
 		verdict = pg_request_payload(skb, c, w, g);
 	if (verdict == PG_PASS)

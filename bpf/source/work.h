@@ -125,6 +125,7 @@ struct pg_work {
 	u32 forgotten;		   /* by the verifier: pg_forget() */
 	u64 now;		   /* ns; 0: the clock says it */
 	struct pg_hole_event said; /* the event that is being made; its `about` is one of the other kind */
+	struct pg_withheld_event withheld;
 	u8 patch[PG_PATCH];
 	u8 window[PG_WINDOW + PG_WINDOW_SPARE];
 };

@@ -37,6 +37,7 @@ struct tcp_sock {
 	u32 rcv_nxt;
 	u32 rcv_wup;
 	u32 rcv_wnd;
+	u32 snd_nxt;
 	struct tcp_options_received rx_opt;
 	_Bool is_mptcp;
 };
@@ -237,6 +238,8 @@ static inline long bpf_ringbuf_output(struct fuzz_map *map, const void *event, u
 {
 	(void)map;
 	(void)flags;
+	if (size == sizeof(struct pg_withheld_event))
+		return 0;
 	if (size != sizeof(struct pg_hole_event) || fuzz_holes >= FUZZ_HOLES)
 		return -1;
 	memcpy(&fuzz_hole[fuzz_holes++], event, size);

@@ -16,6 +16,7 @@ use super::limit::Limiter;
 use super::mend::Senders;
 use super::output::Output;
 use super::sockets::{self, Sockets};
+use super::withheld::Withheld;
 use crate::abi;
 use crate::cgroup::Cgroup;
 use crate::kernel::attach::Attachment;
@@ -55,6 +56,8 @@ pub struct Core {
     pub tls_stuck: RefCell<HashSet<u32>>,
     /// Senders of mended segments.
     pub senders: RefCell<Senders>,
+    /// Segments to be acknowledged in a server's name.
+    pub withheld: RefCell<Withheld>,
     attended: RefCell<HashMap<u64, UnboundedSender<Signal>>>,
     owed: RefCell<HashSet<u64>>,
 }
@@ -86,6 +89,7 @@ impl Core {
             tls_swept: Cell::default(),
             tls_stuck: RefCell::default(),
             senders: RefCell::default(),
+            withheld: RefCell::default(),
             attended: RefCell::default(),
             owed: RefCell::default(),
         }
@@ -139,6 +143,11 @@ impl Core {
     /// A copy of the descriptor of a socket of an enforced process.
     pub fn find_socket(&self, cookie: u64) -> Option<OwnedFd> {
         self.sockets.borrow_mut().find(cookie, &self.processes())
+    }
+
+    /// The same, if it was found before: nothing is searched.
+    pub fn known_socket(&self, cookie: u64) -> Option<OwnedFd> {
+        self.sockets.borrow_mut().known(cookie)
     }
 
     /// The process that has a socket.

@@ -248,7 +248,11 @@ impl Talk<'_> {
                 Signal::Denied { denial, goes_on: true } => due.extend(denial.answer()),
                 Signal::Denied { denial, goes_on: false } => return Outcome::Ends(denial, due),
                 Signal::Hole(hole) => {
-                    let holes = self.ready(hole, &mut due);
+                    let (plain, holes) = self.ready(hole, &mut due);
+                    // a client that has heard that these came (withheld.rs) soon takes them for lost again
+                    if !plain.is_empty() && !self.fill(&plain).await {
+                        return Outcome::Broken;
+                    }
                     match self.mend(&holes, std::mem::take(&mut due)).await {
                         None => return Outcome::Broken,
                         Some(left) => due = left,
@@ -265,14 +269,19 @@ impl Talk<'_> {
         }
     }
 
-    /// The hole and those that have been told of meanwhile, to be filled together. What is to be said about them becomes due.
-    fn ready(&mut self, first: Hole, due: &mut Vec<Vec<u8>>) -> Vec<Hole> {
+    /// The hole and those that have been told of meanwhile: those before which nothing is to be said, as the first ones of segments
+    /// that were withheld, and the others, to be filled together. What is to be said about these becomes due.
+    fn ready(&mut self, first: Hole, due: &mut Vec<Vec<u8>>) -> (Vec<Hole>, Vec<Hole>) {
+        self.inbox.push_front(Signal::Hole(first));
         self.inbox.extend(std::iter::from_fn(|| self.signals.try_recv().ok()));
-        let mut holes = vec![first];
+        let (mut plain, mut holes) = (Vec::new(), Vec::new());
         while let Some(signal) = self.inbox.pop_front() {
             match signal {
                 Signal::Denied { denial, goes_on: true } => due.extend(denial.answer()),
-                Signal::Hole(hole) => holes.push(hole),
+                Signal::Hole(hole) => {
+                    let is_plain = due.is_empty() && holes.is_empty() && hole.credit == 0 && hole.resets == 0;
+                    if is_plain { &mut plain } else { &mut holes }.push(hole);
+                }
                 other => {
                     self.inbox.push_front(other);
                     break;
@@ -281,7 +290,7 @@ impl Talk<'_> {
         }
         let credit: u32 = holes.iter().map(|hole| hole.credit).sum();
         due.extend((credit > 0).then(|| reply::credit(credit)));
-        holes
+        (plain, holes)
     }
 
     /// The answers first, then the segments: so the server's own idea of an ended RPC never overtakes the policy's. Returns the

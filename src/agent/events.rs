@@ -401,9 +401,13 @@ pub fn now() -> String {
 
 /// The kernel's monotonic nanoseconds, as RFC 3339.
 pub(super) fn time_of(monotonic_ns: u64) -> String {
+    rfc3339(SystemTime::now() - age(monotonic_ns))
+}
+
+/// How long ago that was.
+pub(super) fn age(monotonic_ns: u64) -> Duration {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    let age = now.saturating_sub(Duration::from_nanos(monotonic_ns));
-    rfc3339(SystemTime::now() - age)
+    now.saturating_sub(Duration::from_nanos(monotonic_ns))
 }
 
 /// Civil date from days since 1970, after Howard Hinnant's days_from_civil.

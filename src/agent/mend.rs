@@ -30,7 +30,8 @@ const FLAGS: usize = 13;
 const FIN: u8 = 1;
 const RST: u8 = 4;
 const PSH: u8 = 8;
-const ACK: u8 = 16;
+/// The flag that says that a segment acknowledges.
+pub const ACK: u8 = 16;
 /// Where the checksum is.
 const CHECKSUM: usize = 16;
 /// Network namespaces whose sockets are kept; past this many all are closed.
@@ -118,11 +119,21 @@ impl Senders {
         last: Last,
         payload: &[u8],
     ) -> io::Result<()> {
-        let (server, client) = ends(&place.about);
         let mut header = header(place)?;
         header.get_mut(NUMBERS..NUMBERS + 4).into_iter().for_each(|at| at.copy_from_slice(&seq.to_be_bytes()));
         header.get_mut(FLAGS).into_iter().for_each(|flags| *flags = last.flags());
-        let packet = packet(server, client, &header, payload)?;
+        self.speak(from, ends(&place.about), &header, payload)
+    }
+
+    /// Sends a segment with this TCP header to a server's client as one of the server's.
+    pub fn speak(
+        &mut self,
+        from: &OwnedFd,
+        (server, client): (IpAddr, IpAddr),
+        header: &[u8],
+        payload: &[u8],
+    ) -> io::Result<()> {
+        let packet = packet(server, client, header, payload)?;
         let scope: SockaddrStorage = getpeername(from.as_raw_fd())?;
         self.send_packet(from, &packet, client, &scope)
     }

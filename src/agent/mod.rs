@@ -18,6 +18,7 @@ pub mod sockets;
 pub mod sweep;
 pub mod tls;
 pub mod tried;
+mod withheld;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -59,6 +60,8 @@ pub enum Heard {
     Event(abi::pg_event),
     /// A segment was dropped, and another may take its place.
     Hole(Box<abi::pg_hole_event>),
+    /// A segment ahead of a gap was kept, and TCP has not got it.
+    Withheld(abi::pg_withheld_event),
     /// A way around was tried.
     Guard(abi::pg_guard_event),
     /// Of the TLS plane.
@@ -71,12 +74,15 @@ pub enum Heard {
 
 impl Heard {
     fn read(bytes: &[u8]) -> Option<Self> {
-        // The ring buffer rounds no lengths: they tell the five apart.
+        // The ring buffer rounds no lengths: they tell the six apart.
         if bytes.len() == size_of::<abi::pg_guard_event>() {
             return load::read(bytes).map(Self::Guard);
         }
         if bytes.len() == size_of::<abi::pg_hole_event>() {
             return load::read(bytes).map(Box::new).map(Self::Hole);
+        }
+        if bytes.len() == size_of::<abi::pg_withheld_event>() {
+            return load::read(bytes).map(Self::Withheld);
         }
         if bytes.len() == size_of::<abi::pg_tls_event>() {
             return load::read(bytes).map(Box::new).map(Self::Tls);
@@ -105,12 +111,19 @@ impl Heard {
                 let denial = answer(core, &hole.about);
                 core.attend(&hole.about, Signal::Silenced(Silenced { place: hole.clone(), denial }));
             }
+            Self::Withheld(event) => core.withheld.borrow_mut().note(event),
             Self::Tls(event) => tls::handle(core, event),
             Self::New(process) => tls::look_soon(core, *process),
             Self::Held => tls::release(core),
             Self::Hole(hole) => core.attend(&hole.about, Signal::Hole(hole.clone())),
         }
     }
+}
+
+/// What was heard at once, in its order.
+fn handle_all(core: &Rc<Core>, heard: &[Heard]) {
+    heard.iter().for_each(|heard| heard.handle(core));
+    withheld::acknowledge(core);
 }
 
 /// The kernel's events for an agent. Needs a runtime.
@@ -144,12 +157,12 @@ pub async fn work<T>(
         tokio::select! {
             done = &mut stop => return End::Stopped(done),
             events = ring.next() => {
-                events.iter().for_each(|heard| heard.handle(core));
+                handle_all(core, &events);
                 tokio::task::yield_now().await;
             }
             _ = tick.tick() => {
                 tls::tick(core);
-                ring.take().iter().for_each(|heard| heard.handle(core));
+                handle_all(core, &ring.take());
                 report_losses(core, sweeper.tick(core), false);
                 if !still_there(core) {
                     return End::NoCgroup;
@@ -171,7 +184,7 @@ pub async fn work<T>(
 pub async fn wind_up(core: &Rc<Core>, ring: &Ring<Heard>) {
     let bound = Instant::now() + LAST_ANSWERS;
     loop {
-        ring.take().iter().for_each(|heard| heard.handle(core));
+        handle_all(core, &ring.take());
         if core.attended_count() == 0 || Instant::now() >= bound {
             break;
         }

@@ -7,7 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 
 /// Remembered sockets are forgotten all at once past this many.
 const MAX_REMEMBERED: usize = 1 << 17;
@@ -24,7 +27,7 @@ pub struct Sockets {
 impl Sockets {
     /// A copy of the descriptor of the socket with this cookie, if one of `pids` has it.
     pub fn find(&mut self, cookie: u64, pids: &[u32]) -> Option<OwnedFd> {
-        if let Some(socket) = self.remembered(cookie) {
+        if let Some(socket) = self.known(cookie) {
             return Some(socket);
         }
         if self.owners.len() > MAX_REMEMBERED {
@@ -35,7 +38,7 @@ impl Sockets {
         self.inodes.retain(|pid, _| live.contains(pid));
         for new_only in [true, false] {
             live.iter().for_each(|&pid| self.look(pid, new_only));
-            if let Some(socket) = self.remembered(cookie) {
+            if let Some(socket) = self.known(cookie) {
                 return Some(socket);
             }
         }
@@ -47,7 +50,8 @@ impl Sockets {
         self.owners.get(&cookie).map(|(pid, _)| *pid)
     }
 
-    fn remembered(&mut self, cookie: u64) -> Option<OwnedFd> {
+    /// The same, if it was found before.
+    pub fn known(&mut self, cookie: u64) -> Option<OwnedFd> {
         let &(pid, fd) = self.owners.get(&cookie)?;
         let socket = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(&pidfd, fd)).ok();
         let socket = socket.filter(|socket| cookie_of(socket) == Some(cookie));
@@ -139,6 +143,51 @@ pub fn segment_size(socket: &OwnedFd) -> Option<u32> {
     const SEGMENT: usize = 16;
     let low = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, SEGMENT)?.to_ne_bytes();
     Some(u32::from_ne_bytes(low.first_chunk().copied()?))
+}
+
+/// What the two ends of a connection have agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed {
+    /// The timestamp of a segment that leaves now, if they have any (RFC 7323, section 3).
+    pub timestamp: Option<u32>,
+    /// Selective acknowledgements (RFC 2018).
+    pub sack: bool,
+    /// By how many bits the window that is offered is scaled.
+    pub scale: u8,
+}
+
+/// What a connection's ends have agreed on.
+pub fn agreed(socket: &OwnedFd) -> io::Result<Agreed> {
+    /// `tcpi_options` in struct tcp_info, and behind it the two scales, four bits each: of what is sent, and what is received.
+    const OPTIONS: usize = 5;
+    const TIMESTAMPS: u8 = 1;
+    const SACK: u8 = 2;
+    let unknown = || io::Error::other("TCP does not say what it has agreed on");
+    let info = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, 0).ok_or_else(unknown)?.to_ne_bytes();
+    let (options, scales) = (info[OPTIONS], info[OPTIONS + 1]);
+    let timestamp = if options & TIMESTAMPS == 0 { None } else { Some(timestamp(socket)?) };
+    Ok(Agreed { timestamp, sack: options & SACK != 0, scale: scales >> 4 })
+}
+
+fn timestamp(socket: &OwnedFd) -> io::Result<u32> {
+    let mut value = 0_u32;
+    let mut length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: `value` has room for `length` bytes, and the kernel writes no more than that.
+    let result = unsafe {
+        let at = (&raw mut value).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_TIMESTAMP, at, &raw mut length)
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The addresses of a connection: the socket's and its peer's. An IPv4 connection of an IPv6 socket is one of IPv4.
+pub fn ends(socket: &OwnedFd) -> io::Result<(SocketAddr, SocketAddr)> {
+    let address = |storage: SockaddrStorage| {
+        let v4 = storage.as_sockaddr_in().map(|it| SocketAddr::from((it.ip(), it.port())));
+        let v6 = storage.as_sockaddr_in6().map(|it| SocketAddr::from((it.ip().to_canonical(), it.port())));
+        v4.or(v6).ok_or_else(|| io::Error::other("no address of the Internet"))
+    };
+    Ok((address(getsockname(socket.as_raw_fd())?)?, address(getpeername(socket.as_raw_fd())?)?))
 }
 
 /// How many bytes the peer has acknowledged.
@@ -239,6 +288,10 @@ mod tests {
         assert_eq!((&buffer, queued(&copy, false)), (b"hello", Some(0)));
         assert_eq!((queued(&copy, true), bytes_acked(&copy)), (Some(0), Some(5)));
         assert_eq!(bytes_sent(&copy), Some(5));
+        assert_eq!(ends(&copy).unwrap(), (listener.local_addr().unwrap(), client.local_addr().unwrap()));
+        let agreed = agreed(&copy).unwrap();
+        let since = timestamp(&copy).unwrap().wrapping_sub(agreed.timestamp.expect("Linux has them"));
+        assert!(agreed.sack && agreed.scale > 0 && since < 1_000_000, "{agreed:?} {since}");
         abort(&copy).unwrap();
         assert_eq!(client.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert!(sockets.find(u64::MAX, &pids).is_none());

@@ -412,6 +412,8 @@ unsafe impl Plain for abi::pg_tls_caller {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_hole_event {}
 // SAFETY: as above.
+unsafe impl Plain for abi::pg_withheld_event {}
+// SAFETY: as above.
 unsafe impl Plain for abi::pg_conn {}
 // SAFETY: as above.
 unsafe impl Plain for abi::pg_reply {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use protocg_peers::h2raw::{self, Encoder, Headers, Indexing, Style, frame};
 use protocg_peers::harness;
 use protocg_peers::harness::net::End;
+use protocg_peers::harness::patience;
 use protocg_peers::raw::{ACK, FIN, Odd, PSH, Raw};
 
 use crate::client::{CLIENT_STREAM, Client, LONG, POLICY, UNARY, call, head, text, unharmed};
@@ -207,6 +208,54 @@ fn withheld_segments_come_in_their_place() {
     }
     assert!(client.taken() && client.is_open());
     drop(client);
+    unharmed(scene);
+}
+
+/// TCP has not got what is withheld ahead of a gap. Its client hears all the same that it came, and that something before it did not:
+/// without that it would learn of every loss by a timeout, and each would be longer than the last.
+#[test]
+fn what_is_withheld_is_acknowledged() {
+    if harness::skip("mending_sack") {
+        return;
+    }
+    let scene = scene("sack");
+    for (v6, sack, timestamp) in [
+        (false, true, None),
+        (true, true, Some(1_000)),
+        (false, true, Some(1_000)),
+        (false, false, None),
+        (true, false, Some(1_000)),
+    ] {
+        let mut raw = Raw::new(&scene.veth, v6, PORT);
+        (raw.sack, raw.timestamp) = (sack, timestamp);
+        let mut client = Client::new(raw);
+        client.open();
+        client.bytes(&denied_and_copy(3).0);
+        assert_eq!(client.status(3), Some(7));
+        assert!(client.taken());
+        let parts = [call(5, UNARY, "one"), call(7, UNARY, "an A"), call(9, UNARY, "two")];
+        let (gap, first) = (client.raw.seq, parts[0].len() as u32);
+        let (mut at, mut places) = (first, Vec::new());
+        for part in &parts[1..] {
+            let place = (gap.wrapping_add(at), gap.wrapping_add(at + part.len() as u32));
+            places.insert(0, place);
+            client.raw.acknowledgements.clear();
+            client.raw.segment(PSH | ACK, place.0, part, &Odd::default());
+            let said = if sack { &places[..] } else { &[] };
+            let heard = client.raw.wait(patience(LONG), |raw| {
+                let is_next = |seq: u32| raw.ack.wrapping_sub(seq) < 1_000;
+                raw.acknowledgements.iter().any(|it| is_next(it.seq) && it.ack == gap && it.blocks == said)
+            });
+            assert!(heard, "{said:?} {gap}: {:?}", client.raw.acknowledgements);
+            at += part.len() as u32;
+        }
+        client.bytes(&parts[0]);
+        client.raw.seq = gap.wrapping_add(at);
+        for (stream, status) in [(5, 0), (7, 7), (9, 0)] {
+            assert_eq!(client.status(stream), Some(status), "{stream}");
+        }
+        assert!(client.taken() && client.is_open());
+    }
     unharmed(scene);
 }
 

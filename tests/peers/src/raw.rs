@@ -47,6 +47,8 @@ pub struct Odd {
     pub extension: Option<(u8, Vec<u8>)>,
     /// Another timestamp than the client's own.
     pub timestamp: Option<u32>,
+    /// Another window than the client's own.
+    pub window: Option<u16>,
 }
 
 /// The client, or server.
@@ -67,6 +69,8 @@ pub struct Raw {
     pub window: u16,
     /// The SYN offers window scaling, of its own window by nothing: the server's may be larger than 64 KiB then.
     pub scaling: bool,
+    /// The SYN allows selective acknowledgements (RFC 2018).
+    pub sack: bool,
     /// The timestamp of every segment, the SYN's too; none: the option is not used (RFC 7323, section 3).
     pub timestamp: Option<u32>,
     /// Its IPv4 address.
@@ -75,6 +79,8 @@ pub struct Raw {
     pub offered: u16,
     /// The highest acknowledgement received.
     pub acked: u32,
+    /// Every segment without payload.
+    pub acknowledgements: Vec<Acknowledgement>,
     /// Bytes received in order.
     pub received: Vec<u8>,
     /// Every payload that has come, in order or not, with its sequence number.
@@ -87,6 +93,17 @@ pub struct Raw {
     unacknowledged: Mutex<Vec<Sent>>,
     /// When that is, and how long it took from the last time.
     timer: Option<(Instant, Duration)>,
+}
+
+/// A segment without payload.
+#[derive(Debug, Clone)]
+pub struct Acknowledgement {
+    /// Its sequence number.
+    pub seq: u32,
+    /// What it acknowledges.
+    pub ack: u32,
+    /// Where the segments begin and end that it acknowledges selectively (RFC 2018).
+    pub blocks: Vec<(u32, u32)>,
 }
 
 /// A segment that was sent.
@@ -112,6 +129,25 @@ fn checksum(parts: &[&[u8]]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
+}
+
+/// The blocks of a selective acknowledgement among TCP options (RFC 2018, section 3).
+fn sacked(options: &[u8]) -> Vec<(u32, u32)> {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+    let mut rest = options;
+    while let [kind, behind @ ..] = rest {
+        let length = match (kind, behind) {
+            (0, _) | (_, []) => break,
+            (1, _) => 1,
+            (_, [length, ..]) => usize::from(*length).max(2),
+        };
+        if *kind == 5 {
+            let blocks = rest.get(2..length).unwrap_or_default();
+            return blocks.chunks_exact(8).map(|block| (number(&block[..4]), number(&block[4..]))).collect();
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Vec::new()
 }
 
 /// Passes Ethernet frames whose TCP header, right behind the IP header, names this port as the destination.
@@ -182,10 +218,12 @@ impl Raw {
             ack: 0,
             window: 65535,
             scaling: false,
+            sack: false,
             timestamp: None,
             from: CLIENT4,
             offered: 0,
             acked: isn,
+            acknowledgements: Vec::new(),
             received: Vec::new(),
             came: Vec::new(),
             reset: false,
@@ -232,6 +270,9 @@ impl Raw {
             (true, true) => vec![2, 4, 5, 0xb4, 1, 3, 3, 0],
             (false, _) => Vec::new(),
         };
+        if flags & SYN != 0 && self.sack {
+            options.extend([1, 1, 4, 2]);
+        }
         if let Some(timestamp) = odd.timestamp.or(self.timestamp) {
             options.extend([1, 1, 8, 10]);
             options.extend(timestamp.to_be_bytes());
@@ -239,7 +280,7 @@ impl Raw {
         }
         tcp.push(u8::try_from((20 + options.len()) / 4).unwrap_or(0) << 4);
         tcp.push(flags);
-        tcp.extend(self.window.to_be_bytes());
+        tcp.extend(odd.window.unwrap_or(self.window).to_be_bytes());
         tcp.extend([0, 0]);
         tcp.extend(odd.urgent.to_be_bytes());
         tcp.extend(&options);
@@ -449,7 +490,10 @@ impl Raw {
         if number(8)?.wrapping_sub(self.acked).cast_signed() > 0 {
             self.acked = number(8)?;
         }
-        if !payload.is_empty() {
+        if payload.is_empty() {
+            let blocks = sacked(tcp.get(20..)?);
+            self.acknowledgements.push(Acknowledgement { seq: number(4)?, ack: number(8)?, blocks });
+        } else {
             self.came.push((number(4)?, payload.to_vec()));
         }
         if number(4)? == self.ack {
