@@ -127,22 +127,21 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
 }
 
 fn cookie_of(socket: &OwnedFd) -> Option<u64> {
-    option(socket, libc::SOL_SOCKET, libc::SO_COOKIE, 0)
+    option(socket, libc::SOL_SOCKET, libc::SO_COOKIE, 0).ok().map(u64::from_ne_bytes)
 }
 
 /// How many bytes TCP has sent on it, retransmissions included.
 pub fn bytes_sent(socket: &OwnedFd) -> Option<u64> {
     /// `tcpi_bytes_sent` in struct tcp_info.
     const BYTES_SENT: usize = 200;
-    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_SENT)
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_SENT).ok().map(u64::from_ne_bytes)
 }
 
 /// How many bytes a segment of it may have.
 pub fn segment_size(socket: &OwnedFd) -> Option<u32> {
     /// `tcpi_snd_mss` in struct tcp_info: 32 bits.
     const SEGMENT: usize = 16;
-    let low = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, SEGMENT)?.to_ne_bytes();
-    Some(u32::from_ne_bytes(low.first_chunk().copied()?))
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, SEGMENT).ok().map(u32::from_ne_bytes)
 }
 
 /// What the two ends of a connection have agreed on.
@@ -162,22 +161,12 @@ pub fn agreed(socket: &OwnedFd) -> io::Result<Agreed> {
     const OPTIONS: usize = 5;
     const TIMESTAMPS: u8 = 1;
     const SACK: u8 = 2;
-    let unknown = || io::Error::other("TCP does not say what it has agreed on");
-    let info = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, 0).ok_or_else(unknown)?.to_ne_bytes();
-    let (options, scales) = (info[OPTIONS], info[OPTIONS + 1]);
-    let timestamp = if options & TIMESTAMPS == 0 { None } else { Some(timestamp(socket)?) };
-    Ok(Agreed { timestamp, sack: options & SACK != 0, scale: scales >> 4 })
-}
-
-fn timestamp(socket: &OwnedFd) -> io::Result<u32> {
-    let mut value = 0_u32;
-    let mut length = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: `value` has room for `length` bytes, and the kernel writes no more than that.
-    let result = unsafe {
-        let at = (&raw mut value).cast();
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_TIMESTAMP, at, &raw mut length)
+    let [options, scales] = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, OPTIONS)?;
+    let timestamp = match options & TIMESTAMPS {
+        0 => None,
+        _ => Some(u32::from_ne_bytes(option(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP, 0)?)),
     };
-    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+    Ok(Agreed { timestamp, sack: options & SACK != 0, scale: scales >> 4 })
 }
 
 /// The addresses of a connection: the socket's and its peer's. An IPv4 connection of an IPv6 socket is one of IPv4.
@@ -194,29 +183,29 @@ pub fn ends(socket: &OwnedFd) -> io::Result<(SocketAddr, SocketAddr)> {
 pub fn bytes_acked(socket: &OwnedFd) -> Option<u64> {
     /// `tcpi_bytes_acked` in struct tcp_info.
     const BYTES_ACKED: usize = 120;
-    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_ACKED)
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, BYTES_ACKED).ok().map(u64::from_ne_bytes)
 }
 
 /// The smoothed round-trip time to the peer.
 pub fn round_trip(socket: &OwnedFd) -> Option<std::time::Duration> {
     /// `tcpi_rtt` in struct tcp_info: 32 bits, microseconds.
     const RTT: usize = 68;
-    let low = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, RTT)?.to_ne_bytes();
-    let rtt = u32::from_ne_bytes(low.first_chunk().copied()?);
+    let rtt = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, RTT).ok().map(u32::from_ne_bytes)?;
     Some(std::time::Duration::from_micros(u64::from(rtt)))
 }
 
-/// Reads eight bytes of a socket option's value.
-fn option(socket: &OwnedFd, level: i32, name: i32, offset: usize) -> Option<u64> {
+/// Reads some bytes of a socket option's value.
+fn option<const N: usize>(socket: &OwnedFd, level: i32, name: i32, offset: usize) -> io::Result<[u8; N]> {
     let mut value = [0_u8; 512];
-    let mut length = if offset == 0 { 8 } else { 512 };
+    let mut length = if offset == 0 { N as libc::socklen_t } else { 512 };
     // SAFETY: `value` has room for `length` bytes, and the kernel writes no more than that.
     let result =
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
-    if result != 0 || (length as usize) < offset + 8 {
-        return None;
+    if result != 0 {
+        return Err(io::Error::last_os_error());
     }
-    Some(u64::from_ne_bytes(value.get(offset..offset + 8)?.try_into().ok()?))
+    let known = value.get(..length as usize).and_then(|known| known.get(offset..)?.first_chunk().copied());
+    known.ok_or_else(|| io::Error::other("the kernel's value is shorter"))
 }
 
 /// Bytes in the send queue that have not been sent, or (`acknowledged`) not been acknowledged.
@@ -290,7 +279,8 @@ mod tests {
         assert_eq!(bytes_sent(&copy), Some(5));
         assert_eq!(ends(&copy).unwrap(), (listener.local_addr().unwrap(), client.local_addr().unwrap()));
         let agreed = agreed(&copy).unwrap();
-        let since = timestamp(&copy).unwrap().wrapping_sub(agreed.timestamp.expect("Linux has them"));
+        let later = super::agreed(&copy).unwrap().timestamp.expect("Linux has them");
+        let since = later.wrapping_sub(agreed.timestamp.unwrap());
         assert!(agreed.sack && agreed.scale > 0 && since < 1_000_000, "{agreed:?} {since}");
         abort(&copy).unwrap();
         assert_eq!(client.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
